@@ -1,0 +1,1 @@
+"""The device graph: its types, its legality table, its executor, its reader and its writer."""
