@@ -1,0 +1,44 @@
+"""The process that holds an interpreter: reads its share of the samples, writes outputs and a status.
+
+Started by ``_execute`` with a job folder that holds ``job.json``, ``artifact.bin`` and ``inputs.npy``.
+Shard ``i`` writes ``outputs.<i>.npy`` and then ``status.<i>.json``; a missing status means that it died.
+Imports NumPy and one runtime file only, so that it also starts in another Python environment.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+_REASON_CHARACTERS = 500
+
+
+def run_shard(folder: Path, shard: int, start: int, stop: int) -> None:
+    """Run samples ``start:stop`` and write what came of it."""
+    status: dict[str, str] = {}
+    try:
+        job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+        module, _, function = job["entry"].partition(":")
+        run = getattr(importlib.import_module(module), function)
+        inputs = np.load(folder / "inputs.npy", mmap_mode="r", allow_pickle=False)
+        outputs = np.asarray(run((folder / "artifact.bin").read_bytes(), inputs[start:stop]))
+        if outputs.dtype != np.int8 or outputs.ndim != 2 or len(outputs) != stop - start:
+            raise ValueError(
+                f"outputs are {outputs.dtype}{list(outputs.shape)}, expected int8 [{stop - start}, classes]"
+            )
+        np.save(folder / f"outputs.{shard}.npy", np.ascontiguousarray(outputs), allow_pickle=False)
+        status["status"] = "ok"
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        status = {"status": "failed", "reason": reason[:_REASON_CHARACTERS]}
+    (folder / f"status.{shard}.json").write_text(json.dumps(status), encoding="utf-8")
+
+
+def main() -> None:
+    """Entry point: ``folder shard start stop`` are the last four arguments."""
+    folder, shard, start, stop = sys.argv[-4:]
+    run_shard(Path(folder), int(shard), int(start), int(stop))
