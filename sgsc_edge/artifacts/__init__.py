@@ -1,0 +1,48 @@
+"""Files that survive: atomic writes, hashes, reproducible archives, manifest, resume stamps, folder lock."""
+
+from sgsc_edge.artifacts.archives import MAX_NPZ_BYTES, npz_bytes, read_npz, write_npz
+from sgsc_edge.artifacts.files import (
+    MAX_JSON_BYTES,
+    atomic_path,
+    canonical_json,
+    content_key,
+    output_errors,
+    read_bytes,
+    read_json,
+    sha256_bytes,
+    sha256_file,
+    write_bytes,
+    write_json,
+)
+from sgsc_edge.artifacts.folder import (
+    MANIFEST_NAME,
+    FolderLock,
+    Manifest,
+    Stamps,
+    check_manifest,
+    write_manifest,
+)
+
+__all__ = [
+    "MANIFEST_NAME",
+    "MAX_JSON_BYTES",
+    "MAX_NPZ_BYTES",
+    "FolderLock",
+    "Manifest",
+    "Stamps",
+    "atomic_path",
+    "canonical_json",
+    "check_manifest",
+    "content_key",
+    "npz_bytes",
+    "output_errors",
+    "read_bytes",
+    "read_json",
+    "read_npz",
+    "sha256_bytes",
+    "sha256_file",
+    "write_bytes",
+    "write_json",
+    "write_manifest",
+    "write_npz",
+]

@@ -1,0 +1,196 @@
+"""A build folder: its manifest, the stamps that let a build resume, and the lock that keeps others out."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from types import TracebackType
+from typing import IO, Any, NoReturn
+
+from sgsc_edge.artifacts.files import output_errors, read_json, sha256_file, write_json
+from sgsc_edge.errors import FileFormatError, OutputError
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
+MANIFEST_NAME = "manifest.json"
+MANIFEST_SCHEMA = "sgsc-edge-manifest/1"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """``manifest.json``: what a build folder holds and where it came from.
+
+    ``files`` maps paths relative to the folder (POSIX) to SHA-256; ``tools`` names to versions; ``seeds``
+    names to integers; ``inputs`` the user's files to SHA-256.
+    """
+
+    files: Mapping[str, str]
+    tools: Mapping[str, str]
+    seeds: Mapping[str, int]
+    inputs: Mapping[str, str]
+
+
+def write_manifest(
+    folder: Path, *, tools: Mapping[str, str], seeds: Mapping[str, int], inputs: Mapping[str, str]
+) -> Manifest:
+    """Hash every file of ``folder`` and write ``manifest.json``.
+
+    The manifest itself, the certificates and hidden files (lock, stamps) are left out.
+    """
+    files = {name: sha256_file(folder / name) for name in _manifest_names(folder)}
+    manifest = Manifest(files, dict(tools), dict(seeds), dict(inputs))
+    write_json(folder / MANIFEST_NAME, {"schema": MANIFEST_SCHEMA, **_manifest_tables(manifest)})
+    return manifest
+
+
+def check_manifest(folder: Path, required: Collection[str] = ()) -> Manifest:
+    """Read ``manifest.json`` and compare every listed file with its hash.
+
+    ``required`` names files that must be listed. Raises ``FileFormatError`` naming the file that is missing,
+    edited or not listed. Files that came later (a report, a package) need not be listed.
+    """
+    path = folder / MANIFEST_NAME
+    manifest = _parse_manifest(read_json(path), path)
+    for name in sorted(set(required) - manifest.files.keys()):
+        raise FileFormatError(f"does not list '{name}'", where=str(path), remedy="build again")
+    for name, digest in sorted(manifest.files.items()):
+        if sha256_file(folder / name) != digest:
+            raise FileFormatError(
+                f"has changed since {MANIFEST_NAME} was written",
+                where=str(folder / name),
+                remedy="restore the file, or build again",
+            )
+    return manifest
+
+
+def _manifest_names(folder: Path) -> list[str]:
+    names = []
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        hidden = any(part.startswith(".") for part in name.parts)
+        certificate = len(name.parts) == 1 and name.match("certificate*.json")
+        if path.is_file() and not (hidden or certificate or name == Path(MANIFEST_NAME)):
+            names.append(name.as_posix())
+    return names
+
+
+def _manifest_tables(manifest: Manifest) -> dict[str, Mapping[str, object]]:
+    return {
+        "files": manifest.files,
+        "tools": manifest.tools,
+        "seeds": manifest.seeds,
+        "inputs": manifest.inputs,
+    }
+
+
+def _parse_manifest(document: object, path: Path) -> Manifest:
+    def refuse(reason: str) -> NoReturn:
+        raise FileFormatError(reason, where=str(path), remedy="build again")
+
+    tables: dict[str, type] = {"files": str, "tools": str, "seeds": int, "inputs": str}
+    if not isinstance(document, dict) or document.keys() != {"schema", *tables}:
+        refuse(f"must have exactly the keys {sorted({'schema', *tables})}")
+    if document["schema"] != MANIFEST_SCHEMA:
+        refuse(f"has schema {document['schema']!r}; this version reads {MANIFEST_SCHEMA!r}")
+    for key, kind in tables.items():
+        table = document[key]
+        if not isinstance(table, dict) or any(type(value) is not kind for value in table.values()):
+            refuse(f"'{key}' must map names to {kind.__name__}")
+    for name in document["files"]:
+        parts = PurePosixPath(name).parts
+        if not parts or ".." in parts or "\\" in name or ":" in name or PurePosixPath(name).is_absolute():
+            refuse(f"lists '{name}', which is not a path inside the folder")
+    return Manifest(**{key: document[key] for key in tables})
+
+
+class Stamps:
+    """Which stages of a build folder are current, kept in ``.stamps.json``.
+
+    A stage is current when it was recorded under the same key (``content_key`` of its inputs) and each of its
+    outputs still has the bytes it had then. The file is a cache: damaged, it counts as empty.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._path = folder / ".stamps.json"
+
+    def is_current(self, stage: str, key: str) -> bool:
+        """Whether ``stage`` was recorded under ``key`` and its outputs are unchanged."""
+        stamp = self._read().get(stage)
+        if not isinstance(stamp, dict) or stamp.get("key") != key:
+            return False
+        outputs = stamp.get("outputs")
+        if not isinstance(outputs, dict):
+            return False
+        return all(self._digest(name) == digest for name, digest in outputs.items())
+
+    def record(self, stage: str, key: str, outputs: Iterable[Path]) -> None:
+        """Note that ``stage`` made ``outputs`` (paths inside the folder) from the inputs behind ``key``."""
+        digests = {path.relative_to(self._folder).as_posix(): sha256_file(path) for path in outputs}
+        write_json(self._path, {**self._read(), stage: {"key": key, "outputs": digests}})
+
+    def forget(self, stage: str) -> None:
+        """Make ``stage`` run again the next time."""
+        stamps = self._read()
+        if stamps.pop(stage, None) is not None:
+            write_json(self._path, stamps)
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            document = read_json(self._path)
+        except FileFormatError:
+            return {}
+        return document if isinstance(document, dict) else {}
+
+    def _digest(self, name: str) -> str | None:
+        try:
+            return sha256_file(self._folder / name)
+        except FileFormatError:
+            return None
+
+
+class FolderLock:
+    """Context manager: one process at a time works in ``folder``; the second gets an ``OutputError``.
+
+    The operating system drops the lock when its holder dies, so a killed build leaves none behind.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / ".lock"
+        self._file: IO[bytes] | None = None
+
+    def __enter__(self) -> FolderLock:
+        with output_errors(self._path):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            file = self._path.open("a+b")
+        try:
+            _lock(file)
+        except OSError as error:
+            file.close()
+            raise OutputError(
+                "another sgsc-edge process is working in this folder",
+                where=str(self._path.parent),
+                remedy="wait for it to end, or choose another folder with --out",
+            ) from error
+        self._file = file
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._file is not None:
+            self._file.close()  # closing drops the lock
+            self._file = None
+
+
+def _lock(file: IO[bytes]) -> None:
+    if sys.platform == "win32":
+        file.seek(0)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
