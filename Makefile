@@ -1,0 +1,124 @@
+# One command for everything; `make help` lists them. Needs make, Python 3.11+ (with venv and pip) and PyPI.
+#
+#   PYTHON=...        the interpreter to build .venv with (default: the first of the usual names that is 3.11+)
+#   TORCH_INDEX=URL   an extra package index for torch, e.g. PyTorch's own CPU-only wheels
+#                     (https://download.pytorch.org/whl/cpu): without it Linux gets PyPI's CUDA build
+#   SGSC_EDGE_DATA    folder with mnist/; without it the example uses the cache or downloads
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.SUFFIXES:
+.DEFAULT_GOAL := help
+
+VENV   := .venv
+STAMPS := .stamps
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
+TORCH_INDEX ?=
+PIP_INDEX_FLAGS := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+
+ifneq ($(wildcard ../shared/data/mnist),)
+export SGSC_EDGE_DATA ?= $(abspath ../shared/data)
+endif
+
+# --- environment ------------------------------------------------------------------------------------------
+
+$(STAMPS)/venv:
+	@mkdir -p $(STAMPS)
+	@python=""; for candidate in $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11 python); do \
+	  if "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then python="$$candidate"; break; fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+	  echo "error: no Python 3.11 or newer found ($(or $(PYTHON),python3 python3.11 ... python)); install one, or give PYTHON=/path/to/python" >&2; exit 2; \
+	fi; \
+	if [ ! -x $(BIN)/python ]; then \
+	  echo "creating $(VENV) with $$("$$python" --version)"; \
+	  "$$python" -m venv $(VENV) || { echo "error: this Python cannot create environments (on Debian: apt install python3-venv)" >&2; exit 2; }; \
+	fi
+	@touch $@
+
+# The build backend comes first and pinned: an isolated build would fetch its own, unpinned.
+$(STAMPS)/demo: $(STAMPS)/venv pyproject.toml constraints.txt
+	@echo "installing the pinned dependencies (torch is large: this can take minutes)"
+	@$(PIP) hatchling editables
+	@$(PIP) $(PIP_INDEX_FLAGS) --no-build-isolation -e '.[build,examples]'
+	@touch $@
+
+$(STAMPS)/dev: $(STAMPS)/demo
+	@$(PIP) $(PIP_INDEX_FLAGS) --no-build-isolation -e '.[dev]'
+	@touch $@
+
+.PHONY: setup
+setup: $(STAMPS)/dev  ## create .venv with everything a developer needs
+
+# --- examples ---------------------------------------------------------------------------------------------
+
+DIGITS := examples/digits
+MNIST  := examples/mnist
+
+$(DIGITS)/float.safetensors: $(DIGITS)/train.py $(DIGITS)/model.py $(DIGITS)/data.py | $(STAMPS)/demo
+	$(BIN)/python $(DIGITS)/train.py
+
+$(MNIST)/float.safetensors: $(addprefix $(MNIST)/,train.py model.py data.py sources.py idx.py) | $(STAMPS)/demo
+	$(BIN)/python $(MNIST)/train.py
+
+.PHONY: demo
+demo: $(STAMPS)/demo $(DIGITS)/float.safetensors  ## digits, from float training to a certified int8 .tflite
+	$(BIN)/sgsc-edge build $(DIGITS) --target tflite-int8 --out $(DIGITS)/build
+	@printf '\n%s\n' "float checkpoint  $(DIGITS)/float.safetensors" \
+	  "device model      $(DIGITS)/build/tflite-int8/model.tflite" \
+	  "QDQ ONNX          $(DIGITS)/build/tflite-int8/model.qdq.onnx" \
+	  "certificate       $(DIGITS)/build/tflite-int8/certificate.json" \
+	  "check it again    $(BIN)/sgsc-edge verify $(DIGITS)/build/tflite-int8"
+
+.PHONY: mnist
+mnist: $(STAMPS)/demo $(MNIST)/float.safetensors  ## the same for the paper's MNIST CNN (several minutes)
+	$(BIN)/sgsc-edge build $(MNIST) --target tflite-int8 --out $(MNIST)/build
+
+# --- checks -----------------------------------------------------------------------------------------------
+
+.PHONY: test lint
+test: lint  ## lint, types and the whole test suite
+	$(BIN)/python -m pytest -n 2
+
+lint: $(STAMPS)/dev  ## ruff and mypy only
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# --- benchmarks: results go to benchmarks/results/*.json and into docs/results.md ----------------------------
+
+.PHONY: bench-exactness bench-digits bench-mnist bench-lowering bench-cli bench-reproducible bench-report
+bench-exactness: $(STAMPS)/demo  ## kernels against the integer executor, on the certify sets
+	$(BIN)/python -m benchmarks.exactness
+
+bench-digits: $(STAMPS)/demo  ## digits: float against int8, five seeds
+	$(BIN)/python -m benchmarks.digits_seeds
+
+bench-mnist: $(STAMPS)/demo $(MNIST)/float.safetensors  ## MNIST: float against int8
+	$(BIN)/python -m benchmarks.mnist_int8
+
+bench-lowering: $(STAMPS)/demo  ## lowering time against onnx2tf (makes an environment of its own)
+	$(BIN)/python -m benchmarks.lowering_time
+
+bench-cli: $(STAMPS)/demo  ## wall time of --help and verify
+	$(BIN)/python -m benchmarks.cli_time
+
+bench-reproducible: $(STAMPS)/demo  ## two builds, byte for byte
+	$(BIN)/python -m benchmarks.reproducible
+
+bench-report: $(STAMPS)/demo  ## write docs/results.md from the results
+	$(BIN)/python -m benchmarks.report
+
+# --- housekeeping -----------------------------------------------------------------------------------------
+
+.PHONY: lock clean help
+lock:  ## pin the newest releases that pyproject.toml allows into constraints.txt
+	bash .ci/lock
+
+clean:  ## remove the environment, builds and caches (checkpoints and benchmark results stay)
+	rm -rf $(VENV) $(STAMPS) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis examples/*/build benchmarks/build
+
+help:
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | while IFS='|' read -r name text; do printf '  make %-20s %s\n' "$$name" "$$text"; done
