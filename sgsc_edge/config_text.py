@@ -1,0 +1,312 @@
+"""TOML that people write: read with line numbers, validated with every problem found at once.
+
+``read_toml`` keeps the line of each key; ``validate`` runs a pydantic model over the tables and turns its
+findings into one ``ConfigError`` whose ``problems`` each name file, line, key and, for an unknown key, the nearest
+known one. Project files, targets and policies all pass through here.
+
+Keys are tuples: ``("compress", "epochs")``; an element of an array of tables has its index in the path.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from sgsc_edge.errors import ConfigError
+
+Key = tuple[str | int, ...]
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+MAX_TOML_BYTES = 2**20
+UNITS = {"B": 1, "kB": 1000, "MB": 1000**2, "KiB": 1024, "MiB": 1024**2}
+
+
+@dataclass(frozen=True)
+class TomlFile:
+    """A parsed TOML file: ``label`` is its name in messages, ``lines`` maps keys to 1-based lines."""
+
+    label: str
+    tables: Mapping[str, Any]
+    lines: Mapping[Key, int]
+
+    def locate(self, key: Key) -> str:
+        """``file:line`` of ``key``, or of the nearest table around it that the file does have."""
+        for length in range(len(key), 0, -1):
+            if key[:length] in self.lines:
+                return f"{self.label}:{self.lines[key[:length]]}"
+        return self.label
+
+    def below(self, prefix: Key) -> TomlFile:
+        """The table at ``prefix`` as a file of its own, with the lines it has in this one."""
+        table: Any = self.tables
+        for part in prefix:
+            table = table[part]
+        size = len(prefix)
+        lines = {
+            key[size:]: line for key, line in self.lines.items() if key[:size] == prefix and key != prefix
+        }
+        return TomlFile(self.label, table, lines)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One finding: where it is (``file:line`` or an option), the key, and what is wrong."""
+
+    where: str
+    key: Key
+    message: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.where}: {dotted(self.key)}: {self.message}"
+            if self.key
+            else f"{self.where}: {self.message}"
+        )
+
+
+def raise_problems(problems: Iterable[Problem], *, where: str, remedy: str) -> None:
+    """Raise one ``ConfigError`` that lists all ``problems``, in the order of the files; return if there are none."""
+    found = tuple(str(problem) for problem in dict.fromkeys(problems))
+    if found:
+        count = "1 problem" if len(found) == 1 else f"{len(found)} problems"
+        raise ConfigError(count, where=where, remedy=remedy, problems=found)
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def read_toml(path: Path, label: str | None = None) -> TomlFile:
+    """Read a TOML file of at most 1 MiB; ``ConfigError`` with the line when it is not valid TOML."""
+    label = label or str(path)
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_TOML_BYTES + 1)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ConfigError(f"cannot be read: {reason}", where=label, remedy="check the path") from error
+    if len(data) > MAX_TOML_BYTES:
+        raise ConfigError(f"is larger than {MAX_TOML_BYTES} bytes", where=label)
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"is not UTF-8: {error.reason} at byte {error.start}", where=label) from error
+    return parse_toml(text, label)
+
+
+def parse_toml(text: str, label: str) -> TomlFile:
+    """Parse TOML text; ``label`` names it in messages."""
+    try:
+        tables = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        message, line = _syntax_error(str(error))
+        where = f"{label}:{line}" if line else label
+        raise ConfigError(f"is not valid TOML: {message}", where=where, remedy="correct this line") from error
+    return TomlFile(label, tables, _key_lines(text))
+
+
+def _syntax_error(message: str) -> tuple[str, str | None]:
+    match = re.fullmatch(r"(.*) \(at line (\d+), column \d+\)", message)
+    return (match[1], match[2]) if match else (message, None)
+
+
+# One element of a dotted key; and what a value is made of, so that its end is found without parsing it twice.
+_KEY_PART = r"(?:[A-Za-z0-9_-]+|\"(?:\\.|[^\"\\\n])*\"|'[^'\n]*')"
+_KEY = re.compile(rf"{_KEY_PART}(?:[ \t]*\.[ \t]*{_KEY_PART})*")
+_BLANK = re.compile(r"(?:[ \t\r\n]+|#[^\n]*)*")
+_VALUE_TOKEN = re.compile(
+    r"\"\"\"(?:\\.|[^\\])*?\"{3,5}|'''.*?'{3,5}|\"(?:\\.|[^\"\\\n])*\"|'[^'\n]*'|#[^\n]*|[\[{]|[\]}]|\n|[^\"'#\[\]{}\n]+",
+    re.DOTALL,
+)
+
+
+def _key_lines(text: str) -> dict[Key, int]:
+    """The line of each table header and ``key = value``, for text that is known to be valid TOML.
+
+    Keys of inline tables are not listed: they lie on the line of the key that holds them.
+    """
+    lines: dict[Key, int] = {}
+    counts: dict[Key, int] = {}
+    table: Key = ()
+    position = _skip(_BLANK, text, 0)
+    while position < len(text):
+        line = text.count("\n", 0, position) + 1
+        header = re.compile(r"\[\[?[ \t]*").match(text, position)
+        start = header.end() if header else position
+        match = _KEY.match(text, start)
+        if match is None:  # tomllib accepted what this scanner does not know: better no line than a wrong one
+            return lines
+        names = _indexed(parse_key(match[0]), counts)
+        if header and header[0].startswith("[["):
+            counts[names] = counts.get(names, -1) + 1
+            lines.setdefault(names, line)
+            names = (*names, counts[names])
+        key = names if header else (*table, *parse_key(match[0]))
+        table = names if header else table
+        for length in range(1, len(key) + 1):
+            lines.setdefault(key[:length], line)
+        if header:
+            lines[key] = line
+        position = _skip(_BLANK, text, _end_of_value(text, match.end()))
+    return lines
+
+
+def _indexed(key: Key, counts: Mapping[Key, int]) -> Key:
+    """Insert the current index behind each array of tables that a header passes through."""
+    result: Key = ()
+    for position, name in enumerate(key):
+        result = (*result, name)
+        if result in counts and position < len(key) - 1:
+            result = (*result, counts[result])
+    return result
+
+
+def _end_of_value(text: str, position: int) -> int:
+    depth = 0
+    while match := _VALUE_TOKEN.match(text, position):
+        position = match.end()
+        if match[0] == "\n" and depth <= 0:
+            break
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(match[0], 0)
+    return position
+
+
+def _skip(pattern: re.Pattern[str], text: str, position: int) -> int:
+    match = pattern.match(text, position)
+    return match.end() if match else position
+
+
+def parse_key(text: str) -> tuple[str, ...]:
+    """The parts of a dotted TOML key; ``ValueError`` when it is not one.
+
+    >>> parse_key('targets."my.target".compress')
+    ('targets', 'my.target', 'compress')
+    """
+    if not _KEY.fullmatch(text.strip()):
+        raise ValueError(f"{text!r} is not a dotted key")
+    node: Any = tomllib.loads(f"{text.strip()} = 0")
+    parts: list[str] = []
+    while isinstance(node, dict):
+        ((name, node),) = node.items()
+        parts.append(name)
+    return tuple(parts)
+
+
+def dotted(key: Key) -> str:
+    """A key as people write it.
+
+    >>> dotted(("weights", 1, "bits"))
+    'weights[1].bits'
+    """
+    text = ""
+    for part in key:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+# --- validating -----------------------------------------------------------------------------------
+
+
+def validate(model: type[ModelT], file: TomlFile, *, remedy: str) -> ModelT:
+    """``model`` made of the file's tables; every finding in one ``ConfigError``."""
+    try:
+        return model.model_validate(file.tables)
+    except ValidationError as error:
+        problems = [Problem(file.locate(key), key, text) for key, text in findings(model, error)]
+        raise_problems(problems, where=file.label, remedy=remedy)
+        raise  # unreachable: a ValidationError has at least one finding
+
+
+def findings(model: type[BaseModel], error: ValidationError) -> list[tuple[Key, str]]:
+    """Each finding of pydantic as the key it is about and a message for the user."""
+    return [
+        (_file_key(model, detail["loc"]), _message(model, detail))
+        for detail in error.errors(include_url=False)
+    ]
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``"; did you mean 'x'?"`` for the known name nearest to ``name``, else an empty string."""
+    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean '{match[0]}'?" if match else ""
+
+
+def _message(model: type[BaseModel], detail: Any) -> str:
+    kind, key = detail["type"], detail["loc"]
+    if kind == "extra_forbidden":
+        return f"unknown key{_hint(model, key)}"
+    if kind == "missing":
+        return "is required"
+    message = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    prefix = "" if kind == "value_error" else "must be "
+    if kind in {"value_error", "too_short", "too_long"}:
+        return message
+    given = repr(detail["input"])
+    return f"{prefix}{message}, not {given if len(given) <= 60 else given[:57] + '...'}"
+
+
+def _hint(model: type[BaseModel], key: Key) -> str:
+    """The nearest sibling of an unknown key, else the section where a key of that name does belong."""
+    name = str(key[-1])
+    siblings = _fields(_model_at(model, key[:-1]))
+    if hint := nearest(name, siblings):
+        return hint
+    tables = {section: _fields(_model_at(model, (section,))) for section in _fields(model)}
+    for section, known in tables.items():
+        if name in known and section != key[0]:
+            return f"; it belongs in [{section}]"
+    return f" (known: {', '.join(siblings)})" if siblings else ""
+
+
+def _fields(model: type[BaseModel] | None) -> list[str]:
+    return [info.alias or name for name, info in model.model_fields.items()] if model else []
+
+
+def _model_at(model: type[BaseModel], key: Key) -> type[BaseModel] | None:
+    """The model that describes the table at ``key``."""
+    current: type[BaseModel] | None = model
+    for part in key:
+        if current is None:
+            return None
+        fields = {info.alias or name: info.annotation for name, info in current.model_fields.items()}
+        # Below a mapping or a list, a name or an index stays with the element's model.
+        current = _inner_model(fields[part]) if part in fields else current
+    return current
+
+
+def _inner_model(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_inner_model, typing.get_args(annotation))), None)
+
+
+def _file_key(model: type[BaseModel], key: Key) -> Key:
+    """A pydantic location without the parts that are no keys of the file (``dict`` key markers)."""
+    return tuple(part for part in key if part != "[key]")
+
+
+# --- values ---------------------------------------------------------------------------------------
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size with its unit: B, kB (1000), MB, KiB (1024), MiB; ``ValueError`` otherwise.
+
+    >>> parse_size("6 kB"), parse_size("1.5kB"), parse_size("2 KiB")
+    (6000, 1500, 2048)
+    """
+    match = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?)[ ]?([A-Za-z]+)", text.strip())
+    if match is None or match[2] not in UNITS:
+        unit = match[2] if match else ""
+        hint = next((f"; did you mean '{known}'?" for known in UNITS if known.lower() == unit.lower()), "")
+        raise ValueError(f'{text!r} is not a size such as "6 kB" (units: {", ".join(UNITS)}){hint}')
+    size = float(match[1]) * UNITS[match[2]]
+    if size < 1 or size != int(size):
+        raise ValueError(f"{text!r} is not a whole number of bytes, at least 1")
+    return int(size)

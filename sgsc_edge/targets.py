@@ -1,0 +1,160 @@
+"""Targets: what a device's runtime stores and executes, read from ``targets/<name>.toml``.
+
+A target is data: which weight widths each op may have and how they are scaled, what activations look like, which
+runtimes must agree before a certificate says so, and the limits of the device where it has any. A new target
+is a new file; nothing in the code knows a target by name.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from sgsc_edge.config_text import nearest, parse_size, read_toml, validate
+from sgsc_edge.errors import ConfigError
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+Granularity = Literal["per-tensor", "per-channel"]
+
+
+def _size(value: object) -> object:
+    return parse_size(value) if isinstance(value, str) else value
+
+
+Size = Annotated[int, BeforeValidator(_size), Field(gt=0)]  # bytes; written "256 kB"
+
+
+class _Table(BaseModel):
+    """Base of the tables: immutable, unknown keys refused, no silent conversions."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Activations(_Table):
+    """Values between ops."""
+
+    dtype: Literal["int8", "int16", "float32"]
+    symmetric: bool = False
+    granularity: Granularity = "per-tensor"
+
+
+class Weights(_Table):
+    """One legal storage of an op's weights; an op may have several rows.
+
+    ``axis`` is the channel axis of the device layout (OHWI 0, depthwise 1HWC 3), absent per tensor.
+    ``bits`` 8 stands for integers in [-127, 127], 4 for [-7, 7]; zero points are 0.
+    """
+
+    op: Annotated[str, Field(min_length=1)]
+    bits: Literal[4, 8, 16, 32]
+    granularity: Granularity
+    axis: Annotated[int, Field(ge=0)] | None = None
+
+    @model_validator(mode="after")
+    def _axis_fits(self) -> Weights:
+        if (self.axis is None) != (self.granularity == "per-tensor"):
+            raise ValueError("axis is given exactly where granularity is 'per-channel'")
+        return self
+
+
+class Runtimes(_Table):
+    """Who must execute the model (missing: not measured, exit 3) and who may."""
+
+    required: Annotated[tuple[Name, ...], Field(min_length=1, strict=False)]
+    optional: Annotated[tuple[Name, ...], Field(strict=False)] = ()
+
+    @model_validator(mode="after")
+    def _named_once(self) -> Runtimes:
+        names = [*self.required, *self.optional]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"named twice: {', '.join(twice)}")
+        return self
+
+
+class Tolerance(_Table):
+    """A difference that is allowed, in the unit its key names, and why."""
+
+    value: Annotated[float, Field(ge=0, allow_inf_nan=False, strict=False)]
+    reason: Annotated[str, Field(min_length=10)]
+
+
+class Limits(_Table):
+    """What the device has, in bytes; absent means that the target sets no limit."""
+
+    flash: Size | None = None
+    arena: Size | None = None
+
+
+class Target(_Table):
+    """A validated ``targets/<name>.toml``."""
+
+    name: Name
+    description: Annotated[str, Field(min_length=1)]
+    format: Literal["tflite"]
+    activations: Activations
+    weights: Annotated[tuple[Weights, ...], Field(min_length=1, strict=False)]
+    runtimes: Runtimes
+    tolerances: dict[str, Tolerance] = {}
+    limits: Limits = Limits()
+
+    @model_validator(mode="after")
+    def _rows_differ(self) -> Target:
+        rows = [(row.op, row.bits, row.granularity) for row in self.weights]
+        for row in rows:
+            if rows.count(row) > 1:
+                raise ValueError(f"weights of {row[0]} with {row[1]} bits {row[2]} come twice")
+        return self
+
+    def weights_of(self, op: str) -> tuple[Weights, ...]:
+        """The legal storages of an op's weights (op kinds as in ``graph/ir.py``); empty: the op has none."""
+        return tuple(row for row in self.weights if row.op == op)
+
+    def allows(self, op: str, bits: int, granularity: Granularity) -> bool:
+        """Whether weights of ``op`` may have ``bits`` at this granularity."""
+        return any(row.bits == bits and row.granularity == granularity for row in self.weights_of(op))
+
+
+def load_target(name_or_path: str | Path) -> Target:
+    """A shipped target by name, or one of the user's own by path to its ``.toml``.
+
+    Raises ``ConfigError``: unknown name (with the nearest), or every problem of the file at once.
+    """
+    path = Path(name_or_path)
+    if path.suffix == ".toml":
+        return _read_target(path)
+    names = target_names()
+    if str(name_or_path) not in names:
+        raise ConfigError(
+            f"unknown target '{name_or_path}'{nearest(str(name_or_path), names)}",
+            where="--target",
+            remedy=f"choose one of {', '.join(names)}, or give the path of a target's .toml file",
+        )
+    return _read_target(target_folder() / f"{name_or_path}.toml")
+
+
+def available_targets() -> list[Target]:
+    """Every shipped target, by name."""
+    return [load_target(name) for name in target_names()]
+
+
+def target_names() -> list[str]:
+    """Names of the shipped targets, without reading them."""
+    return sorted(path.stem for path in target_folder().glob("*.toml"))
+
+
+def target_folder() -> Path:
+    """Where the shipped targets lie: in the package once installed, at the top of a checkout."""
+    package = Path(__file__).parent
+    installed = package / "data" / "targets"
+    return installed if installed.is_dir() else package.parent / "targets"
+
+
+def _read_target(path: Path) -> Target:
+    target = validate(Target, read_toml(path), remedy="correct the target file")
+    if target.name != path.stem:
+        raise ConfigError(
+            f"holds the target '{target.name}'", where=str(path), remedy=f"name the file {target.name}.toml"
+        )
+    return target
