@@ -1,8 +1,8 @@
 """TOML that people write: read with line numbers, validated with every problem found at once.
 
 ``read_toml`` keeps the line of each key; ``validate`` runs a pydantic model over the tables and turns its
-findings into one ``ConfigError`` whose ``problems`` each name file, line, key and, for an unknown key, the nearest
-known one. Project files, targets and policies all pass through here.
+findings into one ``ConfigError`` whose ``problems`` each name file, line, key and, for an unknown key, the
+nearest known one. Project files, targets and policies all pass through here.
 
 Keys are tuples: ``("compress", "epochs")``; an element of an array of tables has its index in the path.
 """
@@ -15,6 +15,7 @@ import tomllib
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -50,9 +51,8 @@ class TomlFile:
         for part in prefix:
             table = table[part]
         size = len(prefix)
-        lines = {
-            key[size:]: line for key, line in self.lines.items() if key[:size] == prefix and key != prefix
-        }
+        below = {key: line for key, line in self.lines.items() if key[:size] == prefix and key != prefix}
+        lines = {key[size:]: line for key, line in below.items()}
         return TomlFile(self.label, table, lines)
 
 
@@ -65,15 +65,12 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
-        return (
-            f"{self.where}: {dotted(self.key)}: {self.message}"
-            if self.key
-            else f"{self.where}: {self.message}"
-        )
+        parts = (self.where, dotted(self.key), self.message)
+        return ": ".join(part for part in parts if part)
 
 
 def raise_problems(problems: Iterable[Problem], *, where: str, remedy: str) -> None:
-    """Raise one ``ConfigError`` that lists all ``problems``, in the order of the files; return if there are none."""
+    """Raise one ``ConfigError`` that lists all ``problems``, each once; return if there are none."""
     found = tuple(str(problem) for problem in dict.fromkeys(problems))
     if found:
         count = "1 problem" if len(found) == 1 else f"{len(found)} problems"
@@ -120,6 +117,7 @@ def _syntax_error(message: str) -> tuple[str, str | None]:
 # One element of a dotted key; and what a value is made of, so that its end is found without parsing it twice.
 _KEY_PART = r"(?:[A-Za-z0-9_-]+|\"(?:\\.|[^\"\\\n])*\"|'[^'\n]*')"
 _KEY = re.compile(rf"{_KEY_PART}(?:[ \t]*\.[ \t]*{_KEY_PART})*")
+_HEADER = re.compile(r"\[\[?[ \t]*")
 _BLANK = re.compile(r"(?:[ \t\r\n]+|#[^\n]*)*")
 _VALUE_TOKEN = re.compile(
     r"\"\"\"(?:\\.|[^\\])*?\"{3,5}|'''.*?'{3,5}|\"(?:\\.|[^\"\\\n])*\"|'[^'\n]*'|#[^\n]*|[\[{]|[\]}]|\n|[^\"'#\[\]{}\n]+",
@@ -135,10 +133,11 @@ def _key_lines(text: str) -> dict[Key, int]:
     lines: dict[Key, int] = {}
     counts: dict[Key, int] = {}
     table: Key = ()
+    line, counted = 1, 0
     position = _skip(_BLANK, text, 0)
     while position < len(text):
-        line = text.count("\n", 0, position) + 1
-        header = re.compile(r"\[\[?[ \t]*").match(text, position)
+        line, counted = line + text.count("\n", counted, position), position
+        header = _HEADER.match(text, position)
         start = header.end() if header else position
         match = _KEY.match(text, start)
         if match is None:  # tomllib accepted what this scanner does not know: better no line than a wrong one
@@ -214,6 +213,10 @@ def dotted(key: Key) -> str:
 # --- validating -----------------------------------------------------------------------------------
 
 
+# Findings of pydantic whose message is a sentence of its own.
+_SELF_EXPLAINING = frozenset({"value_error", "too_short", "too_long"})
+
+
 def validate(model: type[ModelT], file: TomlFile, *, remedy: str) -> ModelT:
     """``model`` made of the file's tables; every finding in one ``ConfigError``."""
     try:
@@ -226,10 +229,8 @@ def validate(model: type[ModelT], file: TomlFile, *, remedy: str) -> ModelT:
 
 def findings(model: type[BaseModel], error: ValidationError) -> list[tuple[Key, str]]:
     """Each finding of pydantic as the key it is about and a message for the user."""
-    return [
-        (_file_key(model, detail["loc"]), _message(model, detail))
-        for detail in error.errors(include_url=False)
-    ]
+    details = error.errors(include_url=False)
+    return [(_file_key(detail["loc"]), _message(model, detail)) for detail in details]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -244,12 +245,11 @@ def _message(model: type[BaseModel], detail: Any) -> str:
         return f"unknown key{_hint(model, key)}"
     if kind == "missing":
         return "is required"
-    message = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    prefix = "" if kind == "value_error" else "must be "
-    if kind in {"value_error", "too_short", "too_long"}:
+    message: str = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    if kind in _SELF_EXPLAINING:
         return message
     given = repr(detail["input"])
-    return f"{prefix}{message}, not {given if len(given) <= 60 else given[:57] + '...'}"
+    return f"must be {message}, not {given if len(given) <= 60 else given[:57] + '...'}"
 
 
 def _hint(model: type[BaseModel], key: Key) -> str:
@@ -287,7 +287,7 @@ def _inner_model(annotation: Any) -> type[BaseModel] | None:
     return next(filter(None, map(_inner_model, typing.get_args(annotation))), None)
 
 
-def _file_key(model: type[BaseModel], key: Key) -> Key:
+def _file_key(key: Key) -> Key:
     """A pydantic location without the parts that are no keys of the file (``dict`` key markers)."""
     return tuple(part for part in key if part != "[key]")
 
@@ -306,7 +306,7 @@ def parse_size(text: str) -> int:
         unit = match[2] if match else ""
         hint = next((f"; did you mean '{known}'?" for known in UNITS if known.lower() == unit.lower()), "")
         raise ValueError(f'{text!r} is not a size such as "6 kB" (units: {", ".join(UNITS)}){hint}')
-    size = float(match[1]) * UNITS[match[2]]
+    size = Decimal(match[1]) * UNITS[match[2]]
     if size < 1 or size != int(size):
         raise ValueError(f"{text!r} is not a whole number of bytes, at least 1")
     return int(size)

@@ -1,8 +1,8 @@
 """Targets: what a device's runtime stores and executes, read from ``targets/<name>.toml``.
 
-A target is data: which weight widths each op may have and how they are scaled, what activations look like, which
-runtimes must agree before a certificate says so, and the limits of the device where it has any. A new target
-is a new file; nothing in the code knows a target by name.
+A target is data: which weight widths each op may have and how they are scaled, what activations look like,
+which runtimes must agree before a certificate says so, and the limits of the device where it has any. A new
+target is a new file; nothing in the code knows a target by name.
 """
 
 from __future__ import annotations
