@@ -124,6 +124,7 @@ def place(steps: Sequence[Step]) -> Placement:
 
     rounds = set()
     prescribed: dict[str, tuple[float, int]] = {}
+    calibrated: set[str] = set()
     fusible: dict[str, frozenset[str]] = {}
     for step in steps:
         rule = RULES.get(step.kind)
@@ -146,22 +147,25 @@ def place(steps: Sequence[Step]) -> Placement:
             rounds.add(step.name)
         if rule.fixed is not None:
             prescribed[step.name] = rule.fixed
+        elif rule.output is Output.OWN:
+            calibrated.add(step.name)
         if rule.output in (Output.SHARED, Output.MOVED):
-            for name in step.inputs:
-                first, second = root(name), root(step.name)
-                if first == second:
-                    continue
-                if first in prescribed and second in prescribed and prescribed[first] != prescribed[second]:
-                    raise UnsupportedError(
-                        node=step.name,
-                        op=step.kind,
-                        reason="its inputs have different prescribed quantization parameters",
-                        remedy="do not join the outputs of Softmax with those of other fixed-range ops",
-                    )
-                parent[first] = second
-                if first in prescribed:
-                    prescribed[second] = prescribed.pop(first)
+            roots = {root(name) for name in step.inputs}
+            ranges = {prescribed[name] for name in roots if name in prescribed}
+            if len(ranges) > 1 or (ranges and roots & calibrated):
+                raise UnsupportedError(
+                    node=step.name,
+                    op=step.kind,
+                    reason="it would join a value whose quantization TFLite prescribes with others",
+                    remedy="move the Softmax behind it, or out of the model",
+                )
+            for name in roots:
+                parent[name] = step.name
+            if ranges:
+                prescribed[step.name] = ranges.pop()
+            if roots & calibrated:
+                calibrated.add(step.name)
     numbers: dict[str, int] = {}
     group = {name: numbers.setdefault(root(name), len(numbers)) for name in parent}
-    fixed = {numbers[name]: parameters for name, parameters in prescribed.items()}
+    fixed = {numbers[root(name)]: parameters for name, parameters in prescribed.items()}
     return Placement(MappingProxyType(group), MappingProxyType(fixed), frozenset(rounds))

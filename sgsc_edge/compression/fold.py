@@ -1,0 +1,351 @@
+"""The end of training: integers, scales and int32 biases, as every later stage uses them.
+
+BatchNorm's algebra, with ``σ = sqrt(var + ε)``, for a layer with integers W and scales s::
+
+    γ (s·W∗x + b − μ)/σ + β  =  (|γ|/σ · s) · (sign(γ)·W)∗x  +  γ (b − μ)/σ + β
+
+so it changes the scale, the bias and the sign of a channel's integers, and nothing else. A BatchNorm
+without a layer before it becomes a 1×1 depthwise convolution of integers ±127 with scale ``|γ|/(127·σ)``.
+
+Biases are int32 at scale ``input scale × weight scale``. Where a channel's scale is so small that its bias
+would not fit, the channel's integers are rounded to a larger scale here, once, so that every format
+holds the same numbers.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import fx, nn
+
+from sgsc_edge.compression.layers import (
+    QUANTIZER_PREFIX,
+    BatchNorm,
+    QuantizedModel,
+    QuantLayer,
+    apply_layer,
+    geometry,
+    reads_shape,
+)
+from sgsc_edge.compression.trace import Constant
+from sgsc_edge.errors import FileFormatError, ModelError, UnsupportedError
+from sgsc_edge.placement import RULES, Output
+
+_BIAS_LIMIT = float(2**30)
+"""Largest bias in int32 steps: half of the range stays free for the sum of products."""
+
+
+class FixedQuantizer(nn.Module):
+    """Rounds to an int8 grid that no longer changes.
+
+    Buffers: ``scale`` float32 scalar, ``zero_point`` int8 scalar. With ``emit_onnx`` it exports as
+    QuantizeLinear and DequantizeLinear; rounding is half to even, as theirs.
+    """
+
+    scale: torch.Tensor
+    zero_point: torch.Tensor
+
+    def __init__(self, scale: torch.Tensor, zero_point: torch.Tensor) -> None:
+        super().__init__()
+        self.emit_onnx = False
+        self.register_buffer("scale", scale.to(torch.float32))
+        self.register_buffer("zero_point", zero_point.to(torch.int8))
+
+    def integers(self, x: torch.Tensor) -> torch.Tensor:
+        """The tensor's integers, int8, same shape."""
+        steps = (x / self.scale).round() + self.zero_point.to(torch.float32)
+        return steps.clamp(-128, 127).to(torch.int8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The tensor on the grid, float32, same shape."""
+        if self.emit_onnx:
+            grid = (self.scale, self.zero_point)
+            q = torch.onnx.ops.symbolic("QuantizeLinear", (x, *grid), dtype=torch.int8, shape=x.shape, version=21)
+            return _dequantize(q, grid, {}, x.shape)
+        return (self.integers(x).to(torch.float32) - self.zero_point.to(torch.float32)) * self.scale
+
+
+def _dequantize(
+    q: torch.Tensor,
+    grid: tuple[torch.Tensor, ...],
+    attributes: dict[str, int],
+    shape: torch.Size,
+) -> torch.Tensor:
+    return cast(
+        torch.Tensor,
+        torch.onnx.ops.symbolic(
+            "DequantizeLinear", (q, *grid), attributes, dtype=torch.float32, shape=shape, version=21
+        ),
+    )
+
+
+class FoldedLayer(nn.Module):
+    """A Conv2d or Linear as integers.
+
+    Buffers: ``weight`` int8 (as the layer's, output channels first), ``scale`` float32 [O], ``bias``
+    int32 [O], ``bias_scale`` float32 [O].
+    """
+
+    weight: torch.Tensor
+    scale: torch.Tensor
+    bias: torch.Tensor
+    bias_scale: torch.Tensor
+    zero_point: torch.Tensor
+
+    def __init__(self, layer: nn.Conv2d | nn.Linear, tensors: Mapping[str, torch.Tensor]) -> None:
+        super().__init__()
+        self.emit_onnx = False
+        self.layer = layer
+        for name in ("weight", "scale", "bias", "bias_scale"):
+            self.register_buffer(name, tensors[name])
+        self.register_buffer("zero_point", torch.zeros_like(self.scale, dtype=torch.int8), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply the layer to float32 values that lie on their grid."""
+        if self.emit_onnx:
+            along = {"axis": 0}
+            weight = _dequantize(self.weight, (self.scale, self.zero_point), along, self.weight.shape)
+            bias = _dequantize(self.bias, (self.bias_scale,), along, self.bias.shape)
+        else:
+            shape = (-1, *[1] * (self.weight.ndim - 1))
+            weight = self.weight.to(torch.float32) * self.scale.reshape(shape)
+            bias = self.bias.to(torch.float32) * self.bias_scale
+        return apply_layer(self.layer, x, weight, bias)
+
+
+class FoldedConstant(nn.Module):
+    """A constant operand as int8 integers; buffers ``value`` int8, ``scale``, ``zero_point``."""
+
+    value: torch.Tensor
+    scale: torch.Tensor
+    zero_point: torch.Tensor
+
+    def __init__(self, value: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor) -> None:
+        super().__init__()
+        self.emit_onnx = False
+        self.register_buffer("value", value)
+        self.register_buffer("scale", scale)
+        self.register_buffer("zero_point", zero_point)
+
+    def forward(self) -> torch.Tensor:
+        """The constant, float32."""
+        if self.emit_onnx:
+            return _dequantize(self.value, (self.scale, self.zero_point), {}, self.value.shape)
+        return (self.value.to(torch.float32) - self.zero_point.to(torch.float32)) * self.scale
+
+
+FOLDED = (FixedQuantizer, FoldedLayer, FoldedConstant)
+
+
+@dataclass(frozen=True, eq=False)
+class CompressedModel:
+    """The compressed model: what ships, as a torch module.
+
+    ``module`` maps float32 [n, ...] (NCHW) to float32 logits [n, K] on the output grid.
+    """
+
+    module: fx.GraphModule
+    input: FixedQuantizer
+    output: FixedQuantizer
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """All integers and scales by name: the content of ``compressed.safetensors``."""
+        return {
+            f"{name}.{key}": buffer.clone().contiguous()
+            for name, module in self.module.named_modules()
+            if isinstance(module, FOLDED)
+            for key, buffer in module.named_buffers(recurse=False)
+            if key not in module._non_persistent_buffers_set
+        }
+
+    def emit_onnx(self, emit: bool) -> None:
+        """Make the module export as QDQ ONNX operators instead of computing."""
+        for module in self.module.modules():
+            if isinstance(module, FOLDED):
+                module.emit_onnx = emit
+
+
+def fold(model: QuantizedModel) -> CompressedModel:
+    """Fold a trained model into integers. The given model is not changed.
+
+    Raises
+    ------
+    ModelError: a weight or a BatchNorm statistic is not finite.
+    UnsupportedError: a BatchNorm without a layer before it on other than [n, C, H, W].
+    """
+    module = copy.deepcopy(model.module).eval()
+    graph = module.graph
+    groups = dict(model.placement.group)
+    for group in sorted(set(groups.values())):
+        grid = model.quantizer(group).parameters_of_grid()
+        setattr(module, f"{QUANTIZER_PREFIX}{group}", FixedQuantizer(*grid))
+    targets = [str(node.target) for node in graph.nodes if node.op == "call_module"]
+    for node in list(graph.nodes):
+        if node.op == "call_module":
+            called = model.module.get_submodule(str(node.target))
+            folded = _folded(node, called, module, groups, model.kinds)
+            if folded is not None:
+                name = str(node.target)
+                if targets.count(name) > 1:  # one bias scale per input grid, so one module per call
+                    name = node.target = f"{name}_{node.name}"
+                _set_submodule(module, name, folded)
+                if isinstance(folded, FoldedConstant):
+                    _skip_quantizer(node)
+        if _needs_rounding_in_onnx(node, model):
+            with graph.inserting_after(node):
+                quantized = graph.call_module(f"{QUANTIZER_PREFIX}{groups[node.name]}", (node,))
+            node.replace_all_uses_with(
+                quantized, delete_user_cb=lambda user, new=quantized: user is not new and not reads_shape(user)
+            )
+    graph.lint()
+    module.recompile()
+    return _compressed(module, model)
+
+
+def _compressed(module: fx.GraphModule, model: QuantizedModel) -> CompressedModel:
+    nodes = list(module.graph.nodes)
+    first = next(node for node in nodes if node.op == "placeholder")
+    (last,) = next(node for node in nodes if node.op == "output").all_input_nodes
+    ends = [_grid(node, module, model.placement.group) for node in (first, last)]
+    return CompressedModel(module, *ends)
+
+
+def _folded(
+    node: fx.Node,
+    called: nn.Module,
+    module: fx.GraphModule,
+    groups: Mapping[str, int],
+    kinds: Mapping[str, str],
+) -> FoldedLayer | FoldedConstant | None:
+    """The integer form of a called module; None where it stays as it is."""
+    if isinstance(called, Constant):
+        grid = module.get_submodule(f"{QUANTIZER_PREFIX}{groups[node.name]}")
+        assert isinstance(grid, FixedQuantizer)
+        return FoldedConstant(grid.integers(called.value), grid.scale, grid.zero_point)
+    if not isinstance(called, QuantLayer | BatchNorm):
+        return None
+    input_scale = _grid(node.all_input_nodes[0], module, groups).scale
+    if isinstance(called, QuantLayer):
+        tensors = _fold_layer(called, input_scale, str(node.target))
+        return FoldedLayer(called.layer, tensors)
+    if not isinstance(called, nn.BatchNorm2d):
+        raise UnsupportedError(
+            node=node.name,
+            op="BatchNormalization",
+            reason="there is no Linear before it to fold it into",
+            remedy="put it directly behind a Linear, or use BatchNorm2d",
+        )
+    channels = called.num_features
+    depthwise = nn.Conv2d(channels, channels, 1, groups=channels, device="meta")
+    weight = torch.full((channels, 1, 1, 1), 127, dtype=torch.int8)
+    scale, shift = _norm_factors(called, torch.zeros(channels), str(node.target))
+    return FoldedLayer(geometry(depthwise), _with_bias(weight, scale / 127, shift, input_scale))
+
+
+def _grid(node: fx.Node, module: fx.GraphModule, groups: Mapping[str, int]) -> FixedQuantizer:
+    """The quantizer on whose grid a node's value lies."""
+    target = str(node.target)
+    name = target if target.startswith(QUANTIZER_PREFIX) else f"{QUANTIZER_PREFIX}{groups[node.name]}"
+    grid = module.get_submodule(name)
+    assert isinstance(grid, FixedQuantizer)
+    return grid
+
+
+def _norm_factors(norm: BatchNorm, bias: torch.Tensor, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """(γ/σ [C], γ (bias − μ)/σ + β [C]) of a BatchNorm in evaluation mode."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    gamma = norm.weight if norm.affine else torch.ones_like(norm.running_mean)
+    beta = norm.bias if norm.affine else torch.zeros_like(norm.running_mean)
+    factor = (gamma / (norm.running_var + norm.eps).sqrt()).detach()
+    shift = (factor * (bias - norm.running_mean) + beta).detach()
+    _check_finite(name, factor, shift)
+    return factor, shift
+
+
+def _fold_layer(layer: QuantLayer, input_scale: torch.Tensor, name: str) -> dict[str, torch.Tensor]:
+    weight, scale = layer.quantizer.integers(layer.weight), layer.quantizer.scale().detach()
+    bias = torch.zeros_like(scale) if layer.bias is None else layer.bias.detach()
+    _check_finite(name, layer.weight.detach(), scale, bias)
+    if layer.norm is not None:
+        factor, bias = _norm_factors(layer.norm, bias, name)
+        scale = scale * factor
+    return _with_bias(weight, scale, bias, input_scale)
+
+
+def _with_bias(
+    weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor, input_scale: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """Move the scale's sign into the integers and round the bias.
+
+    Parameters
+    ----------
+    weight: int8, output channels first; scale: float32 [O], of any sign; bias: float32 [O].
+    """
+    shape = (-1, *[1] * (weight.ndim - 1))
+    weight = torch.where((scale < 0).reshape(shape), -weight, weight)
+    smallest = torch.finfo(torch.float32).tiny / input_scale.clamp_max(1)
+    floor = torch.maximum(bias.abs() / (input_scale * _BIAS_LIMIT), smallest)
+    wanted = scale.abs()
+    scale = torch.maximum(wanted, floor)
+    coarser = (wanted / scale).reshape(shape)
+    weight = torch.where(coarser < 1, (weight * coarser).round().to(torch.int8), weight)
+    bias_scale = input_scale * scale
+    return {
+        "weight": weight,
+        "scale": scale,
+        "bias": (bias.double() / bias_scale.double()).round().to(torch.int32),
+        "bias_scale": bias_scale,
+    }
+
+
+def _check_finite(name: str, *tensors: torch.Tensor) -> None:
+    for tensor in tensors:
+        if not bool(tensor.isfinite().all()):
+            raise ModelError(
+                "a weight or BatchNorm statistic is not finite after training",
+                where=f"layer '{name}'",
+                remedy="lower compress.learning_rate",
+            )
+
+
+def _needs_rounding_in_onnx(node: fx.Node, model: QuantizedModel) -> bool:
+    """Values that only moved lie on their grid already; ONNX Runtime still wants a pair of Q and DQ there."""
+    kind = model.kinds.get(node.name)
+    return kind is not None and RULES[kind].output is Output.MOVED and kind not in ("Dropout", "Identity")
+
+
+def _skip_quantizer(node: fx.Node) -> None:
+    """A folded constant lies on its grid: drop the quantizer call behind it."""
+    (quantizer,) = node.users
+    quantizer.replace_all_uses_with(node)
+    quantizer.graph.erase_node(quantizer)
+
+
+def _set_submodule(module: fx.GraphModule, name: str, value: nn.Module) -> None:
+    parent, _, leaf = name.rpartition(".")
+    setattr(module.get_submodule(parent), leaf, value)
+
+
+def load_tensors(compressed: CompressedModel, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Put stored integers and scales into a compressed model of the same architecture, in place.
+
+    Raises
+    ------
+    FileFormatError: names, shapes or dtypes differ.
+    """
+    own = compressed.tensors()
+    described = {name: (tuple(t.shape), t.dtype) for name, t in own.items()}
+    stored = {name: (tuple(t.shape), t.dtype) for name, t in tensors.items()}
+    wrong = sorted(name for name in own.keys() | stored.keys() if described.get(name) != stored.get(name))
+    if wrong:
+        raise FileFormatError(
+            f"tensors do not fit the model: {', '.join(wrong[:5])}",
+            where="compressed.safetensors",
+            remedy="build again; the model's code has changed since",
+        )
+    compressed.module.load_state_dict(dict(tensors), strict=False)

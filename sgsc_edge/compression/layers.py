@@ -1,0 +1,259 @@
+"""The trained form of a model: quantized layers in place of Conv2d and Linear, quantizers between.
+
+A BatchNorm that follows a layer alone moves into it, in float: it belongs to the layer's scale and bias
+on the device, never to its integers.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from sgsc_edge.compression.quantizer import ActivationQuantizer, WeightQuantizer
+from sgsc_edge.compression.trace import Traced, steps, trace
+from sgsc_edge.errors import ModelError, UnsupportedError
+from sgsc_edge.placement import RULES, Placement, place
+
+QUANTIZER_PREFIX = "activation_quantizer_"
+
+BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+_Layer = TypeVar("_Layer", nn.Conv2d, nn.Linear)
+
+
+class QuantLayer(nn.Module):
+    """A Conv2d or Linear whose weight is fake-quantized per output channel.
+
+    Parameters ``weight`` and ``bias`` keep the original's names; ``norm`` is the BatchNorm moved in.
+    """
+
+    bias: nn.Parameter | None
+
+    def __init__(self, layer: nn.Conv2d | nn.Linear) -> None:
+        super().__init__()
+        self.layer = geometry(layer)
+        self.weight = layer.weight
+        self.register_parameter("bias", layer.bias)
+        self.quantizer = WeightQuantizer(layer.weight)
+        self.norm: BatchNorm | None = None
+        self.enabled = True
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply the layer (NCHW or [n, features]) and its BatchNorm."""
+        weight = self.quantizer(self.weight) if self.enabled else self.weight
+        y = apply_layer(self.layer, x, weight, self.bias)
+        return y if self.norm is None else self.norm(y)
+
+
+def geometry(layer: _Layer) -> _Layer:
+    """A copy of a layer that holds its geometry (stride, padding, sizes) and no parameters."""
+    bare = copy.copy(layer)
+    bare._parameters = dict.fromkeys(layer._parameters)
+    return bare
+
+
+def apply_layer(
+    layer: nn.Conv2d | nn.Linear, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+) -> torch.Tensor:
+    """Apply a layer's geometry with other parameters."""
+    if isinstance(layer, nn.Linear):
+        return F.linear(x, weight, bias)
+    padding = layer.padding
+    return F.conv2d(x, weight, bias, layer.stride, padding, layer.dilation, layer.groups)
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizedModel:
+    """A model in quantization-aware training.
+
+    Parameters
+    ----------
+    module: the FX graph with quantized layers and activation quantizers.
+    kinds, placement: by node name (BatchNorms that moved into layers are gone).
+    """
+
+    module: fx.GraphModule
+    kinds: Mapping[str, str]
+    placement: Placement
+
+    def layers(self) -> Iterator[tuple[str, QuantLayer]]:
+        """The quantized layers with their names in the user's model."""
+        for name, module in self.module.named_modules():
+            if isinstance(module, QuantLayer):
+                yield name, module
+
+    def quantizer(self, group: int) -> ActivationQuantizer:
+        """The activation quantizer of a placement group."""
+        module = self.module.get_submodule(f"{QUANTIZER_PREFIX}{group}")
+        assert isinstance(module, ActivationQuantizer)
+        return module
+
+    def activation_quantizers(self) -> Iterator[ActivationQuantizer]:
+        """All activation quantizers."""
+        return (module for module in self.module.modules() if isinstance(module, ActivationQuantizer))
+
+    def enable(self, enabled: bool) -> None:
+        """Switch all fake-quantization on, or off (the float control, calibration)."""
+        for _, layer in self.layers():
+            layer.enabled = enabled
+        for quantizer in self.activation_quantizers():
+            quantizer.enabled = enabled
+
+    def observe(self, observing: bool) -> None:
+        """Let the activation quantizers follow the data, or freeze their ranges."""
+        for quantizer in self.activation_quantizers():
+            quantizer.observing = observing
+
+    @contextmanager
+    def evaluating(self) -> Iterator[fx.GraphModule]:
+        """The module in evaluation mode, ranges frozen and without gradients; restored afterwards."""
+        observing = [quantizer.observing for quantizer in self.activation_quantizers()]
+        training = self.module.training
+        self.observe(False)
+        self.module.eval()
+        try:
+            with torch.no_grad():
+                yield self.module
+        finally:
+            self.module.train(training)
+            for quantizer, state in zip(self.activation_quantizers(), observing, strict=True):
+                quantizer.observing = state
+
+
+def quantize_model(
+    model: nn.Module,
+    sample: torch.Tensor,
+    *,
+    keep_softmax: bool = False,
+    input_grid: tuple[float, int] | None = None,
+) -> QuantizedModel:
+    """Make the trained form of a float model; the given model is not changed.
+
+    Parameters
+    ----------
+    sample: one input without its batch dimension, float32.
+    keep_softmax: keep a final Softmax; otherwise the logits before it are the output (it saturates in
+        int8 and never changes the decision).
+    input_grid: (scale, zero point) of the input where the project states its value range.
+
+    Raises
+    ------
+    ModelError, UnsupportedError: see :func:`sgsc_edge.compression.trace.trace`.
+    """
+    traced = _drop_final_softmax(trace(copy.deepcopy(model), sample), sample, keep_softmax)
+    module, kinds = traced.graph_module, dict(traced.kinds)
+    _replace_layers(module)
+    _absorb_batch_norms(module, kinds)
+    placement = place(steps(module.graph, kinds))
+    _insert_quantizers(module, kinds, placement, input_grid)
+    module.graph.lint()
+    module.recompile()
+    return QuantizedModel(module, kinds, placement)
+
+
+def _drop_final_softmax(traced: Traced, sample: torch.Tensor, keep: bool) -> Traced:
+    graph = traced.graph_module.graph
+    (output,) = (node for node in graph.nodes if node.op == "output")
+    last = output.args[0]
+    kind = traced.kinds.get(last.name)
+    if kind not in ("Softmax", "LogSoftmax") or (keep and kind == "Softmax"):
+        return traced
+    if keep:
+        raise UnsupportedError(
+            node=last.name,
+            op=kind,
+            reason="its int8 output has 16 units of range in 256 steps",
+            remedy='leave model.final_softmax at "drop"; the logits decide the same class',
+        )
+    last.replace_all_uses_with(last.all_input_nodes[0])
+    graph.erase_node(last)
+    traced.graph_module.recompile()
+    return trace(traced.graph_module, sample)
+
+
+def _replace_layers(module: fx.GraphModule) -> None:
+    """Replace every Conv2d and Linear that is called by its quantized form, once per module."""
+    for node in module.graph.nodes:
+        if node.op != "call_module":
+            continue
+        layer = module.get_submodule(str(node.target))
+        if not isinstance(layer, nn.Conv2d | nn.Linear):
+            continue
+        if isinstance(layer, nn.Conv2d) and layer.padding_mode != "zeros":
+            raise UnsupportedError(
+                node=node.name,
+                op="Conv2d",
+                reason=f"padding_mode '{layer.padding_mode}'",
+                remedy='use padding_mode="zeros"',
+            )
+        parent, _, name = str(node.target).rpartition(".")
+        setattr(module.get_submodule(parent), name, QuantLayer(layer))
+
+
+def _absorb_batch_norms(module: fx.GraphModule, kinds: dict[str, str]) -> None:
+    """Move each BatchNorm that alone follows a layer into that layer."""
+    targets = [str(node.target) for node in module.graph.nodes if node.op == "call_module"]
+    for node in list(module.graph.nodes):
+        if kinds.get(node.name) != "BatchNormalization":
+            continue
+        norm = module.get_submodule(str(node.target))
+        if not isinstance(norm, BATCH_NORMS) or norm.running_mean is None:
+            raise ModelError(
+                f"'{node.target}' keeps no running statistics",
+                remedy="build it with track_running_stats=True; a device has no batch to average over",
+            )
+        producer = node.all_input_nodes[0]
+        if "BatchNormalization" not in RULES[kinds[producer.name]].fuses or len(producer.users) > 1:
+            continue
+        if max(targets.count(str(target)) for target in (producer.target, node.target)) > 1:
+            raise UnsupportedError(
+                node=node.name,
+                op="BatchNormalization",
+                reason="it, or the layer before it, is called more than once",
+                remedy="give each call a module of its own",
+            )
+        layer = module.get_submodule(str(producer.target))
+        assert isinstance(layer, QuantLayer)
+        layer.norm = norm
+        module.delete_submodule(str(node.target))
+        node.replace_all_uses_with(producer)
+        module.graph.erase_node(node)
+        del kinds[node.name]
+
+
+def _insert_quantizers(
+    module: fx.GraphModule,
+    kinds: Mapping[str, str],
+    placement: Placement,
+    input_grid: tuple[float, int] | None,
+) -> None:
+    """Insert one quantizer per placement group, called after each value that it rounds."""
+    graph = module.graph
+    for node in list(graph.nodes):
+        group = placement.group.get(node.name)
+        if group is None:
+            continue
+        name = f"{QUANTIZER_PREFIX}{group}"
+        if not hasattr(module, name):
+            given = input_grid if kinds[node.name] == "Input" else None
+            module.add_submodule(name, ActivationQuantizer(placement.fixed.get(group, given)))
+        if node.name in placement.rounds:
+            with graph.inserting_after(node):
+                quantized = graph.call_module(name, (node,))
+            node.replace_all_uses_with(
+                quantized, delete_user_cb=lambda user, new=quantized: user is not new and not reads_shape(user)
+            )
+
+
+def reads_shape(node: fx.Node) -> bool:
+    """Whether a node asks a tensor for its shape only."""
+    return (node.op == "call_method" and node.target in ("size", "dim")) or (
+        node.op == "call_function" and node.target is getattr
+    )

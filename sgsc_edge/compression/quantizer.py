@@ -1,0 +1,116 @@
+"""Quantizers for training: weights per output channel, activations per tensor.
+
+Weights follow the paper's ``q(x, b, e) = 2^e · round(clamp(2^-e · x, ...))`` (arXiv 2505.00350, eq. 1)
+with two changes that the device asks for: the range is symmetric, ``±(2^(b-1) - 1)``, as in TFLite, and
+the scale ``s = 2^e`` is any positive number. The gradient passes ``round`` unchanged (STE); with respect
+to the scale it is LSQ's (arXiv 1902.08153).
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import nn
+
+_TINY = 1e-12
+"""Smallest scale; keeps an all-zero channel's parameters finite."""
+
+
+def _round_ste(x: torch.Tensor) -> torch.Tensor:
+    return x + (x.round() - x).detach()
+
+
+class WeightQuantizer(nn.Module):
+    """Symmetric quantizer of a weight's output channels (axis 0).
+
+    State: ``log2_scale`` [O] float32, learned; ``bits`` [O] float32, the channels' bit depths.
+    """
+
+    log2_scale: nn.Parameter
+    bits: torch.Tensor
+
+    def __init__(self, weight: torch.Tensor, bits: float = 8.0) -> None:
+        super().__init__()
+        channels = weight.shape[0]
+        self.register_buffer("bits", torch.full((channels,), bits))
+        largest = weight.detach().abs().reshape(channels, -1).amax(1).clamp_min(_TINY)
+        self.log2_scale = nn.Parameter((largest / self._limit()).log2())
+
+    def _limit(self) -> torch.Tensor:
+        return 2 ** (self.bits - 1) - 1
+
+    def scale(self) -> torch.Tensor:
+        """The channels' scales, float32 [O]."""
+        return cast(torch.Tensor, 2**self.log2_scale)
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        """The weight on its channels' grids, float32, same shape."""
+        shape = (-1, *[1] * (weight.ndim - 1))
+        scale = self.scale().reshape(shape)
+        limit = self._limit().reshape(shape)
+        scaled = torch.minimum(torch.maximum(weight / scale, -limit), limit)
+        return _round_ste(scaled) * scale
+
+    @torch.no_grad()
+    def integers(self, weight: torch.Tensor) -> torch.Tensor:
+        """The weight's integers, int8, same shape."""
+        shape = (-1, *[1] * (weight.ndim - 1))
+        limit = self._limit().reshape(shape)
+        scaled = weight / self.scale().reshape(shape)
+        return torch.minimum(torch.maximum(scaled, -limit), limit).round().to(torch.int8)
+
+
+class ActivationQuantizer(nn.Module):
+    """Asymmetric int8 quantizer of a tensor; its range always contains 0.
+
+    While ``observing`` it averages the batches' extremes; otherwise its range is frozen. ``enabled`` is
+    off for the float control and while calibrating.
+
+    State: ``low``, ``high`` float32 scalars; ``batches`` seen.
+    """
+
+    low: torch.Tensor
+    high: torch.Tensor
+    batches: torch.Tensor
+
+    def __init__(self, fixed: tuple[float, int] | None = None) -> None:
+        super().__init__()
+        self.fixed = fixed
+        self.observing = False
+        self.enabled = True
+        low, high = (0.0, 0.0) if fixed is None else _range(*fixed)
+        self.register_buffer("low", torch.tensor(low))
+        self.register_buffer("high", torch.tensor(high))
+        self.register_buffer("batches", torch.tensor(0))
+
+    @torch.no_grad()
+    def _observe(self, x: torch.Tensor) -> None:
+        low, high = x.amin().clamp_max(0), x.amax().clamp_min(0)
+        self.batches += 1
+        # A plain mean over the first batches, an exponential one later.
+        rate = max(1 / int(self.batches), 0.01)
+        self.low += rate * (low - self.low)
+        self.high += rate * (high - self.high)
+
+    def parameters_of_grid(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(scale float32 scalar, zero point int32 scalar) of the int8 grid."""
+        if self.fixed is not None:
+            scale, zero_point = self.fixed
+            return torch.tensor(scale), torch.tensor(zero_point, dtype=torch.int32)
+        scale = ((self.high - self.low) / 255).clamp_min(_TINY)
+        zero_point = (-128 - self.low / scale).round().clamp(-128, 127)
+        return scale, zero_point.to(torch.int32)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The tensor on its grid, float32, same shape."""
+        if self.observing and self.fixed is None:
+            self._observe(x)
+        if not self.enabled:
+            return x
+        scale, zero_point = self.parameters_of_grid()
+        return torch.fake_quantize_per_tensor_affine(x, scale, zero_point, -128, 127)
+
+
+def _range(scale: float, zero_point: int) -> tuple[float, float]:
+    return scale * (-128 - zero_point), scale * (127 - zero_point)

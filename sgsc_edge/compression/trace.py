@@ -1,0 +1,337 @@
+"""Tracing: a user's module becomes an FX graph whose ops are named as in ONNX.
+
+Modules stay modules (so that weights keep their names, and training and evaluation modes work as
+written); ``KINDS`` names each call's ONNX operator, which is what :mod:`sgsc_edge.placement` speaks of.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from sgsc_edge.errors import ModelError, UnsupportedError
+from sgsc_edge.placement import Step
+
+MODULE_KINDS: Mapping[type[nn.Module], str] = MappingProxyType(
+    {
+        nn.Conv2d: "Conv",
+        nn.Linear: "Gemm",
+        nn.BatchNorm1d: "BatchNormalization",
+        nn.BatchNorm2d: "BatchNormalization",
+        nn.ReLU: "Relu",
+        nn.ReLU6: "Clip",
+        nn.Hardtanh: "Clip",
+        nn.MaxPool2d: "MaxPool",
+        nn.AvgPool2d: "AveragePool",
+        nn.AdaptiveAvgPool2d: "GlobalAveragePool",
+        nn.ZeroPad2d: "Pad",
+        nn.ConstantPad2d: "Pad",
+        nn.Flatten: "Flatten",
+        nn.Unflatten: "Reshape",
+        nn.Dropout: "Dropout",
+        nn.Dropout1d: "Dropout",
+        nn.Dropout2d: "Dropout",
+        nn.Identity: "Identity",
+        nn.Softmax: "Softmax",
+        nn.LogSoftmax: "LogSoftmax",
+    }
+)
+
+FUNCTION_KINDS: Mapping[Callable[..., Any], str] = MappingProxyType(
+    {
+        torch.relu: "Relu",
+        torch.relu_: "Relu",
+        F.relu: "Relu",
+        F.relu_: "Relu",
+        F.relu6: "Clip",
+        F.hardtanh: "Clip",
+        torch.clamp: "Clip",
+        torch.clip: "Clip",
+        operator.add: "Add",
+        operator.iadd: "Add",
+        torch.add: "Add",
+        operator.mul: "Mul",
+        operator.imul: "Mul",
+        torch.mul: "Mul",
+        torch.cat: "Concat",
+        torch.concat: "Concat",
+        torch.flatten: "Flatten",
+        torch.reshape: "Reshape",
+        torch.squeeze: "Squeeze",
+        torch.unsqueeze: "Unsqueeze",
+        torch.permute: "Transpose",
+        torch.transpose: "Transpose",
+        torch.mean: "ReduceMean",
+        torch.softmax: "Softmax",
+        torch.log_softmax: "LogSoftmax",
+        F.softmax: "Softmax",
+        F.log_softmax: "LogSoftmax",
+        F.max_pool2d: "MaxPool",
+        torch.max_pool2d: "MaxPool",
+        F.avg_pool2d: "AveragePool",
+        F.adaptive_avg_pool2d: "GlobalAveragePool",
+        F.pad: "Pad",
+        F.dropout: "Dropout",
+        F.dropout2d: "Dropout",
+    }
+)
+
+METHOD_KINDS: Mapping[str, str] = MappingProxyType(
+    {
+        "relu": "Relu",
+        "relu_": "Relu",
+        "clamp": "Clip",
+        "clip": "Clip",
+        "add": "Add",
+        "add_": "Add",
+        "mul": "Mul",
+        "mul_": "Mul",
+        "mean": "ReduceMean",
+        "flatten": "Flatten",
+        "view": "Reshape",
+        "reshape": "Reshape",
+        "squeeze": "Squeeze",
+        "unsqueeze": "Unsqueeze",
+        "permute": "Transpose",
+        "transpose": "Transpose",
+        "softmax": "Softmax",
+        "log_softmax": "LogSoftmax",
+        "contiguous": "Identity",
+        "clone": "Identity",
+    }
+)
+
+_SCALAR_OPERANDS = frozenset({"Add", "Mul"})
+
+
+class Constant(nn.Module):
+    """A constant operand of a traced model, as a module so that it can be quantized and trained."""
+
+    def __init__(self, value: torch.Tensor) -> None:
+        super().__init__()
+        self.value = nn.Parameter(value.detach().to(torch.float32).clone(), requires_grad=False)
+
+    def forward(self) -> torch.Tensor:
+        """The constant, float32, of its own shape."""
+        return self.value
+
+
+@dataclass(frozen=True, eq=False)
+class Traced:
+    """A traced model.
+
+    Parameters
+    ----------
+    graph_module: the model; it shares parameters with the module it was traced from.
+    kinds: node name -> ONNX operator, for the nodes that carry values.
+    shapes: node name -> shape for a batch of two.
+    """
+
+    graph_module: fx.GraphModule
+    kinds: Mapping[str, str]
+    shapes: Mapping[str, tuple[int, ...]]
+
+
+def steps(graph: fx.Graph, kinds: Mapping[str, str]) -> list[Step]:
+    """The graph as :mod:`sgsc_edge.placement` reads it; nodes without a kind are left out."""
+    return [
+        Step(
+            node.name,
+            kinds[node.name],
+            tuple(argument.name for argument in node.all_input_nodes if argument.name in kinds),
+        )
+        for node in graph.nodes
+        if node.name in kinds
+    ]
+
+
+def kind_of(node: fx.Node, modules: Mapping[str, nn.Module]) -> str | None:
+    """The ONNX operator of an FX node; None for shape arithmetic.
+
+    Raises
+    ------
+    UnsupportedError: a call that no table names.
+    """
+    if node.op == "placeholder":
+        return "Input"
+    if node.op == "call_module":
+        module = modules[str(node.target)]
+        if isinstance(module, Constant):
+            return "Constant"
+        if type(module) in MODULE_KINDS:
+            return MODULE_KINDS[type(module)]
+    elif node.op == "call_function":
+        if node.target in FUNCTION_KINDS:
+            return FUNCTION_KINDS[node.target]  # type: ignore[index]
+    elif node.op == "call_method" and node.target in METHOD_KINDS:
+        return METHOD_KINDS[str(node.target)]
+    name = _call_name(node, modules)
+    raise UnsupportedError(
+        node=node.name,
+        op=name,
+        reason="sgsc-edge has no exact integer form of it for this target",
+        remedy="replace it; supported modules: " + ", ".join(sorted(kind.__name__ for kind in MODULE_KINDS)),
+    )
+
+
+def _call_name(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:
+    if node.op == "call_module":
+        return type(modules[str(node.target)]).__name__
+    return str(getattr(node.target, "__name__", node.target))
+
+
+def trace(model: nn.Module, sample: torch.Tensor) -> Traced:
+    """Trace a model on one sample.
+
+    Parameters
+    ----------
+    model: the float module.
+    sample: one input without its batch dimension, float32.
+
+    Raises
+    ------
+    ModelError: the module cannot be traced, returns something else than one tensor, or the traced
+        graph computes other values than the module.
+    UnsupportedError: an op without a rule.
+    """
+    try:
+        graph_module = fx.symbolic_trace(model)
+    except Exception as error:
+        raise ModelError(
+            f"the model cannot be traced: {error}",
+            where=f"{type(model).__name__}.forward",
+            remedy="make forward free of control flow that depends on tensor values",
+        ) from error
+    batch = torch.stack([sample, sample.roll(1, -1)])
+    _check_signature(graph_module)
+    _lift_constants(graph_module)
+    shapes = _shapes(model, graph_module, batch)
+    modules = dict(graph_module.named_modules())
+    kinds = {}
+    for node in graph_module.graph.nodes:
+        if node.op != "output" and node.name in shapes:
+            kind = kind_of(node, modules)
+            if kind is not None:
+                kinds[node.name] = kind
+    traced = Traced(graph_module, MappingProxyType(kinds), MappingProxyType(shapes))
+    _check_pools(traced)
+    return traced
+
+
+def _check_signature(graph_module: fx.GraphModule) -> None:
+    nodes = list(graph_module.graph.nodes)
+    inputs = [node for node in nodes if node.op == "placeholder"]
+    if len(inputs) != 1:
+        raise ModelError(
+            f"forward takes {len(inputs)} inputs", remedy="wrap the model so that forward takes one tensor"
+        )
+    (output,) = (node for node in nodes if node.op == "output")
+    if not isinstance(output.args[0], fx.Node):
+        raise ModelError(
+            f"forward returns a {type(output.args[0]).__name__}",
+            remedy="wrap the model so that forward returns one tensor of logits",
+        )
+
+
+def _lift_constants(graph_module: fx.GraphModule) -> None:
+    """Turn tensors and numbers that enter Add and Mul into :class:`Constant` modules."""
+    graph = graph_module.graph
+    modules = dict(graph_module.named_modules())
+
+    def constant(value: torch.Tensor, before: fx.Node) -> fx.Node:
+        name = f"constant_{sum('constant_' in key for key, _ in graph_module.named_children())}"
+        graph_module.add_submodule(name, Constant(value))
+        with graph.inserting_before(before):
+            return graph.call_module(name)
+
+    for node in list(graph.nodes):
+        if node.op == "get_attr":
+            value = operator.attrgetter(str(node.target))(graph_module)
+            node.replace_all_uses_with(constant(value, node))
+            graph.erase_node(node)
+    for node in list(graph.nodes):
+        if node.op not in ("call_function", "call_method"):
+            continue
+        try:
+            kind = kind_of(node, modules)
+        except UnsupportedError:
+            continue
+        if kind in _SCALAR_OPERANDS and any(isinstance(a, fx.Node) for a in node.args):
+            if set(node.kwargs) - {"other", "input"} or len(node.args) + len(node.kwargs) != 2:
+                raise UnsupportedError(
+                    node=node.name,
+                    op=kind,
+                    reason=f"arguments {sorted(node.kwargs)}",
+                    remedy="write it as an operator between two tensors",
+                )
+            node.args = tuple(
+                constant(torch.tensor(float(argument)), node) if isinstance(argument, int | float) else argument
+                for argument in node.args
+            )
+    graph.lint()
+    graph_module.recompile()
+
+
+class _ShapeRecorder(fx.Interpreter):
+    """Runs a graph and keeps the shape of every float tensor."""
+
+    def __init__(self, graph_module: fx.GraphModule) -> None:
+        super().__init__(graph_module)
+        self.shapes: dict[str, tuple[int, ...]] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Run one node and record its value's shape."""
+        value = super().run_node(n)
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            self.shapes[n.name] = tuple(value.shape)
+        return value
+
+
+def _shapes(
+    model: nn.Module, graph_module: fx.GraphModule, batch: torch.Tensor
+) -> dict[str, tuple[int, ...]]:
+    training = model.training
+    model.eval()
+    graph_module.eval()
+    try:
+        with torch.no_grad():
+            expected = model(batch)
+            recorder = _ShapeRecorder(graph_module)
+            actual = recorder.run(batch)
+    except Exception as error:
+        raise ModelError(
+            f"forward fails on a batch of two samples of shape {list(batch.shape[1:])}: {error}",
+            remedy="check model.input.shape, and that forward accepts any batch size",
+        ) from error
+    finally:
+        model.train(training)
+    if not isinstance(expected, torch.Tensor):
+        raise ModelError(
+            f"forward returns a {type(expected).__name__}",
+            remedy="wrap the model so that forward returns one tensor of logits",
+        )
+    if not torch.equal(expected, actual):
+        raise ModelError(
+            "the traced graph computes other values than the module",
+            remedy="make forward depend on its input alone",
+        )
+    return recorder.shapes
+
+
+def _check_pools(traced: Traced) -> None:
+    """A global pool is one only when it leaves a single cell."""
+    for name, kind in traced.kinds.items():
+        if kind == "GlobalAveragePool" and traced.shapes[name][2:] != (1, 1):
+            raise UnsupportedError(
+                node=name,
+                op="AdaptiveAvgPool2d",
+                reason=f"its output has {list(traced.shapes[name][2:])} cells",
+                remedy="use AdaptiveAvgPool2d(1), or AvgPool2d with a fixed window",
+            )

@@ -1,0 +1,141 @@
+"""Export: the compressed model as QDQ ONNX, and as one more runtime.
+
+torch.onnx.export writes the graph; the folded modules put their integers and scales into it as
+QuantizeLinear and DequantizeLinear, unchanged. What the exporter adds for debugging (stack traces with
+paths of the machine) is removed, so that equal models give equal bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+
+from sgsc_edge.compression.fold import CompressedModel
+from sgsc_edge.errors import InternalError
+
+OPSET = 21
+"""First opset whose QuantizeLinear knows int4; the int4 targets use the same export."""
+
+INPUT_NAME, OUTPUT_NAME = "input", "output"
+
+
+def export_onnx(
+    compressed: CompressedModel, sample: torch.Tensor, *, name: str, metadata: Mapping[str, Any]
+) -> onnx.ModelProto:
+    """Export a compressed model to ONNX with a symbolic batch.
+
+    Parameters
+    ----------
+    sample: one input without its batch dimension, float32.
+    name: the graph's name.
+    metadata: stored as JSON under ``sgsc.<key>`` in the model's metadata_props.
+
+    Raises
+    ------
+    InternalError: the exporter fails, or its model does not pass the checker.
+    """
+    batch = torch.stack([sample, sample])
+    compressed.emit_onnx(True)
+    try:
+        with warnings.catch_warnings(), _quiet_exporter():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                compressed.module.eval(),
+                (batch,),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=[INPUT_NAME],
+                output_names=[OUTPUT_NAME],
+                dynamic_shapes=({0: "batch"},),
+                optimize=True,
+                verbose=False,
+            )
+    except torch.onnx.errors.OnnxExporterError as error:
+        raise InternalError(f"the model cannot be exported to ONNX: {error}") from error
+    finally:
+        compressed.emit_onnx(False)
+    assert program is not None
+    model = program.model_proto
+    _strip(model, name)
+    for key, value in sorted(metadata.items()):
+        entry = model.metadata_props.add()
+        entry.key, entry.value = f"sgsc.{key}", json.dumps(value, sort_keys=True)
+    try:
+        model = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise InternalError(f"the exported ONNX model is invalid: {error}") from error
+    return model
+
+
+class _quiet_exporter:  # noqa: N801  (used as a context manager, like contextlib's)
+    """The exporter logs which optional packages it misses; that is no news to the user."""
+
+    def __enter__(self) -> None:
+        self._logger = logging.getLogger("torch.onnx")
+        self._level = self._logger.level
+        self._logger.setLevel(logging.ERROR)
+
+    def __exit__(self, *_: object) -> None:
+        self._logger.setLevel(self._level)
+
+
+def _strip(model: onnx.ModelProto, name: str) -> None:
+    """Remove what depends on the machine, keep what the model means."""
+    model.graph.name = name
+    model.producer_name, model.producer_version, model.doc_string = "sgsc-edge", "", ""
+    del model.metadata_props[:]
+    del model.graph.metadata_props[:]
+    model.graph.doc_string = ""
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        del value.metadata_props[:]
+        value.doc_string = ""
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for tensor in model.graph.initializer:
+        del tensor.metadata_props[:]
+        tensor.doc_string = ""
+    _name_quantizers(model.graph)
+
+
+def _name_quantizers(graph: onnx.GraphProto) -> None:
+    """Name the quantized forms of a value after it: ``x_quantized``, ``x_dequantized``."""
+    suffixes = {"QuantizeLinear": "_quantized", "DequantizeLinear": "_dequantized"}
+    renamed: dict[str, str] = {}
+    for node in graph.node:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+        if node.op_type in suffixes:
+            name = node.input[0].removesuffix("_quantized") + suffixes[node.op_type]
+            renamed[node.output[0]] = node.output[0] = node.name = name
+    for value in graph.value_info:
+        value.name = renamed.get(value.name, value.name)
+    last = next(node for node in graph.node if renamed.get(OUTPUT_NAME) in node.output)
+    last.output[0] = OUTPUT_NAME
+
+
+def output_integers(compressed: CompressedModel, inputs: NDArray[np.float32], batch: int = 256) -> NDArray[np.int8]:
+    """Run the compressed torch model.
+
+    Parameters
+    ----------
+    inputs: float32 [n, ...] as the model takes them (NCHW).
+
+    Returns
+    -------
+    int8 [n, K]: the logits' integers on the output grid.
+    """
+    rows = []
+    with torch.no_grad():
+        for start in range(0, len(inputs), batch):
+            logits = compressed.module(torch.from_numpy(inputs[start : start + batch]))
+            rows.append(compressed.output.integers(logits).numpy())
+    return np.concatenate(rows)
