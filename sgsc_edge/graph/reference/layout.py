@@ -1,0 +1,56 @@
+"""CONCATENATION, PAD, RESHAPE and TRANSPOSE: values move, none changes.
+
+Axes of the ops count the tensor's own dimensions; axis 0 of the data is the samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from sgsc_edge.graph.ir import Concatenation, Pad, Reshape, Tensor, Transpose
+from sgsc_edge.graph.reference.common import (
+    Array,
+    Value,
+    clamp,
+    clamp_float,
+    integer_range,
+    scale,
+    zero_point,
+)
+from sgsc_edge.numerics import Profile, quantized_activation_range
+
+
+def concatenation(op: Concatenation, inputs: Sequence[Value], output: Tensor, profile: Profile) -> Array:
+    """Inputs joined along ``op.axis``; constants repeat for every sample."""
+    samples = max(value.data.shape[0] for value in inputs)
+    parts = [np.broadcast_to(value.data, (samples, *value.data.shape[1:])) for value in inputs]
+    joined = np.concatenate(parts, axis=op.axis % len(output.shape) + 1)
+    if inputs[0].is_float:
+        return clamp_float(joined, op.activation)
+    if output.quantization is None:  # plain integers, such as indices
+        return joined
+    low, high = quantized_activation_range(
+        op.activation, float(scale(output)), zero_point(output), *integer_range(output)
+    )
+    return clamp(joined, low, high).astype(output.dtype.numpy)
+
+
+def pad(op: Pad, inputs: Sequence[Value], output: Tensor, profile: Profile) -> Array:
+    """x with real zeros around it: the output's zero point for integers."""
+    x, paddings = inputs
+    widths = [(0, 0), *((int(before), int(after)) for before, after in paddings.data[0])]
+    return np.pad(x.data, widths, constant_values=0 if x.is_float else zero_point(output))
+
+
+def reshape(op: Reshape, inputs: Sequence[Value], output: Tensor, profile: Profile) -> Array:
+    """x in row-major order under the output's static shape."""
+    x = inputs[0]
+    return x.data.reshape(x.data.shape[0], *output.shape)
+
+
+def transpose(op: Transpose, inputs: Sequence[Value], output: Tensor, profile: Profile) -> Array:
+    """Axis i of the output is axis permutation[i] of x."""
+    x, permutation = inputs
+    return x.data.transpose(0, *(int(axis) + 1 for axis in permutation.data.ravel()))
