@@ -24,6 +24,16 @@ Record = dict[str, Any]
 MAX_TABLES = 200_000
 """Tables in one file; the largest published ``.tflite`` models hold some ten thousand."""
 
+_STRUCT = {
+    "i8": "<b",
+    "u8": "<B",
+    "bool": "<?",
+    "i32": "<i",
+    "u32": "<I",
+    "f32": "<f",
+    "i64": "<q",
+    "u64": "<Q",
+}
 _OPTION_NAMES = {number: name for name, number in OPTIONS.items()}
 
 
@@ -136,8 +146,9 @@ class _Reader:
                 field.default if kind == "f" else bool(field.default) if kind == "b" else int(field.default)
             )
         self.span(start, field.inline_bytes, path, field.inline_bytes)
-        value = np.frombuffer(self.data, field.scalar, 1, start)[0].item()
-        return value  # type: ignore[no-any-return]
+        value: int | float | bool
+        (value,) = struct.unpack_from(_STRUCT[field.type], self.data, start)
+        return value
 
     def count(self, start: int, path: str) -> int:
         self.span(start, 4, path, 4)
@@ -146,7 +157,7 @@ class _Reader:
     def vector(self, start: int, count: int, field: Field, path: str) -> NDArray[np.generic]:
         assert field.scalar is not None
         size = count * field.scalar.itemsize
-        self.span(start + 4, size, path, 1 if count == 0 else max(field.align, field.scalar.itemsize))
+        self.span(start + 4, size, path, 1 if count == 0 else field.scalar.itemsize)
         self.spend(4 + size, path)
         return np.frombuffer(self.data, field.scalar, count, start + 4)
 
@@ -163,7 +174,10 @@ class _Reader:
 
 
 def encode(record: Mapping[str, Any], root: str = "Model") -> bytes:
-    """A TFLite file of the table ``root``; equal records give equal bytes. Absent and None fields are left out."""
+    """A TFLite file of the table ``root``; equal records give equal bytes.
+
+    Fields that are absent, None or at their default take no space.
+    """
     import flatbuffers
 
     builder = flatbuffers.Builder(1 << 16)

@@ -5,7 +5,8 @@ position is the vtable slot. Each field is ``name:type`` or ``name:type=default`
 
 - ``i8 u8 i32 u32 u64 f32 bool``: a scalar;
 - ``string``: UTF-8 text;
-- ``[i32]``: a vector of scalars, read as a NumPy array; ``[u8]@16`` is aligned to 16 bytes;
+- ``[i32]``: a vector of scalars, read as a NumPy array; ``[u8]@16`` is written at a
+  multiple of 16 bytes (converters that do not keep to that are read all the same);
 - ``Tensor`` and ``[Tensor]``: a table and a vector of tables;
 - ``union``: a table whose kind stands in the slot before it (see ``OPTIONS``);
 - ``-``: a slot that is neither read nor written (``presence`` reports whether it is set).

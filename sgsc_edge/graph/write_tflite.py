@@ -16,6 +16,7 @@ from sgsc_edge.errors import InternalError
 from sgsc_edge.graph import schema
 from sgsc_edge.graph.flatbuffer import Record, encode
 from sgsc_edge.graph.ir import Activation, DType, Graph, Node, Padding, Quantization, Tensor
+from sgsc_edge.graph.legality import check
 from sgsc_edge.graph.tflite_ops import ROW_OF_OP, OpRow
 from sgsc_edge.numerics import pack_int4
 
@@ -30,8 +31,9 @@ _TYPE_NUMBERS = {dtype: number for number, dtype in schema.TENSOR_TYPES.items()}
 def write_tflite(graph: Graph) -> bytes:
     """The graph as a TFLite file (identifier ``TFL3``, schema version 3); equal graphs give equal bytes.
 
-    The graph must be legal (``legality.check``).
+    Raises InternalError where the graph is not legal (``legality.check``).
     """
+    check(graph, after="before writing the .tflite")
     names = _tensor_order(graph)
     index = {name: number for number, name in enumerate(names)}
     buffers = _Buffers()

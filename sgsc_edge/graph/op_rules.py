@@ -1,0 +1,303 @@
+"""What each device op may be given: one row an op, read by ``legality.py`` (and by the documentation).
+
+A row names the op's operands, the dtypes it takes, its ranks, which operands must be constants, and rules
+about values and quantization. A rule is a function whose docstring states it and which yields a reason for
+each violation. Sources: the TFLite 8-bit quantization specification; the ``Prepare`` functions of TFLM's
+and TFLite's reference kernels, of which a graph must satisfy both.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+
+from sgsc_edge.graph import ir
+from sgsc_edge.graph.ir import Activation, DType, Op, Quantization, Tensor
+
+F32, I8, I4, I32 = DType.FLOAT32, DType.INT8, DType.INT4, DType.INT32
+
+MAX_RANK = 5
+"""Dimensions of any tensor: TFLM's shape type holds no more without allocating."""
+
+MAX_CONCATENATED = 10
+"""Inputs of one CONCATENATION on TFLM (``kMaxInputNum`` of ``concatenation.cc``)."""
+
+_MAX_WINDOW = 65535
+
+
+@dataclass(frozen=True, eq=False)
+class Use:
+    """One op with its operands, as a rule sees it: arity, dtypes and ranks are already right."""
+
+    op: Op
+    inputs: tuple[Tensor, ...]
+    output: Tensor
+
+    @property
+    def x(self) -> Tensor:
+        """The first input."""
+        return self.inputs[0]
+
+    @property
+    def quantized(self) -> bool:
+        """Whether the op takes int8 to int8; else it is float32 or converts between the two."""
+        return self.x.dtype is I8 and self.output.dtype is I8
+
+    def scale(self, tensor: Tensor) -> float:
+        """The scale of a tensor that is quantized per tensor."""
+        assert tensor.quantization is not None
+        return float(tensor.quantization.scale[0])
+
+
+Rule = Callable[[Use], Iterator[str]]
+
+
+@dataclass(frozen=True, eq=False)
+class OpRule:
+    """What one op may be given.
+
+    ``operands`` names the inputs; with ``variadic`` the last one repeats. ``dtypes`` lists the combinations
+    of input dtypes and output dtype. ``ranks`` holds the smallest and largest rank of every data operand.
+    ``parameters`` are operands without quantization that must be constants (axes, paddings).
+    ``weight_rank`` is the rank of operand 1 where operands 1 and 2 are constant weights and bias, else 0.
+    """
+
+    op: type[Op]
+    operands: tuple[str, ...]
+    dtypes: tuple[tuple[tuple[DType, ...], DType], ...]
+    ranks: tuple[int, int]
+    rules: tuple[Rule, ...] = ()
+    parameters: frozenset[str] = frozenset()
+    weight_rank: int = 0
+    variadic: bool = False
+
+
+# --- rules: attributes ----------------------------------------------------------------------------
+
+
+def window_attributes(use: Use) -> Iterator[str]:
+    """Strides, dilations, filter sizes and the depth multiplier lie in 1 to 65535."""
+    for name in ("stride", "dilation", "filter", "depth_multiplier"):
+        value = getattr(use.op, name, 1)
+        if not all(1 <= part <= _MAX_WINDOW for part in (value if isinstance(value, tuple) else (value,))):
+            yield f"{name} {value} must lie in 1 to {_MAX_WINDOW}"
+
+
+def no_activation(use: Use) -> Iterator[str]:
+    """No fused activation: the kernels refuse it."""
+    activation = getattr(use.op, "activation", Activation.NONE)
+    if activation is not Activation.NONE:
+        yield f"activation {activation} cannot be fused into this op"
+
+
+def few_inputs(use: Use) -> Iterator[str]:
+    """At most 10 inputs."""
+    if len(use.inputs) > MAX_CONCATENATED:
+        yield f"{len(use.inputs)} inputs, at most {MAX_CONCATENATED}"
+
+
+def broadcast_rank(use: Use) -> Iterator[str]:
+    """Operands of unlike shapes have at most 4 dimensions."""
+    if use.inputs[0].shape != use.inputs[1].shape and len(use.output.shape) > 4:
+        yield "operands of unlike shapes have at most 4 dimensions"
+
+
+def softmax_beta(use: Use) -> Iterator[str]:
+    """beta is finite and positive; in int8, beta x input scale exceeds 2^-26 (the kernel's fixed point)."""
+    assert isinstance(use.op, ir.Softmax)
+    beta = use.op.beta
+    if not (math.isfinite(beta) and beta > 0):
+        yield f"beta {beta} must be finite and positive"
+    elif use.quantized and beta * use.scale(use.x) <= 2.0**-26:
+        yield f"beta {beta} x input scale {use.scale(use.x)} must exceed 2^-26"
+
+
+# --- rules: quantization --------------------------------------------------------------------------
+
+
+def same_parameters(use: Use) -> Iterator[str]:
+    """Data inputs and output hold the same scale and zero point, bit for bit."""
+    if not use.quantized:
+        return
+    for tensor in use.inputs:
+        if tensor.dtype is I8 and not _parameters(tensor).same_as(use.output.quantization):
+            yield (
+                f"'{tensor.name}' ({_describe(tensor)}) and '{use.output.name}' ({_describe(use.output)}) "
+                "must have the same scale and zero point"
+            )
+
+
+def softmax_output(use: Use) -> Iterator[str]:
+    """The int8 output has scale 1/256 and zero point -128."""
+    if use.quantized and not _parameters(use.output).same_as(Quantization.per_tensor(1 / 256, -128)):
+        yield f"output has {_describe(use.output)}, must be scale 1/256, zero point -128"
+
+
+def rescale_range(use: Use) -> Iterator[str]:
+    """The real requantization multipliers stay below 2^30, so that their shift fits the kernels' int32."""
+    if use.quantized:
+        factor = _MULTIPLIER[type(use.op)](use)
+        if not factor < 2.0**30:
+            yield f"the requantization multiplier {factor:g} must stay below 2^30"
+
+
+def add_rescale(use: Use) -> Iterator[str]:
+    """2 x the larger input scale stays below 2^20 x output scale: ADD's output multiplier must be below 1."""
+    if use.quantized:
+        largest, output = max(use.scale(tensor) for tensor in use.inputs), use.scale(use.output)
+        if not 2 * largest / (2**20 * output) < 1:
+            yield f"2 x input scale {largest:g} must stay below 2^20 x output scale {output:g}"
+
+
+def weight_parameters(use: Use) -> Iterator[str]:
+    """Weights have zero point 0 and values in [-127, 127] (int4: [-7, 7]).
+
+    Per channel along axis 0, or 3 for depthwise; depthwise weights are never per tensor.
+    """
+    weights = use.inputs[1]
+    if weights.dtype is F32:
+        return
+    quantization, name = _parameters(weights), f"weights '{weights.name}'"
+    axis = 3 if isinstance(use.op, ir.DepthwiseConv2D) else 0
+    if quantization.axis not in (None, axis):
+        yield f"{name} are quantized along axis {quantization.axis}, must be {axis}"
+    if axis == 3 and quantization.scale.size != weights.shape[3]:
+        yield f"{name} have {quantization.scale.size} scales for {weights.shape[3]} channels"
+    if quantization.zero_point.any():
+        yield f"{name} have a zero point that is not 0"
+    limit = 7 if weights.dtype is I4 else 127
+    if weights.data is not None and int(weights.data.min()) < -limit:
+        yield f"{name} hold {int(weights.data.min())}, below -{limit}"
+
+
+def bias_parameters(use: Use) -> Iterator[str]:
+    """The bias has zero point 0 and, channel by channel, scale = input scale x weight scale in float32."""
+    if use.x.dtype is F32:
+        return
+    x, weights, bias = (_parameters(tensor) for tensor in use.inputs)
+    name = f"bias '{use.inputs[2].name}'"
+    if bias.zero_point.any():
+        yield f"{name} has a zero point that is not 0"
+    if bias.axis not in (None, 0):
+        yield f"{name} is quantized along axis {bias.axis}, must be 0"
+    expected = x.scale[0] * weights.scale
+    if bias.scale.shape != expected.shape:
+        yield f"{name} has {bias.scale.size} scales, the weights {weights.scale.size}"
+    elif (wrong := np.flatnonzero(bias.scale != expected)).size:
+        i = int(wrong[0])
+        yield (
+            f"{name} has scale {bias.scale[i]!r} at channel {i}, "
+            f"must be input scale x weight scale = {expected[i]!r} ({wrong.size} channels)"
+        )
+
+
+def _parameters(tensor: Tensor) -> Quantization:
+    assert tensor.quantization is not None
+    return tensor.quantization
+
+
+def _describe(tensor: Tensor) -> str:
+    quantization = _parameters(tensor)
+    return f"scale {quantization.scale[0]!r}, zero point {quantization.zero_point[0]}"
+
+
+def _unary(use: Use) -> float:
+    return use.scale(use.x) / use.scale(use.output)
+
+
+def _product(use: Use) -> float:
+    return use.scale(use.x) * float(_parameters(use.inputs[1]).scale.max()) / use.scale(use.output)
+
+
+_MULTIPLIER: Mapping[type[Op], Callable[[Use], float]] = MappingProxyType(
+    {
+        ir.Conv2D: _product,
+        ir.DepthwiseConv2D: _product,
+        ir.FullyConnected: _product,
+        ir.Mul: _product,
+        ir.Mean: _unary,
+        ir.Relu: _unary,
+        ir.Quantize: _unary,
+    }
+)
+
+# --- the table ------------------------------------------------------------------------------------
+
+_WEIGHTED = (((F32, F32, F32), F32), ((I8, I8, I32), I8), ((I8, I4, I32), I8))
+_BINARY = (((F32, F32), F32), ((I8, I8), I8))
+_UNARY = (((F32,), F32), ((I8,), I8))
+_WITH_PARAMETER = (((F32, I32), F32), ((I8, I32), I8))
+_WEIGHTED_OPERANDS = ("x", "weights", "bias")
+_WEIGHT_RULES = (weight_parameters, bias_parameters, rescale_range)
+
+OP_RULES: Mapping[type[Op], OpRule] = MappingProxyType(
+    {
+        rule.op: rule
+        for rule in (
+            OpRule(
+                ir.Conv2D,
+                _WEIGHTED_OPERANDS,
+                _WEIGHTED,
+                (4, 4),
+                (window_attributes, *_WEIGHT_RULES),
+                weight_rank=4,
+            ),
+            OpRule(
+                ir.DepthwiseConv2D,
+                _WEIGHTED_OPERANDS,
+                _WEIGHTED,
+                (4, 4),
+                (window_attributes, *_WEIGHT_RULES),
+                weight_rank=4,
+            ),
+            OpRule(ir.FullyConnected, _WEIGHTED_OPERANDS, _WEIGHTED, (1, 4), _WEIGHT_RULES, weight_rank=2),
+            OpRule(ir.Add, ("a", "b"), _BINARY, (0, MAX_RANK), (broadcast_rank, add_rescale)),
+            OpRule(ir.Mul, ("a", "b"), _BINARY, (0, MAX_RANK), (broadcast_rank, rescale_range)),
+            OpRule(ir.MaxPool2D, ("x",), _UNARY, (4, 4), (window_attributes, same_parameters)),
+            OpRule(ir.AveragePool2D, ("x",), _UNARY, (4, 4), (window_attributes, same_parameters)),
+            OpRule(ir.Mean, ("x", "axes"), _WITH_PARAMETER, (1, 4), (rescale_range,), frozenset({"axes"})),
+            OpRule(
+                ir.Concatenation,
+                ("x",),
+                _UNARY,
+                (1, MAX_RANK),
+                (no_activation, few_inputs, same_parameters),
+                variadic=True,
+            ),
+            OpRule(
+                ir.Pad,
+                ("x", "paddings"),
+                _WITH_PARAMETER,
+                (1, 4),
+                (same_parameters,),
+                frozenset({"paddings"}),
+            ),
+            OpRule(
+                ir.Reshape,
+                ("x", "shape"),
+                _WITH_PARAMETER,
+                (0, MAX_RANK),
+                (same_parameters,),
+                frozenset({"shape"}),
+            ),
+            OpRule(
+                ir.Transpose,
+                ("x", "permutation"),
+                _WITH_PARAMETER,
+                (1, MAX_RANK),
+                (same_parameters,),
+                frozenset({"permutation"}),
+            ),
+            OpRule(ir.Softmax, ("x",), _UNARY, (1, 4), (softmax_beta, softmax_output)),
+            OpRule(ir.Relu, ("x",), _UNARY, (0, MAX_RANK), (rescale_range,)),
+            # TFLM's RELU6 clamps without requantizing.
+            OpRule(ir.Relu6, ("x",), _UNARY, (0, MAX_RANK), (same_parameters,)),
+            OpRule(ir.Quantize, ("x",), (((F32,), I8), ((I8,), I8)), (0, MAX_RANK), (rescale_range,)),
+            OpRule(ir.Dequantize, ("x",), (((I8,), F32),), (0, MAX_RANK)),
+        )
+    }
+)

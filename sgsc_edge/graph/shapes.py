@@ -1,0 +1,195 @@
+"""Output shapes of the device ops, after TFLite's ``Prepare`` functions.
+
+``infer_shape`` is total over legal inputs and raises ValueError, with the reason, for all others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from sgsc_edge.graph import ir
+from sgsc_edge.graph.ir import Op, Padding, Tensor
+
+Shape = tuple[int, ...]
+
+
+def infer_shape(op: Op, inputs: list[Tensor]) -> Shape:
+    """Shape of the op's output; operands that TFLite keeps as tensors (axes, paddings) must be constants.
+
+    Raises ValueError, saying what does not fit, where the op cannot take these inputs.
+    """
+    return _INFER[type(op)](op, inputs)
+
+
+def window_output(size: int, kernel: int, stride: int, dilation: int, padding: Padding) -> int:
+    """Positions of a window along one dimension: ceil(size / stride) if SAME, all inside if VALID."""
+    if padding is Padding.SAME:
+        return -(-size // stride)
+    count = -(-(size - (kernel - 1) * dilation) // stride)
+    if count < 1:
+        raise ValueError(f"a window of {kernel} (dilation {dilation}) does not fit into {size} values")
+    return count
+
+
+def same_padding(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
+    """Values that SAME adds before and after one dimension; the odd one goes after."""
+    total = max(0, (-(-size // stride) - 1) * stride + (kernel - 1) * dilation + 1 - size)
+    return total // 2, total - total // 2
+
+
+def _rank(tensor: Tensor, rank: int, what: str) -> Shape:
+    if len(tensor.shape) != rank:
+        raise ValueError(f"{what} has shape {list(tensor.shape)}, must have {rank} dimensions")
+    return tensor.shape
+
+
+def _vector(inputs: list[Tensor], position: int, size: int, what: str) -> None:
+    if len(inputs) > position and inputs[position].shape != (size,):
+        raise ValueError(f"{what} has shape {list(inputs[position].shape)}, must be [{size}]")
+
+
+def _windows(
+    x: Shape, kernel: Shape, stride: tuple[int, int], dilation: tuple[int, int], padding: Padding
+) -> tuple[int, int]:
+    height, width = (window_output(x[1 + d], kernel[d], stride[d], dilation[d], padding) for d in range(2))
+    return height, width
+
+
+def _conv(op: ir.Conv2D, inputs: list[Tensor]) -> Shape:
+    x, weights = _rank(inputs[0], 4, "x"), _rank(inputs[1], 4, "weights")
+    groups, rest = divmod(x[3], weights[3])
+    if rest or weights[0] % max(groups, 1):
+        raise ValueError(
+            f"weights {list(weights)} do not divide {x[3]} input and {weights[0]} output channels "
+            "into equal groups"
+        )
+    _vector(inputs, 2, weights[0], "bias")
+    return (x[0], *_windows(x, weights[1:3], op.stride, op.dilation, op.padding), weights[0])
+
+
+def _depthwise(op: ir.DepthwiseConv2D, inputs: list[Tensor]) -> Shape:
+    x, weights = _rank(inputs[0], 4, "x"), _rank(inputs[1], 4, "weights")
+    if weights[0] != 1 or weights[3] != x[3] * op.depth_multiplier:
+        raise ValueError(
+            f"weights {list(weights)} must be [1, kh, kw, "
+            f"{x[3]} channels x depth multiplier {op.depth_multiplier}]"
+        )
+    _vector(inputs, 2, weights[3], "bias")
+    return (x[0], *_windows(x, weights[1:3], op.stride, op.dilation, op.padding), weights[3])
+
+
+def _fully_connected(op: ir.FullyConnected, inputs: list[Tensor]) -> Shape:
+    x, weights = inputs[0], _rank(inputs[1], 2, "weights")
+    _vector(inputs, 2, weights[0], "bias")
+    if op.keep_num_dims:
+        if x.shape[-1:] != weights[1:]:
+            raise ValueError(f"x {list(x.shape)} must end in the {weights[1]} inputs of the weights")
+        return (*x.shape[:-1], weights[0])
+    rows, rest = divmod(x.elements, weights[1])
+    if rest:
+        raise ValueError(f"x {list(x.shape)} does not divide into rows of {weights[1]} inputs")
+    return (rows, weights[0])
+
+
+def _broadcast(op: Op, inputs: list[Tensor]) -> Shape:
+    try:
+        return np.broadcast_shapes(inputs[0].shape, inputs[1].shape)
+    except ValueError:
+        raise ValueError(
+            f"shapes {list(inputs[0].shape)} and {list(inputs[1].shape)} do not broadcast"
+        ) from None
+
+
+def _pool(op: ir.MaxPool2D | ir.AveragePool2D, inputs: list[Tensor]) -> Shape:
+    x = _rank(inputs[0], 4, "x")
+    return (x[0], *_windows(x, op.filter, op.stride, (1, 1), op.padding), x[3])
+
+
+def _mean(op: ir.Mean, inputs: list[Tensor]) -> Shape:
+    x = inputs[0].shape
+    axes = [int(axis) for axis in np.ravel(_constant(inputs[1], "axes"))]
+    if not all(-len(x) <= axis < len(x) for axis in axes) or len({axis % len(x) for axis in axes}) != len(
+        axes
+    ):
+        raise ValueError(f"axes {axes} must be distinct dimensions of {list(x)}")
+    dropped = {axis % len(x) for axis in axes}
+    if op.keep_dims:
+        return tuple(1 if d in dropped else size for d, size in enumerate(x))
+    return tuple(size for d, size in enumerate(x) if d not in dropped)
+
+
+def _concatenation(op: ir.Concatenation, inputs: list[Tensor]) -> Shape:
+    first = inputs[0].shape
+    if not -len(first) <= op.axis < len(first):
+        raise ValueError(f"axis {op.axis} is not a dimension of {list(first)}")
+    axis = op.axis % len(first)
+    for tensor in inputs:
+        if len(tensor.shape) != len(first) or any(
+            a != b for d, (a, b) in enumerate(zip(tensor.shape, first, strict=True)) if d != axis
+        ):
+            raise ValueError(f"shapes {[list(t.shape) for t in inputs]} differ outside axis {axis}")
+    return (*first[:axis], sum(tensor.shape[axis] for tensor in inputs), *first[axis + 1 :])
+
+
+def _pad(op: Op, inputs: list[Tensor]) -> Shape:
+    x, paddings = inputs[0].shape, _constant(inputs[1], "paddings")
+    if paddings.shape != (len(x), 2) or bool((paddings < 0).any()):
+        raise ValueError(f"paddings must be [{len(x)}, 2] and not negative")
+    return tuple(int(before) + size + int(after) for size, (before, after) in zip(x, paddings, strict=True))
+
+
+def _reshape(op: Op, inputs: list[Tensor]) -> Shape:
+    x = inputs[0]
+    shape = [int(size) for size in np.ravel(_constant(inputs[1], "shape"))]
+    if any(size < 1 and size != -1 for size in shape) or shape.count(-1) > 1:
+        raise ValueError(f"new shape {shape} must be positive, with -1 at most once")
+    known = int(np.prod([size for size in shape if size != -1], dtype=object))
+    free, rest = divmod(x.elements, known)
+    if rest or (-1 not in shape and free != 1):
+        raise ValueError(f"{list(x.shape)} does not reshape to {shape}")
+    return tuple(free if size == -1 else size for size in shape)
+
+
+def _transpose(op: Op, inputs: list[Tensor]) -> Shape:
+    x = inputs[0].shape
+    permutation = [int(axis) for axis in np.ravel(_constant(inputs[1], "permutation"))]
+    if sorted(permutation) != list(range(len(x))):
+        raise ValueError(f"permutation {permutation} does not list the {len(x)} dimensions once each")
+    return tuple(x[axis] for axis in permutation)
+
+
+def _same(op: Op, inputs: list[Tensor]) -> Shape:
+    return inputs[0].shape
+
+
+def _constant(tensor: Tensor, what: str) -> np.ndarray[Any, np.dtype[Any]]:
+    if tensor.data is None:
+        raise ValueError(f"{what} '{tensor.name}' must be a constant")
+    return tensor.data
+
+
+_INFER: Mapping[type[Op], Callable[[Any, list[Tensor]], Shape]] = MappingProxyType(
+    {
+        ir.Conv2D: _conv,
+        ir.DepthwiseConv2D: _depthwise,
+        ir.FullyConnected: _fully_connected,
+        ir.Add: _broadcast,
+        ir.Mul: _broadcast,
+        ir.MaxPool2D: _pool,
+        ir.AveragePool2D: _pool,
+        ir.Mean: _mean,
+        ir.Concatenation: _concatenation,
+        ir.Pad: _pad,
+        ir.Reshape: _reshape,
+        ir.Transpose: _transpose,
+        ir.Softmax: _same,
+        ir.Relu: _same,
+        ir.Relu6: _same,
+        ir.Quantize: _same,
+        ir.Dequantize: _same,
+    }
+)
