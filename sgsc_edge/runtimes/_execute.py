@@ -85,7 +85,7 @@ def _structural_problem(artifact: bytes) -> str | None:
 def execute(
     spec: RuntimeSpec, artifact: bytes, inputs: NDArray[np.int8], *, timeout_s: float, workers: int = 2
 ) -> RunResult:
-    """Run ``spec`` over ``inputs`` in at most ``workers`` processes (one where it is not sharded)."""
+    """Run ``spec`` over ``inputs`` in at most ``workers`` processes (one where it is not slow)."""
     if len(inputs) == 0:
         return RunResult(Status.NOT_RUN, reason="no samples")
     version = installed_version(spec)
@@ -100,7 +100,7 @@ def execute(
             (folder / "job.json").write_text(json.dumps({"entry": spec.entry}), encoding="utf-8")
             (folder / "artifact.bin").write_bytes(artifact)
             np.save(folder / "inputs.npy", np.ascontiguousarray(inputs), allow_pickle=False)
-            shards = _shards(len(inputs), workers if spec.sharded else 1)
+            shards = _shards(len(inputs), workers if spec.slow else 1)
             result = _run_shards(python_of(spec), folder, shards, timeout_s)
     except OSError as error:
         raise OutputError(

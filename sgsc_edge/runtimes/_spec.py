@@ -39,7 +39,7 @@ class RuntimeSpec:
     artifact: the file of a build folder that it reads.
     distributions: package names, any one of which provides it; the first one installed gives the version.
     run: module-level function, called in a worker process.
-    sharded: whether samples are split over several workers (slow interpreters).
+    slow: interpreters that take milliseconds a sample: several workers share the samples.
     platforms: ``(sys.platform, platform.machine())`` pairs that have wheels; empty means everywhere.
     stand_in: the runtime that takes its place, labelled as such, where no wheel exists.
     """
@@ -49,7 +49,7 @@ class RuntimeSpec:
     artifact: str
     distributions: tuple[str, ...]
     run: RunFunction
-    sharded: bool = False
+    slow: bool = False
     platforms: tuple[tuple[str, str], ...] = ()
     stand_in: str | None = None
 

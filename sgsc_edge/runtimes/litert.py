@@ -42,15 +42,13 @@ def run_reference(artifact: bytes, inputs: NDArray[np.int8]) -> NDArray[np.int8]
 
 
 ROWS = (
-    RuntimeSpec(
-        "litert", "LiteRT with XNNPACK", MODEL_TFLITE, ("ai-edge-litert",), run_xnnpack, sharded=True
-    ),
+    RuntimeSpec("litert", "LiteRT with XNNPACK", MODEL_TFLITE, ("ai-edge-litert",), run_xnnpack),
     RuntimeSpec(
         "litert-reference",
         "LiteRT's reference kernels",
         MODEL_TFLITE,
         ("ai-edge-litert",),
         run_reference,
-        sharded=True,
+        slow=True,
     ),
 )

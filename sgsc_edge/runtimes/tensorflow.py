@@ -28,6 +28,5 @@ ROWS = (
         MODEL_TFLITE,
         ("tensorflow", "tensorflow-cpu"),
         run,
-        sharded=True,
     ),
 )

@@ -16,8 +16,4 @@ def run(artifact: bytes, inputs: NDArray[np.int8]) -> NDArray[np.int8]:
     return run_interpreter(Interpreter(model_content=artifact, num_threads=1), inputs)
 
 
-ROWS = (
-    RuntimeSpec(
-        "tflite-runtime", "tflite-runtime (2023)", MODEL_TFLITE, ("tflite-runtime",), run, sharded=True
-    ),
-)
+ROWS = (RuntimeSpec("tflite-runtime", "tflite-runtime (2023)", MODEL_TFLITE, ("tflite-runtime",), run),)

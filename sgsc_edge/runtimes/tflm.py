@@ -36,7 +36,7 @@ ROWS = (
         MODEL_TFLITE,
         ("tflite-micro",),
         run,
-        sharded=True,
+        slow=True,
         platforms=(("linux", "x86_64"),),
         stand_in="numpy",
     ),

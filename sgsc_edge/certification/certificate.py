@@ -1,0 +1,218 @@
+"""A certificate: an in-toto statement about the files of a build folder, read strictly, shown as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from sgsc_edge.artifacts import canonical_json, read_bytes, read_json, sha256_bytes
+from sgsc_edge.certification.records import (
+    PREDICATE_TYPE,
+    STATEMENT_TYPE,
+    CertificationContext,
+    Gate,
+    Measurement,
+    Predicate,
+    RuntimeRow,
+    Statement,
+    Verdict,
+)
+from sgsc_edge.errors import FileFormatError
+
+CERTIFICATE_NAME = "certificate.json"
+MAX_CERTIFICATE_BYTES = 64 << 20
+_EXIT_CODES = {Verdict.PASSED: 0, Verdict.FAILED: 1, Verdict.NOT_MEASURED: 3}
+_HEADINGS = (
+    "model",
+    "role",
+    "status",
+    "samples",
+    "accuracy",
+    "flips -/+",
+    "differs",
+    "ties",
+    "max LSB",
+    "note",
+)
+_SHOWN_PROBLEMS = 10
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """A statement, and how it differs from the one that was recorded before (not part of the JSON)."""
+
+    statement: Statement
+    differences: tuple[str, ...] = ()
+
+    @property
+    def predicate(self) -> Predicate:
+        """What the statement says."""
+        return self.statement.predicate
+
+    @property
+    def verdict(self) -> Verdict:
+        """PASSED, FAILED or NOT_MEASURED."""
+        return self.predicate.verdict
+
+    @property
+    def exit_code(self) -> int:
+        """0 passed, 1 failed, 3 not measured."""
+        return _EXIT_CODES[self.verdict]
+
+    @property
+    def gates(self) -> tuple[Gate, ...]:
+        """Every condition with its measured value, threshold and margin."""
+        return self.predicate.gates
+
+    @property
+    def subjects(self) -> dict[str, str]:
+        """SHA-256 of the certified files by name."""
+        return {subject.name: subject.digest.sha256 for subject in self.statement.subject}
+
+    @property
+    def context(self) -> CertificationContext:
+        """What the build handed over: enough, with the files, to certify again."""
+        predicate = self.predicate
+        return CertificationContext(
+            target=predicate.target,
+            policy=predicate.policy,
+            reference_saw_certify=predicate.reference_saw_certify,
+            inputs=predicate.inputs,
+            test=predicate.test,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The in-toto statement as JSON values; ``artifacts.write_json`` makes the file's bytes of it."""
+        return self.statement.model_dump(mode="json", by_alias=True)
+
+    def summary_rows(self, part: str = "certify") -> list[tuple[str, ...]]:
+        """A table of text about one set, headings first: references, then runtimes."""
+        predicate = self.predicate
+        rows: list[tuple[str, ...]] = [_HEADINGS]
+        for name, sets in predicate.references.items():
+            measured = sets.get(part)
+            status = "recorded" if measured else "not measured"
+            rows.append((name, "reference", status, *_figures(measured), ""))
+        for row in predicate.runtimes:
+            rows.append((row.name, _role(row), row.status, *_figures(row.sets.get(part)), _note(row)))
+        return rows
+
+    def gate_lines(self) -> list[str]:
+        """One line a gate, e.g. ``passed  lowering tflm: share of ... 0 (at most 0.005)``."""
+        return [_gate_line(gate) for gate in self.gates]
+
+
+def seal(statement: Statement) -> Statement:
+    """``statement`` with its predicate's digest filled in."""
+    predicate = statement.predicate.model_copy(update={"digest": statement_digest(statement)})
+    return statement.model_copy(update={"predicate": predicate})
+
+
+def statement_digest(statement: Statement) -> str:
+    """SHA-256 of the canonical JSON of ``statement`` without its digest."""
+    document = statement.model_dump(mode="json", by_alias=True)
+    document["predicate"].pop("digest")
+    return sha256_bytes(canonical_json(document))
+
+
+def read_certificate(path: Path) -> Certificate:
+    """Read and check a certificate; FileFormatError for anything malformed, edited or of another version.
+
+    That it is well-formed makes it no proof: ``verify_folder`` recomputes what it says.
+    """
+    document = read_json(path, MAX_CERTIFICATE_BYTES)
+    if not isinstance(document, dict):
+        raise FileFormatError("is not a certificate: expected a JSON object", where=str(path))
+    for key, expected in (("_type", STATEMENT_TYPE), ("predicateType", PREDICATE_TYPE)):
+        if document.get(key) != expected:
+            raise FileFormatError(
+                f"'{key}' is {document.get(key)!r}; this version reads {expected!r}",
+                where=str(path),
+                remedy="use the version of sgsc-edge that wrote it, or build again",
+            )
+    try:
+        statement = Statement.model_validate_json(read_bytes(path, MAX_CERTIFICATE_BYTES))
+    except ValidationError as error:
+        found = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
+        raise FileFormatError(
+            f"is not a valid certificate: {'; '.join(found[:_SHOWN_PROBLEMS])}", where=str(path)
+        ) from None
+    edited = statement.predicate.digest != statement_digest(statement)
+    if edited or statement.predicate.policy_sha256 != statement.predicate.policy.sha256:
+        raise FileFormatError(
+            "has been edited: its digest does not match its contents",
+            where=str(path),
+            remedy="restore the file, or build again; thresholds are changed with --policy",
+        )
+    return Certificate(statement)
+
+
+def differences(recorded: Certificate, now: Certificate) -> tuple[str, ...]:
+    """What was measured otherwise than recorded, one line each; thresholds and roles are not compared."""
+    return tuple(_walk("", _measured(recorded.predicate), _measured(now.predicate)))
+
+
+def _measured(predicate: Predicate) -> dict[str, Any]:
+    document = predicate.model_dump(mode="json", include={"verdict", "references", "tools"})
+    document["runtimes"] = {
+        row.name: row.model_dump(mode="json", exclude={"name", "required"}) for row in predicate.runtimes
+    }
+    return document
+
+
+def _walk(path: str, before: object, after: object) -> list[str]:
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        keys = [*before, *(key for key in after if key not in before)]
+        lines = []
+        for key in keys:
+            lines += _walk(f"{path}.{key}" if path else str(key), before.get(key), after.get(key))
+        return lines
+    if before == after:
+        return []
+    return [f"{path}: recorded {_short(before)}, now {_short(after)}"]
+
+
+def _short(value: object) -> str:
+    """A scalar as it is; of containers only the size."""
+    if isinstance(value, list):
+        return f"{len(value)} ids"
+    if isinstance(value, Mapping):
+        return "present"
+    return "absent" if value is None else repr(value)
+
+
+def _role(row: RuntimeRow) -> str:
+    return "compressed" if row.status == "recorded" else "required" if row.required else "optional"
+
+
+def _note(row: RuntimeRow) -> str:
+    stand_in = f"{row.stand_in} stands in" if row.stand_in else ""
+    return "; ".join(text for text in (stand_in, row.reason) if text)
+
+
+def _figures(measured: Measurement | None) -> tuple[str, ...]:
+    if measured is None:
+        return ("-",) * 6
+    accuracy = measured.metrics["accuracy"]
+    flips = "-"
+    if measured.negative_flips is not None and measured.positive_flips is not None:
+        flips = f"{len(measured.negative_flips)}/{len(measured.positive_flips)}"
+    return (
+        str(measured.samples),
+        "-" if accuracy is None else f"{100 * accuracy:.2f} %",
+        flips,
+        str(len(measured.differs_from_compressed)),
+        str(measured.ties),
+        "-" if measured.max_lsb is None else str(measured.max_lsb),
+    )
+
+
+def _gate_line(gate: Gate) -> str:
+    head = f"{gate.status:<12} {gate.name} ({gate.subject}, {gate.set}): {gate.quantity}"
+    if gate.measured is None:
+        return f"{head} not measured: {gate.reason}"
+    return f"{head} {gate.measured:.6g}, at most {gate.threshold:g}"

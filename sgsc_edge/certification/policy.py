@@ -1,0 +1,92 @@
+"""What a certificate is judged by: thresholds, and the runtimes that must have run.
+
+A policy file (``verify --policy FILE``) is TOML with the keys of the two tables below; the keys that it
+gives replace the recorded ones::
+
+    [gate]
+    metric = "accuracy"          # or "loss"
+    max_drop = 0.01              # allowed drop (for loss: rise) on the certify set
+    reference = "float"          # or "control"
+    max_lowering_flips = 0.005   # allowed share of decisions that differ from the compressed model
+    [runtimes]
+    required = ["tflm"]
+    optional = ["litert"]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from sgsc_edge.artifacts import canonical_json, sha256_bytes
+from sgsc_edge.config_text import TomlFile, read_toml, validate
+
+STRICT = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class GatePolicy(BaseModel):
+    """Thresholds of the two gates; the keys mean what ``[gate]`` of ``sgsc.toml`` means."""
+
+    model_config = STRICT
+
+    metric: Literal["accuracy", "loss"]
+    max_drop: Annotated[float, Field(ge=0)]
+    reference: Literal["float", "control"]
+    max_lowering_flips: Annotated[float, Field(ge=0, le=1)]
+
+    @model_validator(mode="after")
+    def _drop_fits(self) -> Self:
+        if self.metric == "accuracy" and self.max_drop > 1:
+            raise ValueError(f"max_drop of an accuracy is a share (0.01 is one point), not {self.max_drop:g}")
+        return self
+
+
+class RuntimePolicy(BaseModel):
+    """Runtimes by name: without a required one the verdict is NOT_MEASURED; optional ones are shown."""
+
+    model_config = STRICT
+
+    required: Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
+    optional: Annotated[tuple[str, ...], Field(strict=False)] = ()
+
+    @model_validator(mode="after")
+    def _named_once(self) -> Self:
+        names = (*self.required, *self.optional)
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"named twice: {', '.join(twice)}")
+        return self
+
+
+class Policy(BaseModel):
+    """Everything that decides a verdict besides the measurements."""
+
+    model_config = STRICT
+
+    gate: GatePolicy
+    runtimes: RuntimePolicy
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the canonical JSON: sorted keys, no spaces."""
+        return sha256_bytes(canonical_json(self.model_dump(mode="json")))
+
+
+def read_policy(path: Path, base: Policy) -> Policy:
+    """``base`` with the keys that the TOML file ``path`` gives.
+
+    A runtime that the file requires is no longer optional. Raises ConfigError listing every problem.
+    """
+    file = read_toml(path)
+    tables: dict[str, Any] = base.model_dump(mode="json")
+    for section, given in file.tables.items():
+        both = section in tables and isinstance(given, Mapping)
+        tables[section] = {**tables[section], **given} if both else given
+    given = file.tables.get("runtimes")
+    if isinstance(given, Mapping) and isinstance(given.get("required"), list) and "optional" not in given:
+        optional = base.runtimes.optional
+        tables["runtimes"]["optional"] = [name for name in optional if name not in given["required"]]
+    return validate(Policy, TomlFile(file.label, tables, file.lines), remedy="correct the policy file")

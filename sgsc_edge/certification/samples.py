@@ -1,0 +1,155 @@
+"""The recorded samples of a build (``preservation.npz``), checked before anything is judged on them.
+
+For each part p: ``p_inputs`` int8 [n, ...], ``p_labels`` int64 [n], ``p_ids`` text [n],
+``p_float_logits`` float32 [n, K], ``p_compressed_logits`` int8 [n, K] and, where a control was trained,
+``p_control_logits`` float32 [n, K]; ``measured_ids`` text [m] holds the ids of the test samples.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sgsc_edge.errors import DataError, FileFormatError
+
+CERTIFY = "certify"
+MUST_KEEP = "must_keep"
+REQUIRED_PARTS = ("guide", "watch", CERTIFY)
+PARTS = (*REQUIRED_PARTS, MUST_KEEP)
+GATED_PARTS = (CERTIFY, MUST_KEEP)
+_SHOWN_IDS = 3
+
+
+@dataclass(frozen=True, eq=False)
+class SampleSet:
+    """One part, as fed to the devices.
+
+    ``inputs`` int8 [n, H, W, C] (device integers), ``labels`` int64 [n], ``ids`` text [n] (content-hash
+    prefixes), ``float_logits`` float32 [n, K] of the user's model, ``compressed_logits`` int8 [n, K] of
+    the compressed one, ``control_logits`` float32 [n, K] of the control or None.
+    """
+
+    inputs: NDArray[np.int8]
+    labels: NDArray[np.int64]
+    ids: NDArray[np.str_]
+    float_logits: NDArray[np.float32]
+    compressed_logits: NDArray[np.int8]
+    control_logits: NDArray[np.float32] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the samples themselves: ids, labels and inputs, with their shapes and types."""
+        digest = hashlib.sha256()
+        ids = np.char.encode(self.ids, "utf-8") if len(self) else np.empty(0, "S1")
+        for array in (ids, self.labels.astype("<i8"), self.inputs):
+            digest.update(f"{array.dtype.str}{list(array.shape)}".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+
+_FIELDS: Mapping[str, tuple[str, int | None]] = MappingProxyType(
+    {
+        # field: (dtype kind and size, number of dimensions)
+        "inputs": ("int8", None),
+        "labels": ("int64", 1),
+        "ids": ("text", 1),
+        "float_logits": ("float32", 2),
+        "compressed_logits": ("int8", 2),
+    }
+)
+
+
+def read_samples(arrays: Mapping[str, NDArray[np.generic]], *, where: str) -> dict[str, SampleSet]:
+    """The parts in ``arrays`` by name, checked.
+
+    Raises FileFormatError for missing arrays, wrong types or shapes, DataError for labels out of range
+    and for samples that are in two parts or among the measured ones. ``must_keep`` is the user's own
+    choice and may overlap. Non-finite logits pass: what needs them is then not measured.
+    """
+    names = [*REQUIRED_PARTS, *([MUST_KEEP] if f"{MUST_KEEP}_inputs" in arrays else [])]
+    sets = {name: _read_part(arrays, name, where) for name in names}
+    _check_agreement(sets, where)
+    measured = _read(arrays, "measured_ids", "text", 1, where)
+    _check_overlaps(sets, {str(value) for value in measured}, where)
+    return sets
+
+
+def _read_part(arrays: Mapping[str, NDArray[np.generic]], part: str, where: str) -> SampleSet:
+    read = {
+        field: _read(arrays, f"{part}_{field}", dtype, rank, where)
+        for field, (dtype, rank) in _FIELDS.items()
+    }
+    control = f"{part}_control_logits"
+    if control in arrays:
+        read["control_logits"] = _read(arrays, control, "float32", 2, where)
+    lengths = {field: len(array) for field, array in read.items()}
+    if len(set(lengths.values())) != 1:
+        raise FileFormatError(f"the arrays of '{part}' differ in length: {lengths}", where=where)
+    samples = SampleSet(**read)  # type: ignore[arg-type]  # dtypes are checked above
+    classes = samples.float_logits.shape[1]
+    shapes = {array.shape[1] for field, array in read.items() if field.endswith("logits")}
+    if shapes != {classes} or classes < 2:
+        raise FileFormatError(
+            f"the logits of '{part}' have {sorted(shapes)} classes, expected one number of at least 2",
+            where=where,
+        )
+    wrong = np.flatnonzero((samples.labels < 0) | (samples.labels >= classes))
+    if wrong.size:
+        first = int(wrong[0])
+        raise DataError(
+            f"label {int(samples.labels[first])} of sample {samples.ids[first]} ('{part}', index {first}) "
+            f"is not in 0..{classes - 1}",
+            where=where,
+        )
+    return samples
+
+
+def _read(
+    arrays: Mapping[str, NDArray[np.generic]], name: str, dtype: str, rank: int | None, where: str
+) -> NDArray[np.generic]:
+    if name not in arrays:
+        raise FileFormatError(
+            f"array '{name}' is missing", where=where, remedy="build again; the file is not complete"
+        )
+    array = arrays[name]
+    right = array.dtype.kind == "U" if dtype == "text" else array.dtype == np.dtype(dtype)
+    if not right or (array.ndim != rank if rank is not None else array.ndim < 2):
+        raise FileFormatError(
+            f"array '{name}' is {array.dtype}{list(array.shape)}, expected {dtype} with "
+            f"{rank if rank is not None else '2 or more'} dimensions",
+            where=where,
+        )
+    return array
+
+
+def _check_agreement(sets: Mapping[str, SampleSet], where: str) -> None:
+    shapes = {(samples.inputs.shape[1:], samples.float_logits.shape[1:]) for samples in sets.values()}
+    if len(shapes) != 1:
+        raise FileFormatError(
+            f"the parts differ in sample shape or classes: {sorted(map(str, shapes))}", where=where
+        )
+
+
+def _check_overlaps(sets: Mapping[str, SampleSet], measured: set[str], where: str) -> None:
+    """DataError when a sample is in two of guide, watch, certify and the test set."""
+    groups = {name: {str(value) for value in sets[name].ids} for name in REQUIRED_PARTS}
+    groups["the test set"] = measured
+    names = list(groups)
+    for i, first in enumerate(names):
+        for second in names[i + 1 :]:
+            shared = sorted(groups[first] & groups[second])
+            if shared:
+                shown = ", ".join(shared[:_SHOWN_IDS]) + (", ..." if len(shared) > _SHOWN_IDS else "")
+                raise DataError(
+                    f"{len(shared)} samples are in both {first} and {second}: {shown}",
+                    where=where,
+                    remedy="remove duplicates between the data sets and build again",
+                )

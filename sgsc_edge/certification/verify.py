@@ -1,0 +1,198 @@
+"""Certifies a build folder from its files alone, without torch: what the build ends with and CI repeats."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from sgsc_edge.artifacts import check_manifest, read_bytes, read_npz, write_json
+from sgsc_edge.certification.certificate import (
+    CERTIFICATE_NAME,
+    Certificate,
+    differences,
+    read_certificate,
+)
+from sgsc_edge.certification.certify import COMPRESSED, RuntimeRun, certify
+from sgsc_edge.certification.metrics import OutputGrid
+from sgsc_edge.certification.policy import RuntimePolicy, read_policy
+from sgsc_edge.certification.records import CertificationContext
+from sgsc_edge.certification.samples import GATED_PARTS, PARTS, SampleSet, read_samples
+from sgsc_edge.config_text import nearest
+from sgsc_edge.errors import ConfigError, FileFormatError
+from sgsc_edge.graph.ir import DType
+from sgsc_edge.graph.read_tflite import read_tflite
+from sgsc_edge.runtimes import MODEL_ONNX, MODEL_TFLITE, RunResult, Status, run_runtime, specs
+
+PRESERVATION_NAME = "preservation.npz"
+REQUIRED_SUBJECTS = (MODEL_TFLITE, MODEL_ONNX, PRESERVATION_NAME)
+OPTIONAL_SUBJECTS = ("compressed.safetensors",)
+DEFAULT_TIMEOUT_S = 600.0
+MAX_TFLITE_BYTES = 1 << 30
+_REPORTED_TOOLS = ("sgsc-edge", "numpy")
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """How runtimes are run: seconds for each one, worker processes, and the parts to measure.
+
+    ``certify`` and ``must_keep`` run on every runtime whatever ``parts`` says; the informational parts
+    run on the quick ones only.
+    """
+
+    timeout_s: float = DEFAULT_TIMEOUT_S
+    workers: int = 2
+    parts: Collection[str] = PARTS
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.parts) - set(PARTS))
+        if unknown or self.workers < 1 or not self.timeout_s > 0:
+            raise ConfigError(
+                f"cannot run with parts {sorted(self.parts)}, {self.workers} workers and "
+                f"{self.timeout_s} seconds",
+                remedy=f"parts are of {', '.join(PARTS)}; workers and seconds are positive",
+            )
+
+
+def verify_folder(
+    folder: Path,
+    policy: Path | None = None,
+    *,
+    timeout_s: float = DEFAULT_TIMEOUT_S,
+    workers: int = 2,
+    parts: Collection[str] = PARTS,
+    write: bool = True,
+) -> Certificate:
+    """Recompute the certificate of a build folder and, unless ``write`` is false, replace it.
+
+    Its own verdict and measurements are never trusted; its policy is used where the TOML file ``policy``
+    does not say otherwise. What was recorded otherwise is listed in ``Certificate.differences``.
+
+    Raises FileFormatError naming a file that is missing, malformed or edited, DataError for samples in two
+    sets, ConfigError for a bad policy. A gate that fails or is not measured raises nothing: see
+    ``Certificate.exit_code``.
+    """
+    settings = RunSettings(timeout_s, workers, parts)
+    path = folder / CERTIFICATE_NAME
+    recorded = read_certificate(path)
+    context = recorded.context
+    if policy is not None:
+        context = context.model_copy(update={"policy": read_policy(policy, context.policy)})
+    subjects = _subjects(folder)
+    if recorded.subjects != subjects:
+        changed = sorted(dict(recorded.subjects.items() ^ subjects.items()))
+        raise FileFormatError(
+            f"is about other files than those here: {', '.join(changed)}",
+            where=str(path),
+            remedy="restore the certificate that belongs to this folder, or build again",
+        )
+    fresh = _recompute(folder, context, subjects, settings)
+    fresh = replace(fresh, differences=differences(recorded, fresh))
+    if write:
+        write_json(path, fresh.to_json())
+    return fresh
+
+
+def certify_folder(
+    folder: Path, context: CertificationContext, *, timeout_s: float = DEFAULT_TIMEOUT_S, workers: int = 2
+) -> Certificate:
+    """Certify a finished build folder for the first time and write ``certificate.json``.
+
+    The folder holds its model files, ``preservation.npz`` and a manifest that lists them.
+    """
+    settings = RunSettings(timeout_s, workers)
+    certificate = _recompute(folder, context, _subjects(folder), settings)
+    write_json(folder / CERTIFICATE_NAME, certificate.to_json())
+    return certificate
+
+
+def check_runtime_names(policy: RuntimePolicy) -> None:
+    """ConfigError listing the runtimes of ``policy`` that do not exist, each with the nearest name."""
+    known = [*specs(), COMPRESSED]
+    unknown = [name for name in (*policy.required, *policy.optional) if name not in known]
+    if unknown:
+        raise ConfigError(
+            "the policy names unknown runtimes",
+            remedy=f"use names among: {', '.join(known)}",
+            problems=tuple(f"'{name}'{nearest(name, known)}" for name in unknown),
+        )
+
+
+def _subjects(folder: Path) -> dict[str, str]:
+    """SHA-256 of the certified files, once each listed file has been compared with the manifest."""
+    files = check_manifest(folder, required=REQUIRED_SUBJECTS).files
+    return {name: files[name] for name in (*REQUIRED_SUBJECTS, *OPTIONAL_SUBJECTS) if name in files}
+
+
+def _recompute(
+    folder: Path, context: CertificationContext, subjects: Mapping[str, str], settings: RunSettings
+) -> Certificate:
+    policy = context.policy.runtimes
+    check_runtime_names(policy)
+    path = folder / PRESERVATION_NAME
+    sets = read_samples(read_npz(path), where=str(path))
+    grid = _output_grid(folder / MODEL_TFLITE, sets)
+    names = [name for name in (*policy.required, *policy.optional) if name != COMPRESSED]
+    return certify(
+        context,
+        sets,
+        {name: _run(folder, name, sets, settings) for name in names},
+        grid,
+        subjects=subjects,
+        tools=_tools(),
+    )
+
+
+def _run(folder: Path, name: str, sets: Mapping[str, SampleSet], settings: RunSettings) -> RuntimeRun:
+    """Run one runtime once over all of its parts, so that its process starts once."""
+    spec = specs()[name]
+    wanted = [part for part in sets if part in GATED_PARTS or (not spec.slow and part in settings.parts)]
+    inputs = np.concatenate([sets[part].inputs for part in wanted])
+    result = run_runtime(
+        name, folder / spec.artifact, inputs, timeout_s=settings.timeout_s, workers=settings.workers
+    )
+    return split_result(result, wanted, sets)
+
+
+def split_result(result: RunResult, parts: Sequence[str], sets: Mapping[str, SampleSet]) -> RuntimeRun:
+    """The outputs of a run over the concatenated ``parts``, by part."""
+    outputs = {}
+    if result.status is Status.OK and result.outputs is not None:
+        bounds = np.cumsum([len(sets[part]) for part in parts])[:-1]
+        outputs = dict(zip(parts, np.split(result.outputs, bounds), strict=True))
+    return RuntimeRun(str(result.status), result.version, result.reason, result.stand_in, outputs)
+
+
+def _output_grid(path: Path, sets: Mapping[str, SampleSet]) -> OutputGrid:
+    """What the model's output integers mean; FileFormatError where model and samples do not fit."""
+    graph = read_tflite(read_bytes(path, MAX_TFLITE_BYTES))
+    if len(graph.inputs) != 1 or len(graph.outputs) != 1:
+        raise FileFormatError("must have one input and one output", where=str(path))
+    source, sink = graph[graph.inputs[0]], graph[graph.outputs[0]]
+    quantization = sink.quantization
+    if (source.dtype, sink.dtype) != (DType.INT8, DType.INT8) or quantization is None:
+        raise FileFormatError("must have a quantized int8 input and output", where=str(path))
+    samples = next(iter(sets.values()))
+    expected = ((1, *samples.inputs.shape[1:]), (1, samples.float_logits.shape[1]))
+    if (source.shape, sink.shape) != expected:
+        raise FileFormatError(
+            f"maps {list(source.shape)} to {list(sink.shape)}, but {PRESERVATION_NAME} holds samples for "
+            f"{list(expected[0])} to {list(expected[1])}",
+            where=str(path),
+        )
+    probabilities = any(node.kind == "Softmax" and graph.outputs[0] in node.outputs for node in graph.nodes)
+    return OutputGrid(float(quantization.scale[0]), int(quantization.zero_point[0]), probabilities)
+
+
+def _tools() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in _REPORTED_TOOLS:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed as a package"
+    return versions
