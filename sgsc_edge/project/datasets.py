@@ -1,0 +1,141 @@
+"""The user's data sets: each sample and label is checked when it is read, a few of them at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from sgsc_edge.errors import ConfigError, DataError
+from sgsc_edge.project.load import Part, Project
+from sgsc_edge.project.user_code import call, failed
+
+_PROBES = 32  # samples looked at before anything is trained
+
+
+class CheckedDataset(Dataset[tuple[Tensor, int]]):
+    """A map-style data set of (sample float32 ``shape``, label int in [0, ``num_classes``)).
+
+    Reading a sample that is anything else raises ``DataError`` naming its index; NumPy arrays and integer
+    tensors are converted. ``where`` is the setting that named the data set.
+    """
+
+    def __init__(
+        self, dataset: Any, *, shape: tuple[int, ...], num_classes: int | None, where: str, root: Path
+    ) -> None:
+        self._dataset = dataset
+        self._shape = shape
+        self._num_classes = num_classes
+        self._where = where
+        self._root = root
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, int]]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        try:
+            item = self._dataset[index]
+        except Exception as failure:
+            raise failed(f"sample {index}", failure, self._root, self._where, DataError) from failure
+        if not isinstance(item, (tuple, list)) or len(item) != 2:
+            self._refuse(index, f"is {_kind(item)}", "return (input, label) for each index")
+        return self._sample(index, item[0]), self._label(index, item[1])
+
+    def _sample(self, index: int, value: object) -> Tensor:
+        sample = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+        if not isinstance(sample, Tensor):
+            self._refuse(index, f"has an input that is {_kind(value)}", "convert inputs to float32 tensors")
+        if sample.dtype != torch.float32 or tuple(sample.shape) != self._shape:
+            given = f"{str(sample.dtype).removeprefix('torch.')} {list(sample.shape)}"
+            expected = f"float32 {list(self._shape)}"
+            self._refuse(
+                index, f"is {given}; model.input says {expected}", "correct the data set or model.input"
+            )
+        if not sample.isfinite().all():
+            self._refuse(index, "holds NaN or infinity", "remove or repair this sample")
+        return sample
+
+    def _label(self, index: int, value: object) -> int:
+        label = value
+        if isinstance(value, (Tensor, np.ndarray)) and value.ndim == 0:
+            label = value.item()
+        elif isinstance(value, np.integer):
+            label = int(value)
+        if not isinstance(label, int) or isinstance(label, bool):
+            self._refuse(index, f"has the label {value!r}", "labels are integers, one a sample")
+        if label < 0 or (self._num_classes is not None and label >= self._num_classes):
+            known = (
+                "labels start at 0"
+                if self._num_classes is None
+                else f"labels lie in 0 to {self._num_classes - 1}"
+            )
+            self._refuse(index, f"has the label {label}", f"{known}: correct the data set")
+        return label
+
+    def _refuse(self, index: int, what: str, remedy: str) -> NoReturn:
+        raise DataError(f"sample {index} {what}", where=self._where, remedy=remedy)
+
+
+def load_dataset(project: Project, part: Part, num_classes: int | None) -> CheckedDataset:
+    """Make the data set of ``part``, check its size, some samples and, for ``train``, that classes differ."""
+    section = "preservation" if part == "must_keep" else "data"
+    spec = project.dataset_spec(part)
+    if spec is None:
+        raise ConfigError(
+            f"no data set '{part}' is configured",
+            where=project.where(section),
+            remedy=f"set {section}.{part}",
+        )
+    where = project.where(section, part)
+    dataset = call(project.root, spec, seed=project.config.compress.seed, where=where, error=DataError)
+    if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+        raise DataError(
+            f"'{spec}' returned {_kind(dataset)}, not a data set with a length and items",
+            where=where,
+            remedy="return a map-style torch Dataset, such as TensorDataset",
+        )
+    names = project.config.data.classes
+    if num_classes is None and names is not None:
+        num_classes = len(names)
+    checked = CheckedDataset(
+        dataset,
+        shape=project.config.model.input.shape,
+        num_classes=num_classes,
+        where=where,
+        root=project.root,
+    )
+    _probe(checked, where, classes_differ=part == "train")
+    return checked
+
+
+def _probe(dataset: CheckedDataset, where: str, *, classes_differ: bool) -> None:
+    """Read a few samples, spread evenly; for training data, read on until two classes are seen."""
+    size = len(dataset)
+    if size == 0:
+        raise DataError("the data set is empty", where=where, remedy="return at least one sample")
+    positions = np.linspace(0, size - 1, min(size, _PROBES)).round().astype(int).tolist()
+    labels = {dataset[index][1] for index in positions}
+    if not classes_differ or len(labels) > 1:
+        return
+    for _, label in dataset:
+        if label not in labels:
+            return
+    raise DataError(
+        f"all {size} training samples have the label {labels.pop()}",
+        where=where,
+        remedy="a classifier needs samples of at least two classes",
+    )
+
+
+def _kind(value: object) -> str:
+    return "None" if value is None else f"of type {type(value).__name__}"

@@ -1,0 +1,306 @@
+"""Read a project: ``sgsc.toml`` (or ``[tool.sgsc-edge]``), overrides of one target, and the command line.
+
+Four layers, each over the one before: the file, its ``[targets.<name>.*]`` tables, ``--set key=value``,
+``--set targets.<name>.key=value``. Every problem of every layer is reported at once, where it was written.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import ValidationError
+
+from sgsc_edge.artifacts import content_key, sha256_file
+from sgsc_edge.config_text import (
+    Key,
+    Problem,
+    TomlFile,
+    findings,
+    nearest,
+    parse_key,
+    raise_problems,
+    read_toml,
+)
+from sgsc_edge.errors import ConfigError
+from sgsc_edge.project.schema import Config, not_yet
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from sgsc_edge.project.datasets import CheckedDataset
+
+FILE_NAME = "sgsc.toml"
+_SET = "--set"
+_IGNORED_FOLDERS = frozenset({"__pycache__", "build", "dist", "node_modules", "site-packages"})
+
+Part = Literal["train", "test", "pool", "holdout", "must_keep"]
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """One layer of settings: where its tables were written, and under which key."""
+
+    tables: Mapping[str, Any]
+    source: TomlFile
+    prefix: Key
+
+    def holds(self, key: Key) -> bool:
+        value: Any = self.tables
+        for part in key:
+            if not isinstance(value, Mapping):
+                return value is not self.tables  # an index into a list, or a table that is none
+            if part not in value:
+                return False
+            value = value[part]
+        return True
+
+
+@dataclass(frozen=True)
+class Project:
+    """A validated project.
+
+    ``root`` is the folder of the project file; user code and relative paths start there. ``target`` is set on
+    the projects that ``for_target`` returns.
+    """
+
+    root: Path
+    config: Config
+    file: TomlFile
+    settings: TomlFile
+    target: str | None = None
+
+    def for_target(self, name: str) -> Project:
+        """The project with the overrides of target ``name`` in force (itself where it has none)."""
+        config = Config.model_validate(_merged(_layers(self.file, self.settings, name)))
+        return replace(self, config=config, target=name)
+
+    def where(self, *key: str) -> str:
+        """``file:line: key`` of a setting, for messages."""
+        where, shown = _written(_layers(self.file, self.settings, self.target), key)
+        return f"{where}: {'.'.join(map(str, shown))}"
+
+    def config_hash(self, *sections: str) -> str:
+        """SHA-256 of the settings in force: of the named sections, or of all."""
+        settings = self.config.model_dump(mode="json", by_alias=True)
+        return content_key({name: settings[name] for name in sections or settings})
+
+    @property
+    def saw_pool(self) -> bool:
+        """Whether float training saw the pool; unless stated, yes where it is cut from the training data."""
+        stated = self.config.model.saw_pool
+        return stated if stated is not None else self.config.data.pool is None
+
+    @property
+    def gate_reference(self) -> Literal["float", "control"]:
+        """What the compression gate compares with; unless stated, a control where ``saw_pool``."""
+        return self.config.gate.reference or ("control" if self.saw_pool else "float")
+
+    def has_dataset(self, part: Part) -> bool:
+        """Whether the user named a data set for ``part``."""
+        return self.dataset_spec(part) is not None
+
+    def dataset_spec(self, part: Part) -> str | None:
+        """The ``module:function`` that makes the data set of ``part``."""
+        section = self.config.preservation if part == "must_keep" else self.config.data
+        spec: str | None = getattr(section, part)
+        return spec
+
+    def source_files(self) -> dict[str, str]:
+        """SHA-256 of the user's files by path relative to ``root``: all Python files, and the checkpoint."""
+        paths = _python_files(self.root)
+        if self.config.model.checkpoint is not None:
+            paths.append(self.root / self.config.model.checkpoint)
+        return {_relative(path, self.root): sha256_file(path) for path in sorted(paths) if path.is_file()}
+
+    def source_hash(self) -> str:
+        """SHA-256 over ``source_files``: changes whenever the user's code or checkpoint does."""
+        return content_key(self.source_files())
+
+    def load_model(self) -> nn.Module:
+        """The user's float model in evaluation mode, checkpoint loaded, checked; raises ``ModelError``."""
+        from sgsc_edge.project.model import load_model
+
+        return load_model(self)
+
+    def output_size(self, model: nn.Module) -> int:
+        """Number of classes K of a model's logits [n, K]; raises ``ModelError`` where they are not that."""
+        from sgsc_edge.project.model import output_size
+
+        return output_size(self, model)
+
+    def load_dataset(self, part: Part, num_classes: int | None = None) -> CheckedDataset:
+        """The user's data set of ``part``; each sample is checked when it is read; raises ``DataError``.
+
+        ``num_classes`` bounds the labels; without it the number of ``data.classes`` does, where given.
+        """
+        from sgsc_edge.project.datasets import load_dataset
+
+        return load_dataset(self, part, num_classes)
+
+
+def load_project(
+    path: Path | str = ".", overrides: Sequence[str] = (), *, known_targets: Collection[str] | None = None
+) -> Project:
+    """Load and validate a project.
+
+    Parameters
+    ----------
+    path: the project's folder, or its ``sgsc.toml`` or ``pyproject.toml``.
+    overrides: ``"section.key=value"`` settings; the value is TOML, or else taken as text.
+    known_targets: names that ``[targets.<name>]`` may have; None accepts any.
+
+    Raises ``ConfigError`` with every problem, each at its file and line, or at ``--set``.
+    """
+    file, root = _find(Path(path))
+    settings = _parse_settings(overrides)
+    names = sorted({*_targets(file), *_targets(settings)})
+    problems = _target_problems(file, known_targets) + _target_problems(settings, known_targets)
+    for name in (None, *names):
+        problems += _problems(_layers(file, settings, name))
+    raise_problems(problems, where=file.label, remedy="correct these settings")
+    return Project(root, Config.model_validate(_merged(_layers(file, settings, None))), file, settings)
+
+
+# --- finding the files ----------------------------------------------------------------------------
+
+
+def _find(path: Path) -> tuple[TomlFile, Path]:
+    candidates = [path / FILE_NAME, path / "pyproject.toml"] if path.is_dir() else [path]
+    for candidate in candidates:
+        if candidate.name == "pyproject.toml" and candidate.is_file():
+            file = read_toml(candidate)
+            if isinstance(tool := file.tables.get("tool"), dict) and isinstance(tool.get("sgsc-edge"), dict):
+                return file.below(("tool", "sgsc-edge")), candidate.parent.resolve()
+        elif candidate.is_file():
+            return read_toml(candidate), candidate.parent.resolve()
+    if path.is_dir():
+        missing = f"no {FILE_NAME} here, nor a pyproject.toml with [tool.sgsc-edge]"
+    elif path.is_file():
+        missing = "has no [tool.sgsc-edge] table"
+    else:
+        missing = "does not exist"
+    raise ConfigError(missing, where=str(path), remedy=f"give the folder that holds your {FILE_NAME}")
+
+
+def _python_files(root: Path) -> list[Path]:
+    found: list[Path] = []
+    folders = [root]
+    while folders:
+        for entry in sorted(folders.pop().iterdir()):
+            if entry.is_dir() and not entry.is_symlink():
+                environment = (entry / "pyvenv.cfg").exists()
+                if not (entry.name.startswith(".") or entry.name in _IGNORED_FOLDERS or environment):
+                    folders.append(entry)
+            elif entry.suffix == ".py":
+                found.append(entry)
+    return found
+
+
+def _relative(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
+
+
+# --- layers ---------------------------------------------------------------------------------------
+
+
+def _parse_settings(overrides: Sequence[str]) -> TomlFile:
+    """``--set`` options as one tree of tables."""
+    tables: dict[str, Any] = {}
+    problems = []
+    for text in overrides:
+        name, equals, value = text.partition("=")
+        try:
+            if not equals:
+                raise ValueError("no '='")
+            key = parse_key(name)
+        except ValueError:
+            problems.append(Problem(_SET, (), f'{text!r} is not of the form "section.key=value"'))
+            continue
+        table = tables
+        for part in key[:-1]:
+            if not isinstance(table.get(part), dict):
+                table[part] = {}
+            table = table[part]
+        table[key[-1]] = _parse_value(value)
+    raise_problems(problems, where="command line", remedy="for example: --set compress.epochs=2")
+    return TomlFile(_SET, tables, {})
+
+
+def _parse_value(text: str) -> object:
+    """A TOML value, or the text itself, so that shells need no second pair of quotes."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except (tomllib.TOMLDecodeError, RecursionError):
+        return text.strip()
+
+
+def _targets(file: TomlFile) -> Mapping[str, Any]:
+    tables = file.tables.get("targets")
+    return tables if isinstance(tables, Mapping) else {}
+
+
+def _target_problems(file: TomlFile, known: Collection[str] | None) -> list[Problem]:
+    problems = []
+    for name, tables in _targets(file).items():
+        key: Key = ("targets", name)
+        if known is not None and name not in known:
+            problems.append(Problem(file.locate(key), key, f"unknown target{nearest(name, known)}"))
+        if not isinstance(tables, Mapping):
+            problems.append(Problem(file.locate(key), key, "must be a table of sections"))
+        elif "targets" in tables:
+            problems.append(Problem(file.locate((*key, "targets")), (*key, "targets"), "unknown key"))
+    return problems
+
+
+def _layers(file: TomlFile, settings: TomlFile, target: str | None) -> list[_Layer]:
+    layers = []
+    for source in (file, settings):
+        general = {name: table for name, table in source.tables.items() if name != "targets"}
+        if not isinstance(source.tables.get("targets", {}), Mapping):
+            general["targets"] = source.tables["targets"]  # for validation to refuse
+        layers.append(_Layer(general, source, ()))
+        own = _targets(source).get(target) if target is not None else None
+        if isinstance(own, Mapping):
+            own = {name: table for name, table in own.items() if name != "targets"}
+            layers.append(_Layer(own, source, ("targets", str(target))))
+    return layers
+
+
+def _merged(layers: Sequence[_Layer]) -> dict[str, Any]:
+    tables: dict[str, Any] = {}
+    for layer in layers:
+        tables = _merge(tables, layer.tables)
+    return tables
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for name, value in above.items():
+        old = merged.get(name)
+        if isinstance(old, Mapping) and isinstance(value, Mapping):
+            merged[name] = _merge(old, value)
+        else:
+            merged[name] = value
+    return merged
+
+
+def _problems(layers: Sequence[_Layer]) -> list[Problem]:
+    tables = _merged(layers)
+    found = not_yet(tables)
+    try:
+        Config.model_validate(tables)
+    except ValidationError as error:
+        found = findings(Config, error) + found
+    return [Problem(*_written(layers, key), message) for key, message in found]
+
+
+def _written(layers: Sequence[_Layer], key: Key) -> tuple[str, Key]:
+    """Where the value in force of ``key`` was written (``file:line`` or ``--set``), and under which key."""
+    for layer in reversed(layers):
+        if layer.holds(key):
+            return layer.source.locate(layer.prefix + key), layer.prefix + key
+    return layers[0].source.locate(key), key

@@ -1,0 +1,250 @@
+"""The tables and keys of ``sgsc.toml``, and which known values this version does not execute yet."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from sgsc_edge.config_text import Key, nearest, parse_size
+
+TASKS = ("classification", "language-model", "regression")
+METRICS = ("accuracy", "loss", "mse", "auc")
+_SPEC = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Bytes of weights, scales and biases as the target stores them: absolute, or a ratio of the float size.
+
+    Exactly one of ``bytes`` (> 0) and ``ratio`` (0 < ratio <= 1) is set.
+    """
+
+    bytes: int | None = None
+    ratio: float | None = None
+
+    def limit(self, float_bytes: int) -> int:
+        """The budget in bytes for a model whose float parameters take ``float_bytes``."""
+        return self.bytes if self.bytes is not None else int((self.ratio or 0.0) * float_bytes)
+
+
+def parse_budget(value: object) -> object:
+    """``"6 kB"`` (1 kB = 1000 bytes) or ``"0.1x"`` as a ``Budget``; ``ValueError`` otherwise.
+
+    >>> parse_budget("6 kB"), parse_budget("0.1x")
+    (Budget(bytes=6000, ratio=None), Budget(bytes=None, ratio=0.1))
+    """
+    if isinstance(value, Budget):
+        return value
+    if not isinstance(value, str):
+        raise ValueError(
+            f'write a size such as "6 kB", or a ratio of the float size such as "0.1x", not {value!r}'
+        )
+    if match := re.fullmatch(r"(\d*\.?\d+)[ ]?x", value.strip()):
+        ratio = float(match[1])
+        if not 0 < ratio <= 1:
+            raise ValueError(f"a ratio of the float size lies in (0, 1], not {ratio:g}")
+        return Budget(ratio=ratio)
+    return Budget(bytes=parse_size(value))
+
+
+def _spec(value: str) -> str:
+    if not _SPEC.fullmatch(value):
+        raise ValueError(f'{value!r} is not of the form "module:function"')
+    return value
+
+
+def _one_of(names: tuple[str, ...]) -> Callable[[str], str]:
+    def check(value: str) -> str:
+        if value not in names and not _SPEC.fullmatch(value):
+            hint = nearest(value, names) or f'; known: {", ".join(names)}, or "module:function"'
+            raise ValueError(f"unknown name {value!r}{hint}")
+        return value
+
+    return check
+
+
+def _as_list(value: object) -> object:
+    return [value] if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+
+
+Spec = Annotated[str, AfterValidator(_spec)]
+Task = Annotated[str, AfterValidator(_one_of(TASKS))]
+Metric = Annotated[str, AfterValidator(_one_of(METRICS))]
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Weight = Annotated[float, Field(ge=0)]
+PerChannel = Annotated[tuple[float, ...], BeforeValidator(_as_list), Field(min_length=1, strict=False)]
+
+
+class _Section(BaseModel):
+    """Base of the tables: immutable, unknown keys refused, no silent conversions, no NaN."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class ProjectSection(_Section):
+    """``[project]``."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+
+
+class InputSection(_Section):
+    """``model.input``: one sample, channels first, without the batch dimension.
+
+    ``mean`` and ``std`` hold one value or one a channel; ``range`` is the value range of the raw samples.
+    """
+
+    shape: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=4, strict=False)]
+    dtype: Literal["float32"] = "float32"
+    mean: PerChannel | None = None
+    std: PerChannel | None = None
+    range: Annotated[tuple[float, float], Field(strict=False)] | None = None
+    color: Literal["gray", "rgb", "bgr"] | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> InputSection:
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if values is not None and len(values) not in (1, self.shape[0]):
+                raise ValueError(
+                    f"{name} has {len(values)} values; give 1, or one for each of {self.shape[0]} channels"
+                )
+        if self.std is not None and min(self.std) <= 0:
+            raise ValueError("std must be greater than 0")
+        if self.range is not None and self.range[0] >= self.range[1]:
+            raise ValueError("range must be [low, high] with low < high")
+        return self
+
+
+class ModelSection(_Section):
+    """``[model]``; ``saw_pool``: whether float training saw the samples that the pool is taken from."""
+
+    factory: Spec
+    checkpoint: Annotated[str, Field(pattern=r"\.(safetensors|pt|pth)$")] | None = None
+    input: InputSection
+    task: Task = "classification"
+    saw_pool: bool | None = None
+
+
+class DataSection(_Section):
+    """``[data]``."""
+
+    train: Spec
+    test: Spec | None = None
+    pool: Spec | None = None
+    holdout: Spec | None = None
+    classes: Annotated[tuple[str, ...], Field(min_length=2, strict=False)] | None = None
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> DataSection:
+        names = self.classes or ()
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"classes named twice: {', '.join(twice)}")
+        return self
+
+
+class PreservationSection(_Section):
+    """``[preservation]``; both fractions are of the training data."""
+
+    fraction: Fraction = 0.1
+    pool_fraction: Fraction = 0.2
+    layer: Annotated[str, Field(min_length=1)] | None = None
+    must_keep: Spec | None = None
+
+
+class GateSection(_Section):
+    """``[gate]``: thresholds have no defaults; the user decides what may be lost."""
+
+    metric: Metric = "accuracy"
+    max_drop: Annotated[float, Field(ge=0)]
+    max_lowering_flips: Annotated[float, Field(ge=0, le=1)]
+    reference: Literal["float", "control"] | None = None
+
+    @model_validator(mode="after")
+    def _drop_fits(self) -> GateSection:
+        if self.metric == "accuracy" and self.max_drop > 1:
+            raise ValueError(f"max_drop of an accuracy is a share (0.01 is one point), not {self.max_drop:g}")
+        return self
+
+
+class CompressSection(_Section):
+    """``[compress]``."""
+
+    epochs: Positive = 8
+    batch_size: Positive = 128
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    budget: Annotated[Budget, BeforeValidator(parse_budget)] | None = None
+    alpha: Weight | None = None
+    gamma: Weight | None = None
+    lambda_: Annotated[Weight | None, Field(alias="lambda")] = None
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+
+class Config(_Section):
+    """A whole ``sgsc.toml``; ``targets`` holds the tables that override others for one target."""
+
+    project: ProjectSection
+    model: ModelSection
+    data: DataSection
+    preservation: PreservationSection = PreservationSection()
+    gate: GateSection
+    compress: CompressSection = CompressSection()
+    targets: dict[str, Any] = Field(default={}, exclude=True)
+
+
+# --- known, but not executed in this version: delete a row when its part arrives --------------------
+
+
+@dataclass(frozen=True)
+class NotYet:
+    """A key whose values for which ``refused`` holds are valid but not executed yet."""
+
+    key: Key
+    refused: Callable[[object], bool]
+    message: str
+
+
+def _other_than(*executed: str) -> Callable[[object], bool]:
+    known = {*TASKS, *METRICS} - {*executed}
+    return lambda value: isinstance(value, str) and (value in known or bool(_SPEC.fullmatch(value)))
+
+
+def _given(value: object) -> bool:
+    return True
+
+
+_LEARNED = (
+    "learned bit depths are not available in this version; leave this key out for plain 8-bit compression"
+)
+
+NOT_YET = (
+    NotYet(
+        ("model", "task"), _other_than("classification"), "only 'classification' is supported in this version"
+    ),
+    NotYet(
+        ("gate", "metric"),
+        _other_than("accuracy", "loss"),
+        "only 'accuracy' and 'loss' are supported in this version",
+    ),
+    NotYet(("compress", "budget"), _given, _LEARNED),
+    NotYet(("compress", "alpha"), _given, _LEARNED),
+    NotYet(("compress", "gamma"), _given, _LEARNED),
+    NotYet(("compress", "lambda"), _given, _LEARNED),
+)
+
+
+def not_yet(tables: Mapping[str, Any]) -> list[tuple[Key, str]]:
+    """The keys of ``tables`` that this version does not execute, each with its message."""
+    return [(row.key, row.message) for row in NOT_YET if _applies(row, tables)]
+
+
+def _applies(row: NotYet, tables: Mapping[str, Any]) -> bool:
+    value: Any = tables
+    for part in row.key:
+        if not isinstance(value, Mapping) or part not in value:
+            return False
+        value = value[part]
+    return row.refused(value)
