@@ -34,7 +34,10 @@ _VERSION_TIMEOUT_S = 30.0
 
 @dataclass(frozen=True)
 class Available:
-    """A row of the ``runtimes`` command; ``version`` is None when it is not installed."""
+    """A row of the ``runtimes`` command.
+
+    ``version`` is None when it is not installed; only then ``install`` says what to do.
+    """
 
     name: str
     summary: str
@@ -101,7 +104,9 @@ def install_hint(spec: RuntimeSpec) -> str:
 
 def available() -> list[Available]:
     """One row a runtime, sorted by name."""
-    return [
-        Available(spec.name, spec.summary, spec.artifact, installed_version(spec), install_hint(spec))
-        for spec in specs().values()
-    ]
+    rows = []
+    for spec in specs().values():
+        version = installed_version(spec)
+        hint = install_hint(spec) if version is None else ""
+        rows.append(Available(spec.name, spec.summary, spec.artifact, version, hint))
+    return rows
