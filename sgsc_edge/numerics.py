@@ -239,9 +239,8 @@ class Rescale:
 class Profile:
     """The arithmetic of one runtime's kernels, per op family.
 
-    ``fully_connected`` holds for per-tensor weights, ``fully_connected_per_channel`` for the others;
-    ``relu6_requantizes`` is false where RELU6 clamps its input's integers and ignores its output's
-    parameters. ADD, MEAN, AVERAGE_POOL_2D and SOFTMAX are the same everywhere (see graph.reference).
+    ``fully_connected`` holds for per-tensor weights, ``fully_connected_per_channel`` for the others.
+    ADD, MEAN, AVERAGE_POOL_2D and SOFTMAX are the same everywhere (see graph.reference).
     """
 
     name: str
@@ -251,7 +250,6 @@ class Profile:
     multiply: Rescale
     relu: Rescale
     requantize: Rescale
-    relu6_requantizes: bool
 
 
 _Q31 = Rescale(Precision.FLOAT64, Rounding.Q31_DOUBLE)
@@ -270,7 +268,6 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 multiply=_Q31,
                 relu=_Q31_FROM_FLOAT32,
                 requantize=_Q31,
-                relu6_requantizes=False,
             ),
             Profile(
                 name="litert_reference",
@@ -280,7 +277,6 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 multiply=_Q31_FROM_FLOAT32,
                 relu=_Q31_FROM_FLOAT32,
                 requantize=_Q31,
-                relu6_requantizes=True,
             ),
         )
     }
@@ -362,10 +358,15 @@ def quantized_activation_range(
     (-100, 20)
     >>> quantized_activation_range("relu", 0.05, -128)
     (-128, 127)
+
+    Raises OverflowError where a bound leaves 32 bits; the kernels refuse such a scale.
     """
     low, high = ACTIVATION_BOUNDS[activation]
 
     def steps(bound: float) -> int:
+        count = float(np.float64(np.float32(bound)) / np.float32(scale))
+        if abs(count) >= 2.0**31:
+            raise OverflowError(f"a fused {activation} at scale {scale:g} has a bound beyond 32 bits")
         return zero_point + int(round_half_away(np.float32(bound) / np.float32(scale)))
 
     return (

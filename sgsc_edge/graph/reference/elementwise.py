@@ -23,7 +23,6 @@ from sgsc_edge.graph.reference.common import (
     Value,
     aligned,
     centered,
-    clamp,
     clamp_float,
     integer_range,
     quantization,
@@ -38,7 +37,6 @@ from sgsc_edge.numerics import (
     multiply_by_quantized_multiplier,
     quantize,
     quantize_multiplier,
-    quantized_activation_range,
 )
 
 _ADD_LEFT_SHIFT = 20
@@ -89,17 +87,11 @@ def relu(op: Relu, inputs: Sequence[Value], output: Tensor, profile: Profile) ->
 
 
 def relu6(op: Relu6, inputs: Sequence[Value], output: Tensor, profile: Profile) -> Array:
-    """min(max(x, 0), 6); requantized, or clamped at the input's integers, as the profile says."""
+    """min(max(x, 0), 6) at unchanged parameters (LiteRT requantizes, which is then the identity)."""
     (x,) = inputs
     if x.is_float:
         return clamp_float(x.data, Activation.RELU6)
-    if profile.relu6_requantizes:
-        steps = profile.relu.apply(centered(x), scale(x.tensor), _ONE, scale(output))
-        return store(steps, output, Activation.RELU6)
-    low, high = quantized_activation_range(
-        Activation.RELU6, float(scale(x.tensor)), zero_point(x.tensor), *integer_range(x.tensor)
-    )
-    return clamp(x.data, low, high).astype(output.dtype.numpy)
+    return store(centered(x), output, Activation.RELU6)
 
 
 def quantize_op(op: Quantize, inputs: Sequence[Value], output: Tensor, profile: Profile) -> Array:

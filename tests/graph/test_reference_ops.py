@@ -1,0 +1,27 @@
+"""Every op of the executor against the real kernels: integers equal, no tolerance."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from interpreters import run_litert_reference, run_tflm
+from op_cases import CASES
+
+from sgsc_edge.graph.reference import run
+from sgsc_edge.graph.write_tflite import write_tflite
+
+RUNTIMES = {"tflm": run_tflm, "litert_reference": run_litert_reference}
+PAIRS = [(name, runtime) for name, row in CASES.items() for runtime in row.runtimes]
+
+
+@pytest.mark.parametrize(("name", "runtime"), PAIRS)
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_op_equals_runtime(name: str, runtime: str, data: st.DataObject) -> None:
+    graph, inputs = data.draw(CASES[name].cases)
+    expected = RUNTIMES[runtime](write_tflite(graph), inputs)
+    computed = run(graph, inputs, profile=runtime)
+    assert computed.dtype == expected.dtype
+    np.testing.assert_array_equal(computed, expected)
