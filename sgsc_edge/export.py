@@ -122,7 +122,9 @@ def _name_quantizers(graph: onnx.GraphProto) -> None:
     last.output[0] = OUTPUT_NAME
 
 
-def output_integers(compressed: CompressedModel, inputs: NDArray[np.float32], batch: int = 256) -> NDArray[np.int8]:
+def output_integers(
+    compressed: CompressedModel, inputs: NDArray[np.float32], batch: int = 256
+) -> NDArray[np.int8]:
     """Run the compressed torch model.
 
     Parameters

@@ -17,7 +17,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import fx, nn
@@ -25,11 +24,12 @@ from torch import fx, nn
 from sgsc_edge.compression.layers import (
     QUANTIZER_PREFIX,
     BatchNorm,
+    Layer,
     QuantizedModel,
     QuantLayer,
     apply_layer,
     geometry,
-    reads_shape,
+    quantize_value,
 )
 from sgsc_edge.compression.trace import Constant
 from sgsc_edge.errors import FileFormatError, ModelError, UnsupportedError
@@ -64,22 +64,19 @@ class FixedQuantizer(nn.Module):
         """The tensor on the grid, float32, same shape."""
         if self.emit_onnx:
             grid = (self.scale, self.zero_point)
-            q = torch.onnx.ops.symbolic("QuantizeLinear", (x, *grid), dtype=torch.int8, shape=x.shape, version=21)
-            return _dequantize(q, grid, {}, x.shape)
+            q = torch.onnx.ops.symbolic(
+                "QuantizeLinear", (x, *grid), dtype=torch.int8, shape=x.shape, version=21
+            )
+            return _dequantize(q, grid, x.shape)
         return (self.integers(x).to(torch.float32) - self.zero_point.to(torch.float32)) * self.scale
 
 
 def _dequantize(
-    q: torch.Tensor,
-    grid: tuple[torch.Tensor, ...],
-    attributes: dict[str, int],
-    shape: torch.Size,
+    q: torch.Tensor, grid: tuple[torch.Tensor, ...], shape: torch.Size, axis: int | None = None
 ) -> torch.Tensor:
-    return cast(
-        torch.Tensor,
-        torch.onnx.ops.symbolic(
-            "DequantizeLinear", (q, *grid), attributes, dtype=torch.float32, shape=shape, version=21
-        ),
+    attributes = {} if axis is None else {"axis": axis}
+    return torch.onnx.ops.symbolic(
+        "DequantizeLinear", (q, *grid), {**attributes}, dtype=torch.float32, shape=shape, version=21
     )
 
 
@@ -96,7 +93,7 @@ class FoldedLayer(nn.Module):
     bias_scale: torch.Tensor
     zero_point: torch.Tensor
 
-    def __init__(self, layer: nn.Conv2d | nn.Linear, tensors: Mapping[str, torch.Tensor]) -> None:
+    def __init__(self, layer: Layer, tensors: Mapping[str, torch.Tensor]) -> None:
         super().__init__()
         self.emit_onnx = False
         self.layer = layer
@@ -107,9 +104,8 @@ class FoldedLayer(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the layer to float32 values that lie on their grid."""
         if self.emit_onnx:
-            along = {"axis": 0}
-            weight = _dequantize(self.weight, (self.scale, self.zero_point), along, self.weight.shape)
-            bias = _dequantize(self.bias, (self.bias_scale,), along, self.bias.shape)
+            weight = _dequantize(self.weight, (self.scale, self.zero_point), self.weight.shape, axis=0)
+            bias = _dequantize(self.bias, (self.bias_scale,), self.bias.shape, axis=0)
         else:
             shape = (-1, *[1] * (self.weight.ndim - 1))
             weight = self.weight.to(torch.float32) * self.scale.reshape(shape)
@@ -134,7 +130,7 @@ class FoldedConstant(nn.Module):
     def forward(self) -> torch.Tensor:
         """The constant, float32."""
         if self.emit_onnx:
-            return _dequantize(self.value, (self.scale, self.zero_point), {}, self.value.shape)
+            return _dequantize(self.value, (self.scale, self.zero_point), self.value.shape)
         return (self.value.to(torch.float32) - self.zero_point.to(torch.float32)) * self.scale
 
 
@@ -196,11 +192,7 @@ def fold(model: QuantizedModel) -> CompressedModel:
                 if isinstance(folded, FoldedConstant):
                     _skip_quantizer(node)
         if _needs_rounding_in_onnx(node, model):
-            with graph.inserting_after(node):
-                quantized = graph.call_module(f"{QUANTIZER_PREFIX}{groups[node.name]}", (node,))
-            node.replace_all_uses_with(
-                quantized, delete_user_cb=lambda user, new=quantized: user is not new and not reads_shape(user)
-            )
+            quantize_value(node, f"{QUANTIZER_PREFIX}{groups[node.name]}")
     graph.lint()
     module.recompile()
     return _compressed(module, model)

@@ -10,7 +10,6 @@ import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +24,7 @@ QUANTIZER_PREFIX = "activation_quantizer_"
 
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
-_Layer = TypeVar("_Layer", nn.Conv2d, nn.Linear)
+Layer = nn.Conv2d | nn.Linear
 
 
 class QuantLayer(nn.Module):
@@ -34,13 +33,13 @@ class QuantLayer(nn.Module):
     Parameters ``weight`` and ``bias`` keep the original's names; ``norm`` is the BatchNorm moved in.
     """
 
-    bias: nn.Parameter | None
+    bias: torch.Tensor | None
 
-    def __init__(self, layer: nn.Conv2d | nn.Linear) -> None:
+    def __init__(self, layer: Layer) -> None:
         super().__init__()
         self.layer = geometry(layer)
         self.weight = layer.weight
-        self.register_parameter("bias", layer.bias)
+        self.bias = layer.bias
         self.quantizer = WeightQuantizer(layer.weight)
         self.norm: BatchNorm | None = None
         self.enabled = True
@@ -52,15 +51,15 @@ class QuantLayer(nn.Module):
         return y if self.norm is None else self.norm(y)
 
 
-def geometry(layer: _Layer) -> _Layer:
+def geometry(layer: Layer) -> Layer:
     """A copy of a layer that holds its geometry (stride, padding, sizes) and no parameters."""
     bare = copy.copy(layer)
-    bare._parameters = dict.fromkeys(layer._parameters)
+    bare._parameters = dict.fromkeys(layer._parameters)  # the names stay, without tensors
     return bare
 
 
 def apply_layer(
-    layer: nn.Conv2d | nn.Linear, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+    layer: Layer, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
 ) -> torch.Tensor:
     """Apply a layer's geometry with other parameters."""
     if isinstance(layer, nn.Linear):
@@ -245,14 +244,21 @@ def _insert_quantizers(
             given = input_grid if kinds[node.name] == "Input" else None
             module.add_submodule(name, ActivationQuantizer(placement.fixed.get(group, given)))
         if node.name in placement.rounds:
-            with graph.inserting_after(node):
-                quantized = graph.call_module(name, (node,))
-            node.replace_all_uses_with(
-                quantized, delete_user_cb=lambda user, new=quantized: user is not new and not reads_shape(user)
-            )
+            quantize_value(node, name)
 
 
-def reads_shape(node: fx.Node) -> bool:
+def quantize_value(node: fx.Node, quantizer: str) -> None:
+    """Call a quantizer module behind a node; everything that read the node's values reads its result."""
+    with node.graph.inserting_after(node):
+        quantized = node.graph.call_module(quantizer, (node,))
+
+    def reads_values(user: fx.Node) -> bool:
+        return user is not quantized and not _reads_shape(user)
+
+    node.replace_all_uses_with(quantized, delete_user_cb=reads_values)
+
+
+def _reads_shape(node: fx.Node) -> bool:
     """Whether a node asks a tensor for its shape only."""
     return (node.op == "call_method" and node.target in ("size", "dim")) or (
         node.op == "call_function" and node.target is getattr

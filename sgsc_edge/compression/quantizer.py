@@ -8,8 +8,6 @@ to the scale it is LSQ's (arXiv 1902.08153).
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import nn
 
@@ -42,7 +40,7 @@ class WeightQuantizer(nn.Module):
 
     def scale(self) -> torch.Tensor:
         """The channels' scales, float32 [O]."""
-        return cast(torch.Tensor, 2**self.log2_scale)
+        return 2**self.log2_scale
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         """The weight on its channels' grids, float32, same shape."""
@@ -96,8 +94,7 @@ class ActivationQuantizer(nn.Module):
     def parameters_of_grid(self) -> tuple[torch.Tensor, torch.Tensor]:
         """(scale float32 scalar, zero point int32 scalar) of the int8 grid."""
         if self.fixed is not None:
-            scale, zero_point = self.fixed
-            return torch.tensor(scale), torch.tensor(zero_point, dtype=torch.int32)
+            return torch.tensor(self.fixed[0]), torch.tensor(self.fixed[1], dtype=torch.int32)
         scale = ((self.high - self.low) / 255).clamp_min(_TINY)
         zero_point = (-128 - self.low / scale).round().clamp(-128, 127)
         return scale, zero_point.to(torch.int32)

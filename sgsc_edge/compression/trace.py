@@ -272,7 +272,9 @@ def _lift_constants(graph_module: fx.GraphModule) -> None:
                     remedy="write it as an operator between two tensors",
                 )
             node.args = tuple(
-                constant(torch.tensor(float(argument)), node) if isinstance(argument, int | float) else argument
+                constant(torch.tensor(float(argument)), node)
+                if isinstance(argument, int | float)
+                else argument
                 for argument in node.args
             )
     graph.lint()

@@ -1,0 +1,238 @@
+"""The training loop: fine-tunes a quantized model, epoch by epoch, and can go on after a kill.
+
+Everything random in an epoch follows from the seed and the epoch's number, so a run that was stopped
+between two epochs ends with the same bytes as one that was not.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.utils.data import DataLoader, Dataset, Subset
+from tqdm import tqdm
+
+from sgsc_edge.artifacts import write_bytes
+from sgsc_edge.compression.layers import BATCH_NORMS, QuantizedModel
+from sgsc_edge.errors import FileFormatError, ModelError
+
+log = logging.getLogger("sgsc_edge")
+
+CALIBRATION_SAMPLES = 1024
+_WARM_UP = 0.05
+_OBSERVED = 0.5
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train.
+
+    Parameters
+    ----------
+    epochs, batch_size: over the training samples.
+    learning_rate: Adam's peak; 5 % linear warm-up, then cosine decay to 0.
+    seed: everything random follows from it.
+    """
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class Trainer:
+    """Fine-tunes one model.
+
+    Parameters
+    ----------
+    model: trained in place.
+    data: (input, label) samples; the pool is not among them.
+    watch: called after each epoch with the model; returns what history.jsonl records.
+    checkpoint, history: files; a checkpoint of the same ``key`` is continued.
+    quantized: False trains the float control: the same steps without quantization.
+    """
+
+    model: QuantizedModel
+    data: Dataset[Any]
+    recipe: Recipe
+    watch: Callable[[QuantizedModel], Mapping[str, float]]
+    checkpoint: Path
+    history: Path
+    key: str
+    quantized: bool = True
+    label: str = "compress"
+
+    def run(self) -> None:
+        """Train to the end of the recipe.
+
+        Raises
+        ------
+        ModelError: the loss is not finite.
+        FileFormatError: the checkpoint is damaged.
+        """
+        parameters = [p for p in self.model.module.parameters() if p.requires_grad]
+        optimizer = torch.optim.Adam(parameters, lr=self.recipe.learning_rate)
+        rows = self._resume(optimizer)
+        if not rows:
+            calibrate(self.model, self.data, self.recipe.batch_size)
+        steps = math.ceil(_size(self.data) / self.recipe.batch_size)
+        total = steps * self.recipe.epochs
+        with tqdm(
+            total=total,
+            initial=len(rows) * steps,
+            desc=self.label,
+            unit="step",
+            disable=_silent(),
+            leave=False,
+        ) as progress:
+            for epoch in range(len(rows), self.recipe.epochs):
+                loss = self._epoch(epoch, optimizer, progress)
+                re_estimate_norms(self.model, self.data, self.recipe.batch_size)
+                rows.append({"epoch": epoch + 1, "loss": loss, **self.watch(self.model)})
+                self._save(optimizer, rows)
+                log.info("%s: %s", self.label, _readable(rows[-1], self.recipe.epochs))
+        self.model.observe(False)
+        self.model.enable(True)
+
+    def _epoch(self, epoch: int, optimizer: torch.optim.Optimizer, progress: Any) -> float:
+        """One pass over the data; returns the mean loss."""
+        seed = self.recipe.seed * 100_003 + epoch
+        torch.manual_seed(seed)
+        loader = DataLoader(
+            self.data, self.recipe.batch_size, shuffle=True, generator=torch.Generator().manual_seed(seed)
+        )
+        self.model.module.train()
+        self.model.enable(self.quantized)
+        self.model.observe(epoch < _OBSERVED * self.recipe.epochs)
+        summed, seen = 0.0, 0
+        for step, (inputs, labels) in enumerate(loader, start=epoch * len(loader)):
+            progress.update()
+            if len(inputs) == 1 and seen:
+                continue  # BatchNorm cannot train on a single sample
+            for group in optimizer.param_groups:
+                group["lr"] = self.recipe.learning_rate * _rate(step, len(loader) * self.recipe.epochs)
+            optimizer.zero_grad(set_to_none=True)
+            loss = F.cross_entropy(self.model.module(inputs), labels)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            value = loss.item()
+            if not math.isfinite(value):
+                raise ModelError(
+                    f"the loss became {value} in epoch {epoch + 1}",
+                    where=self.label,
+                    remedy="lower compress.learning_rate",
+                )
+            summed, seen = summed + value * len(inputs), seen + len(inputs)
+            progress.set_postfix(loss=f"{summed / seen:.4f}", refresh=False)
+        return summed / seen
+
+    def _save(self, optimizer: torch.optim.Optimizer, rows: list[dict[str, float]]) -> None:
+        buffer = io.BytesIO()
+        state = {
+            "key": self.key,
+            "history": json.dumps(rows),
+            "model": self.model.module.state_dict(),
+            "optimizer": optimizer.state_dict(),
+        }
+        torch.save(state, buffer)
+        write_bytes(self.checkpoint, buffer.getvalue())
+        write_bytes(self.history, "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows).encode())
+
+    def _resume(self, optimizer: torch.optim.Optimizer) -> list[dict[str, float]]:
+        """Continue a checkpoint of this run; returns the history of the finished epochs."""
+        if not self.checkpoint.exists():
+            return []
+        try:
+            state = torch.load(self.checkpoint, weights_only=True)
+            if state["key"] != self.key:
+                return []
+            rows: list[dict[str, float]] = json.loads(state["history"])
+            self.model.module.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+        except Exception as error:
+            raise FileFormatError(
+                f"the checkpoint cannot be read: {error}",
+                where=str(self.checkpoint),
+                remedy="delete it; training starts again",
+            ) from error
+        log.info("%s: going on after epoch %d", self.label, len(rows))
+        return rows
+
+
+def calibrate(model: QuantizedModel, data: Dataset[Any], batch_size: int) -> None:
+    """Set every activation range from the float model's values on :data:`CALIBRATION_SAMPLES` samples."""
+    training = model.module.training
+    model.module.eval()
+    model.enable(False)
+    model.observe(True)
+    with torch.no_grad():
+        for inputs in _batches(data, batch_size, CALIBRATION_SAMPLES):
+            model.module(inputs)
+    model.observe(False)
+    model.enable(True)
+    model.module.train(training)
+
+
+def re_estimate_norms(model: QuantizedModel, data: Dataset[Any], batch_size: int) -> None:
+    """Replace every BatchNorm's running statistics by those of the present weights.
+
+    While weights move, the running averages lag behind; whatever is decided by evaluation needs them fresh.
+    """
+    norms = [module for module in model.module.modules() if isinstance(module, BATCH_NORMS)]
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    with model.evaluating() as module:
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # the plain mean over all batches
+            norm.train()
+        for inputs in _batches(data, batch_size, CALIBRATION_SAMPLES):
+            module(inputs)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+
+
+def _batches(data: Dataset[Any], batch_size: int, samples: int) -> Iterator[torch.Tensor]:
+    """Inputs of evenly spaced samples, in batches; a last batch of one is left out."""
+    total = _size(data)
+    chosen = [index * total // samples for index in range(samples)] if total > samples else range(total)
+    for inputs, _ in DataLoader(Subset(data, list(chosen)), batch_size):
+        if len(inputs) > 1 or total == 1:
+            yield inputs
+
+
+def _size(data: Dataset[Any]) -> int:
+    return len(data)  # type: ignore[arg-type]
+
+
+def _rate(step: int, total: int) -> float:
+    """Linear warm-up, then cosine decay: the share of the peak learning rate at a step.
+
+    >>> [round(_rate(step, 100), 2) for step in (0, 4, 52, 99)]
+    [0.2, 1.0, 0.5, 0.0]
+    """
+    warm = max(round(_WARM_UP * total), 1)
+    if step < warm:
+        return (step + 1) / warm
+    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(total - warm, 1)))
+
+
+def _silent() -> bool:
+    """Progress bars are for people: a terminal, and no ``--quiet``."""
+    return not sys.stderr.isatty() or not log.isEnabledFor(logging.INFO)
+
+
+def _readable(row: dict[str, float], epochs: int) -> str:
+    figures = ", ".join(f"{name} {value:.4f}" for name, value in row.items() if name != "epoch")
+    return f"epoch {row['epoch']:.0f}/{epochs}: {figures}"
