@@ -1,0 +1,124 @@
+"""What every benchmark shares: rows, the environment they hold for, and where results are kept."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from sgsc_edge.artifacts import write_json
+
+ROOT = Path(__file__).parents[1]
+RESULTS = Path(__file__).parent / "results"
+WORK = Path(__file__).parent / "build"
+"""Scratch for builds that a benchmark makes; git-ignored, removed by ``make clean``."""
+
+TARGET = "tflite-int8"
+STAMPED = ("torch", "numpy", "onnx", "onnxruntime", "ai-edge-litert", "tflite-micro")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured figure: what was measured, the value as text, the limit as text, whether it is met.
+
+    ``limit`` is empty and ``met`` None for figures that only inform.
+    """
+
+    measure: str
+    value: str
+    limit: str = ""
+    met: bool | None = None
+
+    def markdown(self) -> str:
+        """The row of a table with the columns measure, value, limit, met."""
+        met = {True: "yes", False: "**no**", None: ""}[self.met]
+        return f"| {self.measure} | {self.value} | {self.limit} | {met} |"
+
+
+HEADER = "| measure | value | limit | met |\n|---|---|---|---|"
+
+
+def environment() -> dict[str, object]:
+    """Processor, Python, package versions and the commit that a measurement holds for."""
+    return {
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in STAMPED},
+        "commit": _commit(),
+    }
+
+
+def finish(name: str, rows: Sequence[Row], detail: Mapping[str, object] | None = None) -> int:
+    """Write the result file, print the table; 1 when a limit is not met, else 0."""
+    RESULTS.mkdir(exist_ok=True)
+    result = {
+        "benchmark": name,
+        "environment": environment(),
+        "rows": [asdict(row) for row in rows],
+        "detail": dict(detail or {}),
+    }
+    write_json(RESULTS / f"{name}.json", result)
+    print(HEADER, *(row.markdown() for row in rows), sep="\n")
+    return int(any(row.met is False for row in rows))
+
+
+def read_rows(path: Path) -> tuple[list[Row], dict[str, object]]:
+    """The rows and the environment of a result file."""
+    result = json.loads(path.read_text(encoding="utf-8"))
+    return [Row(**row) for row in result["rows"]], result["environment"]
+
+
+def run(*command: str | Path, allowed: tuple[int, ...] = (0,)) -> None:
+    """Run a command from the repository's top, its output on standard error.
+
+    An exit code that is not ``allowed`` ends the benchmark: what follows would measure something else.
+    """
+    done = subprocess.run([str(part) for part in command], cwd=ROOT, stdout=sys.stderr, check=False)
+    if done.returncode not in allowed:
+        raise SystemExit(f"exit code {done.returncode} from: {' '.join(map(str, command))}")
+
+
+def build(project: Path, out: Path, *options: str) -> Path:
+    """Build a project for tflite-int8 and return the build folder.
+
+    A build whose gate fails (exit code 1) is measured like any other: the figures are about all of them.
+    """
+    run(command(), "build", project, "--target", TARGET, "--out", out, *options, allowed=(0, 1))
+    return out / TARGET
+
+
+def command() -> Path:
+    """The ``sgsc-edge`` command beside this interpreter."""
+    return Path(sys.executable).with_name("sgsc-edge")
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str:
+    """The commit's short name, with ``+changes`` when the package differs from it."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+        return done.stdout.strip()
+
+    changed = git("status", "--porcelain", "--", "sgsc_edge", "targets", "examples")
+    return git("rev-parse", "--short", "HEAD") + ("+changes" if changed else "")

@@ -1,0 +1,60 @@
+"""Writes docs/results.md from the result files: `python -m benchmarks.report`.
+
+Every benchmark has its section; one without a result file says so and names its command.
+"""
+
+from __future__ import annotations
+
+from benchmarks.record import HEADER, RESULTS, ROOT, read_rows
+from sgsc_edge.artifacts import write_bytes
+
+SECTIONS = {
+    "exactness": ("Exactness", "Real kernels against the NumPy integer executor, on whole certify sets."),
+    "digits_seeds": ("Digits, float against int8", "Five seeds, each trained and built anew."),
+    "mnist_int8": ("MNIST, float against int8", "The paper's CNN on the 10,000 test samples."),
+    "lowering_time": ("Lowering time", "Whole processes, runs of both converters alternating."),
+    "cli_time": ("Command line", "Whole processes, warm file cache."),
+    "reproducible": ("Reproducibility", "Two builds from scratch, by SHA-256."),
+}
+
+INTRODUCTION = """\
+# Results
+
+Measured figures and the commands that measure them. `python -m benchmarks.report` writes this page from
+`benchmarks/results/`; it is not edited by hand.
+"""
+
+
+def main() -> None:
+    """Write the page."""
+    parts = [INTRODUCTION, *(section(name, *texts) for name, texts in SECTIONS.items())]
+    path = ROOT / "docs" / "results.md"
+    write_bytes(path, "\n".join(parts).encode())
+    print(f"wrote {path.relative_to(ROOT)}")
+
+
+def section(name: str, title: str, text: str) -> str:
+    """One benchmark: its rows, what they hold for, and its command."""
+    head = f"## {title}\n\n{text} Command: `python -m benchmarks.{name}`.\n"
+    path = RESULTS / f"{name}.json"
+    if not path.is_file():
+        return f"{head}\nNot measured yet.\n"
+    rows, environment = read_rows(path)
+    table = "\n".join([HEADER, *(row.markdown() for row in rows)])
+    return f"{head}\n{table}\n\n{conditions(environment)}\n"
+
+
+def conditions(environment: dict[str, object]) -> str:
+    """One line: machine, Python, packages, commit."""
+    packages = environment["packages"]
+    if not isinstance(packages, dict):
+        raise SystemExit("a result file without package versions")
+    versions = ", ".join(f"{name} {version}" for name, version in packages.items() if version)
+    return (
+        f"{environment['cores']} cores ({environment['cpu']}), {environment['system']}, "
+        f"Python {environment['python']}, {versions}; commit {environment['commit']}."
+    )
+
+
+if __name__ == "__main__":
+    main()
