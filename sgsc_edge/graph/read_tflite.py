@@ -2,12 +2,12 @@
 
 In order: the flatbuffer's structure (``flatbuffer.py``: offsets, vectors, text), the counts and indices of
 the model (tensors, buffers, operator codes), each tensor's data against its shape, each operator against
-the op table, and at last the whole graph against ``legality.py``. A fault in the file raises FileFormatError; an op,
-an option or an element type that the device graph has no word for raises UnsupportedError.
+the op table, and at last the whole graph against ``legality.py``. A fault in the file raises FileFormatError;
+an op, an option or an element type that the device graph has no word for raises UnsupportedError.
 
 What the graph does not say the same way is brought to one form: a missing bias becomes zeros, tensors that
-nothing uses are dropped, names are made unique, per-channel parameters of one channel become per tensor, and
-those of a vector lie along its only axis (older converters wrote the weights' axis into the bias).
+nothing uses are dropped, names are made unique, per-channel parameters of one channel become per tensor,
+and those of a vector lie along its only axis (older converters wrote the weights' axis into the bias).
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def _foreign_name(builtin: int) -> str:
     from ai_edge_litert.schema_py_generated import BuiltinOperator
 
     names = {number: name for name, number in vars(BuiltinOperator).items() if not name.startswith("_")}
-    return names.get(builtin, f"BUILTIN {builtin}")
+    return str(names.get(builtin, f"BUILTIN {builtin}"))
 
 
 def tensor_shape(record: Record, path: str, where: str) -> tuple[int, ...]:
