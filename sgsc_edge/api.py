@@ -1,0 +1,108 @@
+"""What the commands do, as functions: the command line only parses, calls these and prints."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sgsc_edge.errors import ConfigError
+
+if TYPE_CHECKING:
+    from sgsc_edge.certification.certificate import Certificate
+    from sgsc_edge.inspection import Inspection
+    from sgsc_edge.project import Project
+    from sgsc_edge.runtimes import Available
+    from sgsc_edge.targets import Target
+
+LOG = logging.getLogger("sgsc_edge")
+
+# Packages of the extra `build`: checked first, so that their absence is a message and not a traceback.
+_BUILD_PACKAGES = ("torch", "onnxscript", "safetensors", "tqdm")
+
+
+def build(
+    project: str | Path = ".",
+    *,
+    targets: Sequence[str | Path],
+    out: str | Path = "build",
+    settings: Sequence[str] = (),
+) -> dict[str, Certificate]:
+    """Compress, lower and certify a project for each target; results lie in ``out/<target>/``.
+
+    Parameters
+    ----------
+    project: the folder with ``sgsc.toml``, or the file itself.
+    targets: names of shipped targets, or paths of target files.
+    out: the folder that holds one folder a target.
+    settings: ``"section.key=value"`` overrides, as ``--set`` takes them.
+
+    Returns the certificates by target; whether they passed is theirs to say (``exit_code``). Raises
+    ``SgscError``.
+    """
+    return {
+        target.name: build_target(loaded, target, Path(out))
+        for loaded, target in prepare(project, targets, settings)
+    }
+
+
+def prepare(
+    project: str | Path, targets: Sequence[str | Path], settings: Sequence[str] = ()
+) -> Iterator[tuple[Project, Target]]:
+    """The project with each target's overrides, and the target; everything is validated before the first."""
+    from sgsc_edge.project import load_project
+    from sgsc_edge.targets import load_target, target_names
+
+    if not targets:
+        raise ConfigError("no target is given", where="--target", remedy="name one; see: sgsc-edge targets")
+    chosen = {target.name: target for target in map(load_target, targets)}
+    loaded = load_project(project, settings, known_targets={*target_names(), *chosen})
+    _require_build_packages()
+    return ((loaded.for_target(name), target) for name, target in chosen.items())
+
+
+def build_target(project: Project, target: Target, out: Path) -> Certificate:
+    """Build one target into ``out/<target>/``."""
+    from sgsc_edge import pipeline
+
+    return pipeline.build(project, target, out / target.name, log=LOG)
+
+
+def verify(folder: str | Path, policy: str | Path | None = None) -> Certificate:
+    """Certify a build folder again from its files alone, under ``policy`` (a TOML file) where given."""
+    from sgsc_edge.certification.verify import verify_folder
+
+    return verify_folder(Path(folder), None if policy is None else Path(policy))
+
+
+def inspect(path: str | Path) -> Inspection:
+    """Ops, widths, shapes, quantization and bytes of an ``.onnx`` or ``.tflite`` file."""
+    from sgsc_edge.inspection import inspect_model
+
+    return inspect_model(Path(path))
+
+
+def available_targets() -> list[Target]:
+    """Every shipped target, by name."""
+    from sgsc_edge import targets
+
+    return targets.available_targets()
+
+
+def available_runtimes() -> list[Available]:
+    """Every runtime by name, with its installed version or what to install."""
+    from sgsc_edge import runtimes
+
+    return runtimes.available()
+
+
+def _require_build_packages() -> None:
+    missing = [name for name in _BUILD_PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(
+            f"build needs {', '.join(missing)}, not installed here",
+            where="build",
+            remedy="install them with: pip install 'sgsc-edge[build]'",
+        )

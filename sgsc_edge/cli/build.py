@@ -1,0 +1,91 @@
+"""``sgsc-edge build [PROJECT] --target NAME ...``."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import click
+
+from sgsc_edge.cli.output import CONTEXT, Result, command_options, error_document
+from sgsc_edge.errors import Interrupted, SgscError
+
+if TYPE_CHECKING:
+    from sgsc_edge.project import Project
+    from sgsc_edge.targets import Target
+
+# Of several targets the worst outcome is the command's: our bug, device, input, not measured, gate, done.
+_SEVERITY = (5, 4, 2, 3, 1, 0)
+
+
+class _Setting(click.types.StringParamType):
+    """A ``key=value``; in SGSC_EDGE_SET several are separated by semicolons."""
+
+    name = "key=value"
+    envvar_list_splitter: ClassVar[str] = ";"
+
+
+_TARGET: dict[str, Any] = {
+    "multiple": True,
+    "required": True,
+    "envvar": "SGSC_EDGE_TARGET",
+    "help": "Target name, or a target's .toml file; repeatable.",
+}
+_OUT: dict[str, Any] = {
+    "default": "build",
+    "show_default": True,
+    "type": click.Path(path_type=Path),
+    "help": "Results lie in OUT/TARGET/.",
+}
+_SET: dict[str, Any] = {
+    "multiple": True,
+    "type": _Setting(),
+    "envvar": "SGSC_EDGE_SET",
+    "help": "Override a setting, such as compress.epochs=2; repeatable.",
+}
+
+
+@click.command("build", context_settings=CONTEXT)
+@click.argument("project", default=".", type=click.Path(path_type=Path))
+@click.option(
+    "--target", "-t", "targets", multiple=True, required=True, help="Target name or file; repeatable."
+)
+@click.option(
+    "--out",
+    default="build",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Results lie in OUT/TARGET/.",
+)
+@click.option("--set", "settings", multiple=True, type=_Setting(), help="Override a setting; repeatable.")
+@command_options
+def command(project: Path, targets: tuple[str, ...], out: Path, settings: tuple[str, ...]) -> Result:
+    """Compress, lower and certify PROJECT (a folder with sgsc.toml) for one or more targets."""
+    from sgsc_edge.api import prepare
+
+    outcomes = [_build(loaded, target, out) for loaded, target in prepare(project, targets, settings)]
+    return Result(
+        {"builds": [outcome.document for outcome in outcomes]},
+        "\n\n".join(outcome.text for outcome in outcomes),
+        min((outcome.exit_code for outcome in outcomes), key=_SEVERITY.index),
+    )
+
+
+def _build(project: Project, target: Target, out: Path) -> Result:
+    """One target's outcome; an error of one target does not keep the others from being built."""
+    from sgsc_edge.api import build_target
+    from sgsc_edge.cli.certificate_text import certificate_text
+
+    folder = out / target.name
+    document: dict[str, Any] = {"target": target.name, "folder": str(folder)}
+    try:
+        certificate = build_target(project, target, out)
+    except Interrupted:
+        raise
+    except SgscError as error:
+        logging.getLogger("sgsc_edge").error("%s: %s", target.name, error)
+        document |= {"exit_code": error.exit_code, "error": error_document(error)}
+        return Result(document, f"{target.name}: not built: {error.message}", error.exit_code)
+    document |= {"exit_code": certificate.exit_code, "certificate": certificate.to_json()}
+    return Result(document, certificate_text(certificate, folder), certificate.exit_code)

@@ -1,0 +1,106 @@
+"""``sgsc-edge``: the command table, and how every command starts and ends.
+
+A command's module is imported when the command is named, so that ``--help`` stays fast. Commands return a
+``Result``; this module prints it, or the error, and turns it into the exit code:
+
+0 done · 1 the gate failed · 2 the user's input is wrong · 3 something required was not measured ·
+4 device or board · 5 our bug · 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+import click
+
+from sgsc_edge.cli.output import Output, Result, print_error, print_result
+from sgsc_edge.errors import InputError, Interrupted, SgscError
+
+PROGRAM = "sgsc-edge"
+_COMPLETE = "_SGSC_EDGE_COMPLETE"
+
+# name: what it does. Its module is sgsc_edge.cli.<name>, its click command is called `command` there.
+COMMANDS = {
+    "build": "Compress, lower and certify a project for one or more targets.",
+    "verify": "Certify a build folder again, from its files alone.",
+    "inspect": "Show ops, widths, shapes, quantization and bytes of a model file.",
+    "targets": "List the targets that models can be built for.",
+    "runtimes": "List the runtimes that can check a model, and what is installed.",
+}
+
+
+class _LazyGroup(click.Group):
+    """A group over ``COMMANDS`` that imports a command only when it is named."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = import_module(f"sgsc_edge.cli.{cmd_name}").command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-"):
+            near = difflib.get_close_matches(name, COMMANDS, n=1)
+            hint = f"Did you mean '{near[0]}'?" if near else f"Commands: {', '.join(COMMANDS)}."
+            raise click.UsageError(f"No such command '{name}'. {hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+cli = _LazyGroup(
+    PROGRAM,
+    help="Take a trained PyTorch model to a device, and prove that it still works there.",
+    epilog="Every option of a command can also be set as SGSC_EDGE_<OPTION> in the environment.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+cli = click.version_option(package_name=PROGRAM, prog_name=PROGRAM)(cli)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code. ``args`` defaults to the process's own."""
+    arguments = list(sys.argv[1:] if args is None else args)
+    if instruction := os.environ.get(_COMPLETE):
+        from click.shell_completion import shell_complete
+
+        return shell_complete(cli, {}, PROGRAM, _COMPLETE, instruction)
+    output = Output.guess(arguments)
+    try:
+        result = _run(arguments, output)
+        return result.exit_code if result is None or print_result(result, output) else 2
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except click.ClickException as error:
+        if not output.as_json:
+            error.show(sys.stderr)
+            return InputError.exit_code
+        return print_error(InputError(error.format_message(), where="command line"), output)
+    except SgscError as error:
+        return print_error(error, output)
+    except (KeyboardInterrupt, click.Abort):
+        return print_error(Interrupted("interrupted", remedy="run the same command again to go on"), output)
+    except Exception as error:
+        return print_error(error, output)
+
+
+def _run(arguments: list[str], output: Output) -> Result:
+    with cli.make_context(PROGRAM, arguments, obj=output) as context:
+        result = cli.invoke(context)
+    assert isinstance(result, Result)
+    return result
+
+
+if __name__ == "__main__":
+    sys.exit(main())

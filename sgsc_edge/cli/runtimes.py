@@ -1,0 +1,25 @@
+"""``sgsc-edge runtimes``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from sgsc_edge.cli.output import CONTEXT, Result, command_options, table
+
+
+@click.command("runtimes", context_settings=CONTEXT)
+@command_options
+def command() -> Result:
+    """List the runtimes that can check a model, with the installed version or what to install."""
+    from sgsc_edge.api import available_runtimes
+
+    runtimes = available_runtimes()
+    rows = [
+        (row.name, row.reads, row.version or f"not installed: {row.install}", row.summary) for row in runtimes
+    ]
+    return Result(
+        {"runtimes": [asdict(row) for row in runtimes]},
+        table([("runtime", "reads", "version", "what it is"), *rows]),
+    )
