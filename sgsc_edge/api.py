@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,8 +15,6 @@ if TYPE_CHECKING:
     from sgsc_edge.project import Project
     from sgsc_edge.runtimes import Available
     from sgsc_edge.targets import Target
-
-LOG = logging.getLogger("sgsc_edge")
 
 # Packages of the extra `build`: checked first, so that their absence is a message and not a traceback.
 _BUILD_PACKAGES = ("torch", "onnxscript", "safetensors", "tqdm")
@@ -67,7 +64,7 @@ def build_target(project: Project, target: Target, out: Path) -> Certificate:
     """Build one target into ``out/<target>/``."""
     from sgsc_edge import pipeline
 
-    return pipeline.build(project, target, out / target.name, log=LOG)
+    return pipeline.build(project, target, out / target.name)
 
 
 def verify(folder: str | Path, policy: str | Path | None = None) -> Certificate:

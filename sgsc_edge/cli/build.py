@@ -48,17 +48,9 @@ _SET: dict[str, Any] = {
 
 @click.command("build", context_settings=CONTEXT)
 @click.argument("project", default=".", type=click.Path(path_type=Path))
-@click.option(
-    "--target", "-t", "targets", multiple=True, required=True, help="Target name or file; repeatable."
-)
-@click.option(
-    "--out",
-    default="build",
-    show_default=True,
-    type=click.Path(path_type=Path),
-    help="Results lie in OUT/TARGET/.",
-)
-@click.option("--set", "settings", multiple=True, type=_Setting(), help="Override a setting; repeatable.")
+@click.option("--target", "-t", "targets", **_TARGET)
+@click.option("--out", **_OUT)
+@click.option("--set", "settings", **_SET)
 @command_options
 def command(project: Path, targets: tuple[str, ...], out: Path, settings: tuple[str, ...]) -> Result:
     """Compress, lower and certify PROJECT (a folder with sgsc.toml) for one or more targets."""

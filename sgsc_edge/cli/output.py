@@ -58,37 +58,29 @@ def command_options(function: Callable[..., Result]) -> Callable[..., Result]:
     @click.option("--verbose", "-v", is_flag=True, help="Log details; show tracebacks of bugs.")
     @click.pass_obj
     @functools.wraps(function)
-    def run(
-        output: Output, /, *args: Any, as_json: bool, quiet: bool, verbose: bool, **options: Any
-    ) -> Result:
+    def run(output: Output, /, *, as_json: bool, quiet: bool, verbose: bool, **options: Any) -> Result:
         output.as_json, output.verbose = as_json, verbose
         _log_to_stderr(quiet=quiet, verbose=verbose)
         with _protected_stdout() if as_json else contextlib.nullcontext():
-            return function(*args, **options)
+            return function(**options)
 
     return run
 
 
 def print_result(result: Result, output: Output) -> bool:
     """Print a result in the chosen form; False when standard output did not take it."""
-    text = (
-        json.dumps(result.document, indent=2, sort_keys=True, allow_nan=False)
-        if output.as_json
-        else result.text
-    )
-    return _print(text)
+    return _print(_json(result.document) if output.as_json else result.text)
 
 
 def print_error(error: Exception, output: Output) -> int:
     """Show an error on standard error (and as the JSON document where asked for); returns its exit code."""
     known = error if isinstance(error, SgscError) else _bug(error)
-    if output.verbose or not isinstance(error, SgscError):
+    with contextlib.suppress(OSError):
         if output.verbose:
             traceback.print_exception(error)
-    with contextlib.suppress(OSError):
         print(f"error: {known}", file=sys.stderr)  # noqa: T201 - the one place that talks to the user
     if output.as_json:
-        _print(json.dumps({"error": error_document(known)}, indent=2, sort_keys=True))
+        _print(_json({"error": error_document(known)}))
     return known.exit_code
 
 
@@ -114,6 +106,10 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(line.rstrip() for line in lines)
+
+
+def _json(document: object) -> str:
+    return json.dumps(document, indent=2, sort_keys=True, allow_nan=False)
 
 
 def _bug(error: Exception) -> InternalError:

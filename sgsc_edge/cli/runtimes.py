@@ -16,10 +16,8 @@ def command() -> Result:
     from sgsc_edge.api import available_runtimes
 
     runtimes = available_runtimes()
-    rows = [
-        (row.name, row.reads, row.version or f"not installed: {row.install}", row.summary) for row in runtimes
-    ]
+    rows = [(row.name, row.summary, row.reads, row.version or f"no: {row.install}") for row in runtimes]
     return Result(
         {"runtimes": [asdict(row) for row in runtimes]},
-        table([("runtime", "reads", "version", "what it is"), *rows]),
+        table([("runtime", "what it is", "reads", "installed"), *rows]),
     )

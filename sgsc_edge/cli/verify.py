@@ -11,12 +11,10 @@ from sgsc_edge.cli.output import CONTEXT, Result, command_options
 
 @click.command("verify", context_settings=CONTEXT)
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option(
-    "--policy", type=click.Path(path_type=Path), help="Judge by this TOML file, not by the recorded policy."
-)
+@click.option("--policy", type=click.Path(path_type=Path), help="Judge by this TOML file.")
 @command_options
 def command(folder: Path, policy: Path | None) -> Result:
-    """Certify FOLDER (such as build/tflite-int8) again: every figure is recomputed, no verdict is believed."""
+    """Certify FOLDER (such as build/tflite-int8) again: every figure is recomputed, no verdict believed."""
     from sgsc_edge.api import verify
     from sgsc_edge.cli.certificate_text import certificate_text
 
