@@ -90,7 +90,7 @@ def run_node(graph: Graph, node: Node, values: Mapping[str, Array], profile: str
 
     Constants of the graph need no value. Errors as for :func:`run`.
     """
-    return _run_node(graph, node, values, _profile(profile))
+    return run_node_under(graph, node, values, _profile(profile))
 
 
 def _profile(name: str) -> Profile:
@@ -140,7 +140,7 @@ def _run_chunk(
     samples = len(next(iter(fed.values())))
     last_use = {name: index for index, node in enumerate(graph.nodes) for name in node.inputs}
     for index, node in enumerate(graph.nodes):
-        values[node.outputs[0]] = _run_node(graph, node, values, profile)
+        values[node.outputs[0]] = run_node_under(graph, node, values, profile)
         for name in {*node.inputs, *node.outputs}:
             if last_use.get(name, -1) <= index and name not in names:
                 values.pop(name, None)
@@ -152,7 +152,8 @@ def _repeated(data: Array, samples: int) -> Array:
     return np.broadcast_to(data, (samples, *data.shape[1:]))
 
 
-def _run_node(graph: Graph, node: Node, values: Mapping[str, Array], profile: Profile) -> Array:
+def run_node_under(graph: Graph, node: Node, values: Mapping[str, Array], profile: Profile) -> Array:
+    """As :func:`run_node`, under a profile object (also one that no runtime has)."""
     kernel = KERNELS.get(type(node.op))
     if kernel is None or len(node.outputs) != 1:
         raise InternalError(f"the executor has no kernel for {node.kind} with {len(node.outputs)} outputs")

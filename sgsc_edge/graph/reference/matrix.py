@@ -8,7 +8,7 @@ Integer form, per output channel o (weights have zero point 0)::
 Padding adds nothing to the sum. The sum runs as a float matrix product, in the narrowest float type
 that holds every partial sum exactly. Rounding differs by runtime and op: see ``numerics.Profile``.
 Sources: TFLite ``reference/integer_ops/conv.h``, ``depthwise_conv.h``, ``fully_connected.h``,
-``kernels/padding.h``; TFLM ``fully_connected_common.cc`` (the per-tensor multiplier's precision).
+``kernels/padding.h``.
 """
 
 from __future__ import annotations
