@@ -12,7 +12,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 
 VENV   := .venv
-STAMPS := .stamps
+STAMPS := $(VENV)/stamps
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 TORCH_INDEX ?=
@@ -118,7 +118,7 @@ lock:  ## pin the newest releases that pyproject.toml allows into constraints.tx
 	bash .ci/lock
 
 clean:  ## remove the environment, builds and caches (checkpoints and benchmark results stay)
-	rm -rf $(VENV) $(STAMPS) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis examples/*/build benchmarks/build
+	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis examples/*/build benchmarks/build
 
 help:
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | while IFS='|' read -r name text; do printf '  make %-20s %s\n' "$$name" "$$text"; done

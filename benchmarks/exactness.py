@@ -32,8 +32,8 @@ def main() -> int:
     """Compare every pair on every folder."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folders", nargs="*", type=Path, default=[ROOT / folder for folder in DEFAULT])
-    rows = [row for folder in parser.parse_args().folders for row in compare(folder.resolve())]
-    return finish("exactness", rows)
+    compared = [compare(folder.resolve()) for folder in parser.parse_args().folders]
+    return finish("exactness", [one for rows in compared for one in rows])
 
 
 def compare(folder: Path) -> list[Row]:
@@ -46,11 +46,12 @@ def compare(folder: Path) -> list[Row]:
         result = run_runtime(runtime, model, inputs, timeout_s=TIMEOUT_S, workers=2)
         if result.outputs is None:
             raise SystemExit(f"{runtime} did not run on {model}: {result.reason}")
-        rows.append(_row(folder, runtime, result.outputs, execute(graph, inputs, profile)))
+        rows.append(row(folder, runtime, result.outputs, execute(graph, inputs, profile)))
     return rows
 
 
-def _row(folder: Path, runtime: str, outputs: NDArray[np.int8], expected: NDArray[np.int8]) -> Row:
+def row(folder: Path, runtime: str, outputs: NDArray[np.int8], expected: NDArray[np.int8]) -> Row:
+    """How many integers differ; unequal shapes, dtypes or no outputs at all end the benchmark."""
     if outputs.shape != expected.shape or outputs.dtype != expected.dtype or not outputs.size:
         raise SystemExit(f"{runtime}: outputs {outputs.shape} {outputs.dtype}, expected {expected.shape}")
     differing = int((outputs != expected).sum())

@@ -1,0 +1,106 @@
+"""The benchmarks' own arithmetic: limits, verdicts, alternation, the results page."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+sys.path.append(str(ROOT))  # benchmarks/ is not part of the installed package
+
+from benchmarks import digits_seeds, exactness, lowering_time, mnist_int8, record, report, timing  # noqa: E402
+
+
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(record, "RESULTS", tmp_path)
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(("verdicts", "code"), [([True, None], 0), ([True, False], 1), ([None], 0)])
+def test_finish_fails_on_an_unmet_limit(results: Path, verdicts: list[bool | None], code: int) -> None:
+    rows = [record.Row(f"figure {index}", "1", "0", met) for index, met in enumerate(verdicts)]
+    assert record.finish("exactness", rows, {"raw": [1.5]}) == code
+    stored = json.loads((results / "exactness.json").read_text())
+    assert stored["detail"] == {"raw": [1.5]}
+    assert set(stored["environment"]["packages"]) == set(record.STAMPED)
+    assert record.read_rows(results / "exactness.json")[0] == rows
+
+
+def test_report_shows_rows_or_says_that_nothing_was_measured(results: Path) -> None:
+    title, text = report.SECTIONS["cli_time"]
+    assert "Not measured yet." in report.section("cli_time", title, text)
+    record.finish("cli_time", [record.Row("help", "0.4 s", "≤ 0.3 s", False)])
+    shown = report.section("cli_time", title, text)
+    assert "| help | 0.4 s | ≤ 0.3 s | **no** |" in shown
+    assert "python -m benchmarks.cli_time" in shown
+    assert "Not measured" not in shown
+
+
+@pytest.mark.parametrize("name", report.SECTIONS)
+def test_every_section_has_its_script(name: str) -> None:
+    assert importlib.util.find_spec(f"benchmarks.{name}") is not None
+    assert f'finish("{name}"' in (ROOT / "benchmarks" / f"{name}.py").read_text().replace("\n        ", "")
+
+
+def test_one_different_integer_is_not_exact() -> None:
+    outputs = np.zeros((3, 10), np.int8)
+    other = outputs.copy()
+    other[2, 9] = 1
+    folder = Path("examples/digits/build/tflite-int8")
+    assert exactness.row(folder, "tflm", outputs, outputs.copy()).met is True
+    row = exactness.row(folder, "tflm", outputs, other)
+    assert row.met is False
+    assert row.value == "1 of 30 (3 samples)"
+
+
+@pytest.mark.parametrize(
+    ("outputs", "expected"),
+    [
+        (np.zeros((3, 10), np.int8), np.zeros((2, 10), np.int8)),
+        (np.zeros((3, 10), np.int8), np.zeros((3, 10), np.int16)),
+        (np.zeros((0, 10), np.int8), np.zeros((0, 10), np.int8)),
+    ],
+)
+def test_other_shapes_or_nothing_are_refused(outputs: np.ndarray, expected: np.ndarray) -> None:
+    with pytest.raises(SystemExit, match="tflm"):
+        exactness.row(Path("a/b/c"), "tflm", outputs, expected)
+
+
+@pytest.mark.parametrize(("wrong", "met"), [(40, True), (50, True), (51, False)])
+def test_mnist_limit_is_a_tenth_of_a_point(wrong: int, met: bool) -> None:
+    rows = mnist_int8.rows(10_000, 40, {"tflm": wrong, "litert": 900})
+    assert [row.met for row in rows] == [None, met, None]
+    assert rows[0].value == "99.60%"
+
+
+@pytest.mark.parametrize(("more", "met"), [((0, 4), True), ((2, 3), False)])
+def test_digits_limit_is_on_the_mean(more: tuple[int, ...], met: bool) -> None:
+    measured = [
+        {"seed": seed, "samples": 355, "float": 3, "int8": 3 + errors} for seed, errors in enumerate(more)
+    ]
+    assert digits_seeds.rows(measured)[0].met is met
+
+
+def test_converters_alternate_and_the_first_pair_is_not_counted(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.touch()
+
+    def append(name: str) -> list[str | Path]:
+        return [sys.executable, "-c", f"open({str(log)!r}, 'a').write({name!r})"]
+
+    ours, theirs = lowering_time.alternate(append("a"), append("b"), 2, tmp_path)
+    assert log.read_text() == "ab" * 3
+    assert len(ours) == len(theirs) == 2
+
+
+def test_a_failing_process_is_not_timed() -> None:
+    with pytest.raises(SystemExit, match=r"(?s)exit code 3.*reason"):
+        timing.wall_time([sys.executable, "-c", "import sys; print('reason'); sys.exit(3)"])
+    assert timing.wall_time([sys.executable, "-c", "raise SystemExit(1)"], allowed=(0, 1)) > 0
