@@ -7,10 +7,11 @@ paths of the machine) is removed, so that equal models give equal bytes.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -45,8 +46,7 @@ def export_onnx(
     batch = torch.stack([sample, sample])
     compressed.emit_onnx(True)
     try:
-        with warnings.catch_warnings(), _quiet_exporter():
-            warnings.simplefilter("ignore")
+        with _quiet_exporter():
             program = torch.onnx.export(
                 compressed.module.eval(),
                 (batch,),
@@ -76,16 +76,20 @@ def export_onnx(
     return model
 
 
-class _quiet_exporter:  # noqa: N801  (used as a context manager, like contextlib's)
-    """The exporter logs which optional packages it misses; that is no news to the user."""
-
-    def __enter__(self) -> None:
-        self._logger = logging.getLogger("torch.onnx")
-        self._level = self._logger.level
-        self._logger.setLevel(logging.ERROR)
-
-    def __exit__(self, *_: object) -> None:
-        self._logger.setLevel(self._level)
+@contextlib.contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """The exporter and its optimizer log their own steps, which are no news to the user."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _strip(model: onnx.ModelProto, name: str) -> None:

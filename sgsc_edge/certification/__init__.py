@@ -3,3 +3,29 @@
 ``certify`` (pure) turns recorded samples and runtime outputs into a certificate; ``verify_folder`` and
 ``certify_folder`` do the reading, running and writing around it.
 """
+
+from sgsc_edge.certification.certificate import Certificate, read_certificate
+from sgsc_edge.certification.certify import RuntimeRun, certify
+from sgsc_edge.certification.policy import GatePolicy, Policy, RuntimePolicy, read_policy
+from sgsc_edge.certification.records import CertificationContext, TestSummary, Verdict
+from sgsc_edge.certification.samples import SampleSet
+from sgsc_edge.certification.test_set import measure_test
+from sgsc_edge.certification.verify import certify_folder, verify_folder
+
+__all__ = [
+    "Certificate",
+    "CertificationContext",
+    "GatePolicy",
+    "Policy",
+    "RuntimePolicy",
+    "RuntimeRun",
+    "SampleSet",
+    "TestSummary",
+    "Verdict",
+    "certify",
+    "certify_folder",
+    "measure_test",
+    "read_certificate",
+    "read_policy",
+    "verify_folder",
+]

@@ -135,7 +135,7 @@ def _recompute(
     check_runtime_names(policy)
     path = folder / PRESERVATION_NAME
     sets = read_samples(read_npz(path), where=str(path))
-    grid = _output_grid(folder / MODEL_TFLITE, sets)
+    grid = output_grid(folder / MODEL_TFLITE, sets)
     names = [name for name in (*policy.required, *policy.optional) if name != COMPRESSED]
     return certify(
         context,
@@ -167,7 +167,7 @@ def split_result(result: RunResult, parts: Sequence[str], sets: Mapping[str, Sam
     return RuntimeRun(str(result.status), result.version, result.reason, result.stand_in, outputs)
 
 
-def _output_grid(path: Path, sets: Mapping[str, SampleSet]) -> OutputGrid:
+def output_grid(path: Path, sets: Mapping[str, SampleSet]) -> OutputGrid:
     """What the model's output integers mean; FileFormatError where model and samples do not fit."""
     graph = read_tflite(read_bytes(path, MAX_TFLITE_BYTES))
     if len(graph.inputs) != 1 or len(graph.outputs) != 1:

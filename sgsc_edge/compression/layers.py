@@ -82,6 +82,11 @@ class QuantizedModel:
     kinds: Mapping[str, str]
     placement: Placement
 
+    @property
+    def ends_with_softmax(self) -> bool:
+        """Whether the output holds probabilities rather than logits."""
+        return list(self.kinds.values())[-1] == "Softmax"
+
     def layers(self) -> Iterator[tuple[str, QuantLayer]]:
         """The quantized layers with their names in the user's model."""
         for name, module in self.module.named_modules():

@@ -30,6 +30,8 @@ log = logging.getLogger("sgsc_edge")
 CALIBRATION_SAMPLES = 1024
 _WARM_UP = 0.05
 _OBSERVED = 0.5
+_SMALLEST_PROBABILITY = 1 / 512
+"""Half a step of the int8 probabilities: the logarithm stays finite."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ class Trainer:
             for group in optimizer.param_groups:
                 group["lr"] = self.recipe.learning_rate * _rate(step, len(loader) * self.recipe.epochs)
             optimizer.zero_grad(set_to_none=True)
-            loss = F.cross_entropy(self.model.module(inputs), labels)
+            loss = task_loss(self.model, inputs, labels)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             value = loss.item()
@@ -167,6 +169,14 @@ class Trainer:
             ) from error
         log.info("%s: going on after epoch %d", self.label, len(rows))
         return rows
+
+
+def task_loss(model: QuantizedModel, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy in nats."""
+    outputs = model.module(inputs)
+    if model.ends_with_softmax:
+        return F.nll_loss(outputs.clamp_min(_SMALLEST_PROBABILITY).log(), labels)
+    return F.cross_entropy(outputs, labels)
 
 
 def calibrate(model: QuantizedModel, data: Dataset[Any], batch_size: int) -> None:

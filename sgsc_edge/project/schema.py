@@ -120,13 +120,18 @@ class InputSection(_Section):
 
 
 class ModelSection(_Section):
-    """``[model]``; ``saw_pool``: whether float training saw the samples that the pool is taken from."""
+    """``[model]``.
+
+    ``saw_pool``: whether float training saw the samples that the pool is taken from. ``final_softmax``: a Softmax
+    at the end saturates in int8 and never changes the decision, so it is dropped unless kept on request.
+    """
 
     factory: Spec
     checkpoint: Annotated[str, Field(pattern=r"\.(safetensors|pt|pth)$")] | None = None
     input: InputSection
     task: Task = "classification"
     saw_pool: bool | None = None
+    final_softmax: Literal["drop", "keep"] = "drop"
 
 
 class DataSection(_Section):
