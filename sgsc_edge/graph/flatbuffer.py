@@ -176,7 +176,7 @@ class _Reader:
 def encode(record: Mapping[str, Any], root: str = "Model") -> bytes:
     """A TFLite file of the table ``root``; equal records give equal bytes.
 
-    Fields that are absent, None or at their default take no space.
+    Fields that are absent, None or at their default take no space; ``-`` fields are never written.
     """
     import flatbuffers
 
@@ -193,9 +193,7 @@ def _write_table(builder: Any, name: str, record: Mapping[str, Any]) -> int:
     children = {
         slot: _write_child(builder, field, record[field.name], record)
         for slot, field in enumerate(fields)
-        if record.get(field.name) is not None
-        and field.inline_bytes == 4
-        and (field.vector or field.scalar is None)
+        if field.type != "-" and record.get(field.name) is not None and (field.vector or field.scalar is None)
     }
     builder.StartObject(len(fields))
     # Widest first, as flatc's C++ code does: no padding between the fields.
