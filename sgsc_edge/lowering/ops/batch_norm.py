@@ -1,0 +1,57 @@
+"""BatchNormalization on its own -> DepthwiseConv2D with 1x1 filters.
+
+One that follows an unquantized Conv or Gemm is folded into it before. One that reads a quantized value
+is ``y = f * x + offset`` per channel: filters of +64 or -64 with scale |f| / 64, which is exact, so that
+the int32 bias resolves 1/64 of an input step.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sgsc_edge.graph import ir
+from sgsc_edge.lowering.emitter import Emitter
+from sgsc_edge.lowering.layout import device_shape
+from sgsc_edge.lowering.network import Layer, Value
+from sgsc_edge.lowering.passes.batch_norm import affine
+from sgsc_edge.lowering.registry import Row
+from sgsc_edge.lowering.weights import place_bias, place_weights
+
+_STEP = 64
+
+
+def _batch_norm(emitter: Emitter, layer: Layer) -> None:
+    x = emitter.image(layer, layer.inputs[0])
+    x_quantization = emitter.parameters(layer, layer.inputs[0])
+    quantization = emitter.parameters(layer, layer.outputs[0])
+    activation = emitter.activation_of(layer, quantization)
+    factor, offset = affine(emitter.network, layer)
+    channels = factor.size
+    # A channel whose factor is 0 still needs a scale, for its bias.
+    scale = np.where(factor == 0, quantization.scale[0] / x_quantization.scale[0], np.abs(factor)) / _STEP
+    weights = Value(
+        f"{layer.outputs[0]}/weights",
+        (1, 1, 1, channels),
+        ir.Quantization.per_channel(scale.astype(np.float32), axis=3),
+        (np.sign(factor) * _STEP).astype(np.int8).reshape(1, 1, 1, channels),
+        ir.DType.INT8,
+    )
+    assert weights.data is not None
+    filters, weights = place_weights(emitter, layer, ir.DepthwiseConv2D, weights, weights.data, axis=3)
+    offsets = Value(f"{layer.outputs[0]}/bias", (channels,), data=offset)
+    bias = place_bias(emitter, layer, offsets, x_quantization, weights, channels)
+    out_shape = device_shape(emitter.shape(layer, layer.outputs[0]))
+    out = emitter.activation(layer.outputs[0], out_shape, quantization)
+    op = ir.DepthwiseConv2D(activation=activation)
+    emitter.place_output(layer, emitter.node(op, (x.tensor, filters, bias), out))
+
+
+ROWS = (
+    Row(
+        op="BatchNormalization",
+        device=("DepthwiseConv2D",),
+        quantization="own output; none between it and the Conv or Gemm it is folded into",
+        limits="evaluation mode; on its own two spatial axes",
+        lower=_batch_norm,
+    ),
+)

@@ -1,0 +1,60 @@
+"""Conv -> Conv2D or DepthwiseConv2D, with a Pad in front where the padding is not exactly SAME.
+
+Weights [O, C/g, kh, kw] become OHWI, or [1, kh, kw, C*m] where every group has one input channel:
+output channel c*m + j reads input channel c in both formats.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sgsc_edge.graph import ir
+from sgsc_edge.lowering.emitter import Emitter
+from sgsc_edge.lowering.layout import device_shape
+from sgsc_edge.lowering.network import Layer
+from sgsc_edge.lowering.registry import Row
+from sgsc_edge.lowering.weights import place_bias, place_weights, weights_of
+from sgsc_edge.lowering.windows import Window, window
+
+
+def padded_input(emitter: Emitter, tensor: str, frame: Window) -> tuple[str, ir.Padding]:
+    """The input and the padding that give the window exactly: SAME, VALID, or a Pad and VALID."""
+    if frame.padding is not None:
+        return tensor, frame.padding
+    return emitter.padded(tensor, frame.paddings), ir.Padding.VALID
+
+
+def _conv(emitter: Emitter, layer: Layer) -> None:
+    x = emitter.image(layer, layer.inputs[0])
+    _, height, width, channels = x.shape
+    out_shape = device_shape(emitter.shape(layer, layer.outputs[0]))
+    weights = weights_of(emitter, layer, layer.inputs[1], axis=0)
+    assert weights.data is not None
+    quantization = emitter.parameters(layer, layer.outputs[0])
+    activation = emitter.activation_of(layer, quantization)
+    frame = window(layer, (height, width), out_shape[1:3], weights.data.shape[2:])
+    tensor, padding = padded_input(emitter, x.tensor, frame)
+    multiplier, depthwise = out_shape[3] // channels, layer.attribute("group", 1) == channels > 1
+    op: ir.Op
+    if depthwise:
+        op = ir.DepthwiseConv2D(frame.stride, frame.dilation, padding, multiplier, activation)
+        data, axis = np.transpose(weights.data, (1, 2, 3, 0)), 3
+    else:
+        op = ir.Conv2D(frame.stride, frame.dilation, padding, activation)
+        data, axis = np.transpose(weights.data, (0, 2, 3, 1)), 0
+    filters, weights = place_weights(emitter, layer, type(op), weights, data, axis)
+    x_quantization = emitter.parameters(layer, layer.inputs[0])
+    bias = place_bias(emitter, layer, emitter.optional(layer, 2), x_quantization, weights, out_shape[3])
+    out = emitter.activation(layer.outputs[0], out_shape, quantization)
+    emitter.place_output(layer, emitter.node(op, (tensor, filters, bias), out))
+
+
+ROWS = (
+    Row(
+        op="Conv",
+        device=("Conv2D", "DepthwiseConv2D", "Pad"),
+        quantization="weights int8 or int4, zero point 0, per tensor or per output channel; own output",
+        limits="two spatial axes; constant weights",
+        lower=_conv,
+    ),
+)

@@ -1,0 +1,66 @@
+"""Gemm and MatMul with constant weights -> FullyConnected, weights [out, in].
+
+The input may be an image flattened in NHWC order: its order is taken into the weights' columns.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sgsc_edge.graph import ir
+from sgsc_edge.lowering.emitter import Emitter
+from sgsc_edge.lowering.layout import Placed
+from sgsc_edge.lowering.network import Layer, Value
+from sgsc_edge.lowering.registry import Row
+from sgsc_edge.lowering.weights import place_bias, place_weights, weights_of
+
+
+def _gemm(emitter: Emitter, layer: Layer) -> None:
+    if layer.attribute("transA", 0):
+        raise layer.refusal("transA transposes the batch", "export the layer as torch.nn.Linear")
+    for factor in ("alpha", "beta"):
+        if layer.attribute(factor, 1.0) != 1.0:
+            raise layer.refusal(
+                f"{factor} is {layer.attribute(factor, 1.0)}", f"fold {factor} into the weights"
+            )
+    transposed = bool(layer.attribute("transB", 0))
+    weights = weights_of(emitter, layer, layer.inputs[1], axis=0 if transposed else 1)
+    assert weights.data is not None
+    _dense(emitter, layer, weights, weights.data if transposed else weights.data.T)
+
+
+def _matmul(emitter: Emitter, layer: Layer) -> None:
+    if emitter.network[layer.inputs[0]].is_constant:
+        raise layer.refusal("its first input is the constant", "write it as x @ weights")
+    weights = weights_of(emitter, layer, layer.inputs[1], axis=1)
+    assert weights.data is not None
+    if weights.data.ndim != 2:
+        raise layer.refusal(f"its weights have shape {list(weights.data.shape)}", "use weights [in, out]")
+    _dense(emitter, layer, weights, weights.data.T)
+
+
+def _dense(emitter: Emitter, layer: Layer, weights: Value, data: NDArray[np.int8]) -> None:
+    """FullyConnected of the input with ``data`` [out, in], columns in ONNX's order."""
+    name, out_name = layer.inputs[0], layer.outputs[0]
+    quantization = emitter.parameters(layer, out_name)
+    activation = emitter.activation_of(layer, quantization)
+    rank = len(emitter.shape(layer, name))
+    x: Placed = emitter.read(layer, name) if rank == 2 else emitter.plain(layer, name)
+    if x.order is not None:
+        data = data[:, x.order]
+    filters, weights = place_weights(emitter, layer, ir.FullyConnected, weights, data, axis=0)
+    bias = place_bias(
+        emitter, layer, emitter.optional(layer, 2), emitter.parameters(layer, name), weights, data.shape[0]
+    )
+    out = emitter.activation(out_name, emitter.shape(layer, out_name), quantization)
+    op = ir.FullyConnected(activation, keep_num_dims=rank > 2)
+    emitter.place_plain(layer, emitter.node(op, (x.tensor, filters, bias), out))
+
+
+_QUANTIZATION = "weights int8 or int4, zero point 0, per tensor or per output; own output"
+
+ROWS = (
+    Row("Gemm", ("FullyConnected",), _QUANTIZATION, "transA = 0, alpha = beta = 1; constant weights", _gemm),
+    Row("MatMul", ("FullyConnected",), _QUANTIZATION, "constant weights [in, out] on the right", _matmul),
+)

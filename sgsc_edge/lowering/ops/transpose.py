@@ -1,0 +1,37 @@
+"""Transpose -> nothing or a Reshape where the device elements already lie so, else Transpose."""
+
+from __future__ import annotations
+
+from sgsc_edge.lowering.emitter import Emitter
+from sgsc_edge.lowering.layout import device_order, device_permutation, same_order, transposed_order
+from sgsc_edge.lowering.network import Layer
+from sgsc_edge.lowering.registry import Row
+
+
+def _transpose(emitter: Emitter, layer: Layer) -> None:
+    name = layer.inputs[0]
+    shape = emitter.shape(layer, name)
+    permutation = layer.attribute("perm", tuple(range(len(shape)))[::-1])
+    emitter.parameters(layer, name)
+    quantization = emitter.parameters(layer, layer.outputs[0])
+    if permutation[0] != 0 and shape[0] > 1:
+        raise layer.refusal("it moves the batch axis", "permute other axes only")
+    x = emitter.requantized(emitter.read(layer, name), quantization, layer.outputs[0])
+    order = transposed_order(x.order, shape, permutation)
+    if same_order(order, device_order(emitter.shape(layer, layer.outputs[0]))):
+        emitter.place_reordered(layer, x, order)
+    elif len(shape) == 4:
+        emitter.place_output(layer, emitter.transposed(x.tensor, device_permutation(permutation)))
+    else:
+        emitter.place_plain(layer, emitter.transposed(emitter.plain_of(layer, x, shape).tensor, permutation))
+
+
+ROWS = (
+    Row(
+        op="Transpose",
+        device=("Transpose", "Reshape", "Quantize"),
+        quantization="the input's parameters; a Quantize is added where the quantizer behind it has others",
+        limits="not the batch",
+        lower=_transpose,
+    ),
+)

@@ -1,0 +1,118 @@
+"""Read an ONNX file that may be hostile: size limits first, then the checker, then the data.
+
+Limits keep a crafted file from exhausting memory; they lie far above any network for a device.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx import checker, external_data_helper
+
+from sgsc_edge.errors import FileFormatError, UnsupportedError
+
+MAX_FILE_BYTES = 1 << 30
+MAX_NODES = 100_000
+MIN_OPSET = 13
+IR_VERSIONS = range(4, onnx.IR_VERSION + 1)
+
+_EXPORT_AGAIN = "export the model to ONNX again; `python -m onnx.checker FILE` shows the finding"
+
+
+def read_onnx(path: Path) -> onnx.ModelProto:
+    """Load an ONNX model with its external data and check it.
+
+    Raises
+    ------
+    FileFormatError: the file is missing, too large, malformed, or fails the ONNX checker.
+    UnsupportedError: an opset or IR version outside those supported.
+    """
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        if size > MAX_FILE_BYTES:
+            raise FileFormatError(
+                f"{size} bytes; at most {MAX_FILE_BYTES} are read",
+                where=str(path),
+                remedy="this is no network for a device; quantize or shrink it first",
+            )
+        model = onnx.load_model(str(path), load_external_data=False)
+    except OSError as error:
+        raise FileFormatError(
+            f"cannot be read: {error.strerror or error}", where=str(path), remedy="check the path"
+        ) from error
+    except (DecodeError, ValueError) as error:
+        raise FileFormatError("this is not an ONNX file", where=str(path), remedy=_EXPORT_AGAIN) from error
+    _load_external_data(model, path)
+    check_model(model, where=str(path))
+    return model
+
+
+def _load_external_data(model: onnx.ModelProto, path: Path) -> None:
+    """Load tensors stored beside the model; onnx itself refuses paths that leave the folder."""
+    external = [
+        tensor for tensor in model.graph.initializer if external_data_helper.uses_external_data(tensor)
+    ]
+    if not external:
+        return
+    try:
+        files = {
+            entry.value for tensor in external for entry in tensor.external_data if entry.key == "location"
+        }
+        total = sum((path.parent / name).stat().st_size for name in files)
+        if total > MAX_FILE_BYTES:
+            raise FileFormatError(
+                f"{total} bytes of external data; at most {MAX_FILE_BYTES} are read",
+                where=str(path),
+                remedy="this is no network for a device; quantize or shrink it first",
+            )
+        external_data_helper.load_external_data_for_model(model, str(path.parent))
+    except (OSError, ValueError, checker.ValidationError) as error:
+        raise FileFormatError(
+            f"external data cannot be read: {error}",
+            where=str(path),
+            remedy="keep the data file beside the model, or export with external_data=False",
+        ) from error
+
+
+def check_model(model: onnx.ModelProto, *, where: str = "ONNX model") -> None:
+    """Check versions, sizes and the ONNX rules of a model in memory.
+
+    Raises
+    ------
+    FileFormatError, UnsupportedError: as :func:`read_onnx`.
+    """
+    if model.ir_version not in IR_VERSIONS:
+        raise FileFormatError(
+            f"ONNX IR version {model.ir_version}; "
+            f"{IR_VERSIONS.start} to {IR_VERSIONS.stop - 1} are supported",
+            where=where,
+            remedy=_EXPORT_AGAIN,
+        )
+    if len(model.graph.node) > MAX_NODES:
+        raise FileFormatError(
+            f"{len(model.graph.node)} nodes; at most {MAX_NODES} are read", where=where, remedy=_EXPORT_AGAIN
+        )
+    opset = opset_of(model)
+    newest = onnx.defs.onnx_opset_version()
+    if not MIN_OPSET <= opset <= newest:
+        raise UnsupportedError(
+            node=model.graph.name or "graph",
+            op=f"opset {opset}",
+            reason=f"opsets {MIN_OPSET} to {newest} are supported",
+            remedy="export with a newer opset, e.g. opset_version=21, or convert with onnx.version_converter",
+        )
+    try:
+        checker.check_model(model)
+    except (checker.ValidationError, ValueError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise FileFormatError(
+            f"not a valid ONNX model: {first}", where=where, remedy=_EXPORT_AGAIN
+        ) from error
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """The version of the default operator domain; 0 where the model names none."""
+    return max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
