@@ -11,25 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from example_modules import EXAMPLES, load_example
 
 from sgsc_edge.preservation.pool import content_hashes
+from sgsc_edge.project import load_project
 
 digits = load_example("digits", "data", "model", "train")
 mnist = load_example("mnist", "model", "train")
-
-
-def run_training(*arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, str(EXAMPLES / "digits" / "train.py"), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    return done.stdout
 
 
 def test_digits_split_is_fixed_stratified_and_disjoint() -> None:
@@ -89,17 +79,35 @@ def test_mnist_distortion_of_nothing_is_the_identity(monkeypatch: pytest.MonkeyP
 
 
 def test_digits_training_reaches_98_percent(tmp_path: Path) -> None:
-    printed = run_training("--out", str(tmp_path / "float.safetensors"))
-    found = re.search(r"test: (\d+) of 355 right", printed)
+    checkpoint = tmp_path / "float.safetensors"
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / "digits" / "train.py"), "--out", str(checkpoint)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    found = re.search(r"test: (\d+) of 355 right", done.stdout)
     assert found is not None
     assert int(found[1]) >= 0.98 * 355
-    assert "left out as the pool" in printed
+    assert "left out as the pool" in done.stdout
+    assert safetensors.torch.load(checkpoint.read_bytes()).keys() == digits.model.build().state_dict().keys()
 
 
-def test_digits_training_depends_on_the_seed_alone(tmp_path: Path) -> None:
-    def checkpoint(name: str, seed: int) -> bytes:
-        run_training("--epochs", "1", "--seed", str(seed), "--out", str(tmp_path / name))
-        return (tmp_path / name).read_bytes()
+@pytest.mark.parametrize("name", ["digits", "mnist"])
+def test_project_files_are_valid_and_say_that_the_pool_was_left_out(name: str) -> None:
+    project = load_project(EXAMPLES / name)
+    assert project.saw_pool is False
+    assert project.gate_reference == "float"
 
-    assert checkpoint("a", 0) == checkpoint("b", 0)
-    assert checkpoint("c", 1) != checkpoint("a", 0)
+
+def test_digits_training_depends_on_the_seed_alone() -> None:
+    images, labels = (part[:256] for part in digits.data.train().tensors)
+
+    def weights(seed: int) -> torch.Tensor:
+        network = digits.train.train(images, labels, seed=seed, epochs=1)
+        return torch.cat([value.flatten() for value in network.state_dict().values()])
+
+    assert torch.equal(weights(0), weights(0))
+    assert not torch.equal(weights(0), weights(1))
