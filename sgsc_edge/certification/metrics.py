@@ -82,11 +82,10 @@ def cross_entropy(values: NDArray[np.float64], labels: Labels, probabilities: bo
 
 @dataclass(frozen=True)
 class Metric:
-    """One row of :data:`METRICS`; ``unit`` names what ``max_drop`` is counted in."""
+    """One row of :data:`METRICS`: ``measure(values float64 [n, K], labels, probabilities)``."""
 
     name: str
     higher_is_better: bool
-    unit: str
     measure: Callable[[NDArray[np.float64], Labels, bool], float | None]
 
 
@@ -94,8 +93,8 @@ METRICS = MappingProxyType(
     {
         metric.name: metric
         for metric in (
-            Metric("accuracy", True, "share of samples", accuracy),
-            Metric("loss", False, "nats", cross_entropy),
+            Metric("accuracy", True, accuracy),
+            Metric("loss", False, cross_entropy),
         )
     }
 )

@@ -1,7 +1,7 @@
 """What a certificate is judged by: thresholds, and the runtimes that must have run.
 
 A policy file (``verify --policy FILE``) is TOML with the keys of the two tables below; the keys that it
-gives replace the recorded ones::
+gives replace the recorded ones (``metric`` only together with ``max_drop``, which is in its unit)::
 
     [gate]
     metric = "accuracy"          # or "loss"
@@ -22,6 +22,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sgsc_edge.artifacts import canonical_json, sha256_bytes
+from sgsc_edge.certification.metrics import METRICS
 from sgsc_edge.config_text import TomlFile, read_toml, validate
 
 STRICT = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -89,4 +90,9 @@ def read_policy(path: Path, base: Policy) -> Policy:
     if isinstance(given, Mapping) and isinstance(given.get("required"), list) and "optional" not in given:
         optional = base.runtimes.optional
         tables["runtimes"]["optional"] = [name for name in optional if name not in given["required"]]
+    gate = file.tables.get("gate")
+    if isinstance(gate, Mapping) and "max_drop" not in gate:
+        metric = gate.get("metric")
+        if metric != base.gate.metric and metric in tuple(METRICS):
+            tables["gate"].pop("max_drop")  # the recorded one is in the other metric's unit
     return validate(Policy, TomlFile(file.label, tables, file.lines), remedy="correct the policy file")

@@ -127,6 +127,7 @@ class CertificationContext(BaseModel):
 
     ``reference_saw_certify``: whether the float model was trained on samples of the certify set.
     ``inputs``: SHA-256 of what went into the build, by name. ``test``: test results by model or runtime.
+    These three are the build's own statements: the folder does not hold what it takes to recompute them.
     """
 
     model_config = STRICT

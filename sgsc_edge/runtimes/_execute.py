@@ -185,7 +185,10 @@ def _outcome(folder: Path, shard: _Shard, returncode: int) -> RunResult:
         return RunResult(
             Status.CRASHED, reason=f"ended with status {returncode} and no result{_tail(folder, shard)}"
         )
-    status = json.loads(status_file.read_text(encoding="utf-8"))
+    try:
+        status = json.loads(status_file.read_text(encoding="utf-8"))
+    except ValueError:  # cut short: the disk is full
+        return RunResult(Status.CRASHED, reason=f"its result is incomplete{_tail(folder, shard)}")
     if status["status"] != Status.OK:
         return RunResult(Status.FAILED, reason=status["reason"])
     return RunResult(Status.OK, np.load(folder / f"outputs.{shard.number}.npy", allow_pickle=False))

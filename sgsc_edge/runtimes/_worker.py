@@ -7,14 +7,17 @@ Imports NumPy and one runtime file only, so that it also starts in another Pytho
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import json
+import signal
 import sys
 from pathlib import Path
 
 import numpy as np
 
 _REASON_CHARACTERS = 500
+_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 def run_shard(folder: Path, shard: int, start: int, stop: int) -> None:
@@ -38,7 +41,14 @@ def run_shard(folder: Path, shard: int, start: int, stop: int) -> None:
     (folder / f"status.{shard}.json").write_text(json.dumps(status), encoding="utf-8")
 
 
+def _die_with_parent() -> None:
+    """Ask the kernel to end this process with the one that started it, even if that was killed."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def main() -> None:
     """Entry point: ``folder shard start stop`` are the last four arguments."""
+    _die_with_parent()
     folder, shard, start, stop = sys.argv[-4:]
     run_shard(Path(folder), int(shard), int(start), int(stop))

@@ -48,6 +48,7 @@ def test_every_problem_is_listed_with_its_line_and_the_nearest_key(tmp_path: Pat
 @pytest.mark.parametrize(
     ("text", "words"),
     [
+        ("[gate]\nmetric = 'loss'\n", "max_drop"),  # the recorded one is a share of samples
         ("gate = 3\n", "gate"),
         ("[gate]\nmax_drop = nan\n", "max_drop"),
         ("[gate]\nmax_drop = inf\n", "max_drop"),
