@@ -21,8 +21,8 @@ import idx
 import numpy as np
 from numpy.typing import NDArray
 
-from sgsc_edge.artifacts import write_bytes
-from sgsc_edge.errors import DataError, FileFormatError
+from sgsc_edge.artifacts import read_bytes, write_bytes
+from sgsc_edge.errors import DataError, FileFormatError, OutputError
 
 MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
@@ -43,6 +43,11 @@ class IdxFile:
     def nbytes(self) -> int:
         """Bytes of the unpacked file, header included."""
         return 4 + 4 * len(self.shape) + int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def max_stored(self) -> int:
+        """Bytes that a plain or gzipped copy may take; gzip grows what it cannot compress a little."""
+        return self.nbytes + 65536
 
 
 TRAIN_IMAGES = IdxFile(
@@ -72,15 +77,15 @@ def load(file: IdxFile) -> NDArray[np.uint8]:
 
     Raises
     ------
-    FileFormatError: the copy in $SGSC_EDGE_DATA/mnist is not the original.
+    FileFormatError: the copy in $SGSC_EDGE_DATA/mnist cannot be read or is not the original.
     DataError: no source has the file; the message lists what each answered.
     """
     root = os.environ.get("SGSC_EDGE_DATA")
     if root and (path := _stored(Path(root) / "mnist", file)):
-        return decode(path.read_bytes(), file, str(path))
+        return decode(read_bytes(path, file.max_stored), file, str(path))
     if path := _stored(cache_folder(), file):
         try:
-            return decode(path.read_bytes(), file, str(path))
+            return decode(read_bytes(path, file.max_stored), file, str(path))
         except FileFormatError as error:
             print(f"{error.where}: {error.message}; downloading it again", file=sys.stderr)
     return download(file, mirrors(), cache_folder())
@@ -127,15 +132,17 @@ def download(file: IdxFile, mirrors: Iterable[str], cache: Path) -> NDArray[np.u
     for mirror in mirrors:
         url = f"{mirror.rstrip('/')}/{file.name}.gz"
         try:
-            data = _fetch(url, max_bytes=file.nbytes + 65536)
+            data = _fetch(url, max_bytes=file.max_stored)
             array = decode(data, file, url)
         except (OSError, http.client.HTTPException, ValueError) as error:
             refusals.append(f"{url}: {error}")
         except FileFormatError as error:
             refusals.append(f"{url}: {error.message}")
         else:
-            cache.mkdir(parents=True, exist_ok=True)
-            write_bytes(cache / f"{file.name}.gz", data)
+            try:
+                write_bytes(cache / f"{file.name}.gz", data)
+            except OutputError as error:  # the data are at hand: go on without a cache
+                print(f"{error.where}: {error.message}; the download is not kept", file=sys.stderr)
             return array
     raise DataError(
         "\n".join([f"{file.name} is not here and no mirror sent it", *refusals]),

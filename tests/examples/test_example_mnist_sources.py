@@ -158,6 +158,16 @@ def test_damaged_cache_is_downloaded_again(
     assert "downloading it again" in capsys.readouterr().err
 
 
+def test_a_cache_that_cannot_be_written_costs_only_a_warning(
+    tmp_path: Path, mirror: Mirror, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    mirror.bodies["good"] = PACKED
+    use(monkeypatch, mirror.url("good"))
+    np.testing.assert_array_equal(sources.load(FILE), VALUES)
+    assert "the download is not kept" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("suffix", "data"), [("", CONTENT), (".gz", PACKED)])
 def test_data_folder_comes_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, data: bytes
