@@ -199,7 +199,7 @@ def _dtypes(rule: OpRule, use: Use) -> str | None:
 
 
 def _names(dtypes: tuple[DType, ...]) -> str:
-    return ", ".join(str(dtype) for dtype in dtypes)
+    return ", ".join([*(str(dtype) for dtype in dtypes[:8]), *(["..."] if len(dtypes) > 8 else [])])
 
 
 def _operands(rule: OpRule, use: Use) -> Iterator[str]:

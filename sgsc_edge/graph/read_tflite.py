@@ -42,6 +42,8 @@ from sgsc_edge.numerics import unpack_int4
 MAX_FILE_BYTES = 1 << 28
 """Largest file read unless the caller allows more: 256 MiB, far above any microcontroller's model."""
 
+_SHOWN = 20
+
 
 def read_tflite(data: bytes, *, where: str = "model.tflite", max_bytes: int = MAX_FILE_BYTES) -> Graph:
     """The device graph of a TFLite file; ``where`` names the file in errors.
@@ -61,8 +63,10 @@ def read_tflite(data: bytes, *, where: str = "model.tflite", max_bytes: int = MA
                 remedy="convert the model to int8 or float32",
             )
     if found:
+        shown = "".join(f"\n  {finding}" for finding in found[:_SHOWN])
+        more = f"\n  and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
         raise FileFormatError(
-            "the model breaks rules of its operators:" + "".join(f"\n  {finding}" for finding in found),
+            f"the model breaks rules of its operators:{shown}{more}",
             where=where,
             remedy="convert the model again; integer models must follow the TFLite 8-bit quantization rules",
         )
@@ -184,9 +188,15 @@ class _Reader:
         self.records: list[Record] = self.subgraph["tensors"] or []
         self.names: dict[int, str] = {}
         self.tensors: dict[str, Tensor] = {}
+        self.repeats: dict[str, int] = {}
         self.contents: dict[tuple[int, DType, int], NDArray[np.generic]] = {}
 
     def graph(self) -> Graph:
+        # Interpreters look at every tensor, used or not.
+        for index, record in enumerate(self.records):
+            path = f"tensor {index} '{record['name'] or ''}'"
+            _item(self.model["buffers"] or [], record["buffer"], "buffer", f"{self.where}: {path}")
+            tensor_shape(record, path, self.where)
         inputs = [self.tensor(index, "input").name for index in self.indices(self.subgraph, "inputs")]
         nodes = [
             self.node(index, operator) for index, operator in enumerate(self.subgraph["operators"] or [])
@@ -246,10 +256,12 @@ class _Reader:
         return tensor
 
     def unique(self, name: str) -> str:
-        candidate, count = name, 0
+        """``name``, or ``name:1``, ``name:2``, .. where it is taken."""
+        candidate, count = name, self.repeats.get(name, 0)
         while candidate in self.tensors:
             count += 1
             candidate = f"{name}:{count}"
+        self.repeats[name] = count
         return candidate
 
     def dtype(self, record: Record, path: str) -> DType:
