@@ -213,8 +213,15 @@ def dotted(key: Key) -> str:
 # --- validating -----------------------------------------------------------------------------------
 
 
-# Findings of pydantic whose message is a sentence of its own.
-_SELF_EXPLAINING = frozenset({"value_error", "too_short", "too_long"})
+# What TOML calls the shapes that pydantic names in Python's words.
+_SHAPES = {
+    "model_type": "a table",
+    "dict_type": "a table",
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "bool_type": "true or false",
+    "string_type": "a string",
+}
 
 
 def validate(model: type[ModelT], file: TomlFile, *, remedy: str) -> ModelT:
@@ -245,9 +252,12 @@ def _message(model: type[BaseModel], detail: Any) -> str:
         return f"unknown key{_hint(model, key)}"
     if kind == "missing":
         return "is required"
-    message: str = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    if kind in _SELF_EXPLAINING:
+    message: str = _SHAPES.get(kind, detail["msg"])
+    message = message.removeprefix("Value error, ").removeprefix("Input should be ")
+    if kind == "value_error":
         return message
+    if kind == "too_short":
+        return f"must hold at least {detail['ctx']['min_length']}, not {detail['ctx']['actual_length']}"
     given = repr(detail["input"])
     return f"must be {message}, not {given if len(given) <= 60 else given[:57] + '...'}"
 

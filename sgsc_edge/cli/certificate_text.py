@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def certificate_text(certificate: Certificate, folder: Path) -> str:
-    """The certify set's table, a line a gate, what differs from the record, the verdict, and where it lies."""
+    """The certify set, a line a gate, what differs from the record, the verdict, and where it lies."""
     blocks = [table(certificate.summary_rows()), "\n".join(certificate.gate_lines())]
     if certificate.differences:
         blocks.append("\n".join(["differs from the recorded certificate:", *certificate.differences]))

@@ -67,6 +67,12 @@ def _one_of(names: tuple[str, ...]) -> Callable[[str], str]:
     return check
 
 
+def _rank(shape: tuple[int, ...]) -> tuple[int, ...]:
+    if not 1 <= len(shape) <= 4:
+        raise ValueError(f"a sample has 1 to 4 dimensions, not {len(shape)}")
+    return shape
+
+
 def _as_list(value: object) -> object:
     return [value] if isinstance(value, (int, float)) and not isinstance(value, bool) else value
 
@@ -98,7 +104,7 @@ class InputSection(_Section):
     ``mean`` and ``std`` hold one value or one a channel; ``range`` is the value range of the raw samples.
     """
 
-    shape: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=4, strict=False)]
+    shape: Annotated[tuple[Positive, ...], Field(strict=False), AfterValidator(_rank)]
     dtype: Literal["float32"] = "float32"
     mean: PerChannel | None = None
     std: PerChannel | None = None
@@ -122,8 +128,8 @@ class InputSection(_Section):
 class ModelSection(_Section):
     """``[model]``.
 
-    ``saw_pool``: whether float training saw the samples that the pool is taken from. ``final_softmax``: a Softmax
-    at the end saturates in int8 and never changes the decision, so it is dropped unless kept on request.
+    ``saw_pool``: whether float training saw the samples that the pool is taken from. ``final_softmax``: a
+    Softmax at the end saturates in int8 and never changes the decision, so it is dropped unless kept on request.
     """
 
     factory: Spec
