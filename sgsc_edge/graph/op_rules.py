@@ -17,6 +17,7 @@ import numpy as np
 
 from sgsc_edge.graph import ir
 from sgsc_edge.graph.ir import Activation, DType, Op, Quantization, Tensor
+from sgsc_edge.numerics import ACTIVATION_BOUNDS
 
 F32, I8, I4, I32 = DType.FLOAT32, DType.INT8, DType.INT4, DType.INT32
 
@@ -116,6 +117,12 @@ def softmax_beta(use: Use) -> Iterator[str]:
         yield f"beta {beta} x input scale {use.scale(use.x)} must exceed 2^-26"
 
 
+def softmax_classes(use: Use) -> Iterator[str]:
+    """In int8 at most 511 values: 512 equal maxima leave the kernels' fixed-point sum, and they abort."""
+    if use.quantized and use.x.shape[-1] > 511:
+        yield f"{use.x.shape[-1]} values to normalize, at most 511 in int8"
+
+
 # --- rules: quantization --------------------------------------------------------------------------
 
 
@@ -135,6 +142,15 @@ def softmax_output(use: Use) -> Iterator[str]:
     """The int8 output has scale 1/256 and zero point -128."""
     if use.quantized and not _parameters(use.output).same_as(Quantization.per_tensor(1 / 256, -128)):
         yield f"output has {_describe(use.output)}, must be scale 1/256, zero point -128"
+
+
+def activation_range(use: Use) -> Iterator[str]:
+    """The bounds of an activation stay below 2^31 output steps: the kernels refuse others."""
+    activation = Activation.RELU6 if isinstance(use.op, ir.Relu6) else getattr(use.op, "activation", None)
+    if use.quantized and activation is not None:
+        for bound in ACTIVATION_BOUNDS[activation]:
+            if bound is not None and abs(bound) / use.scale(use.output) >= 2.0**31:
+                yield f"activation {activation} at output scale {use.scale(use.output):g} leaves 32 bits"
 
 
 def rescale_range(use: Use) -> Iterator[str]:
@@ -232,7 +248,7 @@ _BINARY = (((F32, F32), F32), ((I8, I8), I8))
 _UNARY = (((F32,), F32), ((I8,), I8))
 _WITH_PARAMETER = (((F32, I32), F32), ((I8, I32), I8))
 _WEIGHTED_OPERANDS = ("x", "weights", "bias")
-_WEIGHT_RULES = (weight_parameters, bias_parameters, rescale_range)
+_WEIGHT_RULES = (weight_parameters, bias_parameters, rescale_range, activation_range)
 
 OP_RULES: Mapping[type[Op], OpRule] = MappingProxyType(
     {
@@ -255,10 +271,22 @@ OP_RULES: Mapping[type[Op], OpRule] = MappingProxyType(
                 weight_rank=4,
             ),
             OpRule(ir.FullyConnected, _WEIGHTED_OPERANDS, _WEIGHTED, (1, 4), _WEIGHT_RULES, weight_rank=2),
-            OpRule(ir.Add, ("a", "b"), _BINARY, (0, MAX_RANK), (broadcast_rank, add_rescale)),
-            OpRule(ir.Mul, ("a", "b"), _BINARY, (0, MAX_RANK), (broadcast_rank, rescale_range)),
-            OpRule(ir.MaxPool2D, ("x",), _UNARY, (4, 4), (window_attributes, same_parameters)),
-            OpRule(ir.AveragePool2D, ("x",), _UNARY, (4, 4), (window_attributes, same_parameters)),
+            OpRule(
+                ir.Add, ("a", "b"), _BINARY, (0, MAX_RANK), (broadcast_rank, add_rescale, activation_range)
+            ),
+            OpRule(
+                ir.Mul, ("a", "b"), _BINARY, (0, MAX_RANK), (broadcast_rank, rescale_range, activation_range)
+            ),
+            OpRule(
+                ir.MaxPool2D, ("x",), _UNARY, (4, 4), (window_attributes, same_parameters, activation_range)
+            ),
+            OpRule(
+                ir.AveragePool2D,
+                ("x",),
+                _UNARY,
+                (4, 4),
+                (window_attributes, same_parameters, activation_range),
+            ),
             OpRule(ir.Mean, ("x", "axes"), _WITH_PARAMETER, (1, 4), (rescale_range,), frozenset({"axes"})),
             OpRule(
                 ir.Concatenation,
@@ -292,10 +320,10 @@ OP_RULES: Mapping[type[Op], OpRule] = MappingProxyType(
                 (same_parameters,),
                 frozenset({"permutation"}),
             ),
-            OpRule(ir.Softmax, ("x",), _UNARY, (1, 4), (softmax_beta, softmax_output)),
+            OpRule(ir.Softmax, ("x",), _UNARY, (1, 4), (softmax_beta, softmax_classes, softmax_output)),
             OpRule(ir.Relu, ("x",), _UNARY, (0, MAX_RANK), (rescale_range,)),
             # TFLM's RELU6 clamps without requantizing.
-            OpRule(ir.Relu6, ("x",), _UNARY, (0, MAX_RANK), (same_parameters,)),
+            OpRule(ir.Relu6, ("x",), _UNARY, (0, MAX_RANK), (same_parameters, activation_range)),
             OpRule(ir.Quantize, ("x",), (((F32,), I8), ((I8,), I8)), (0, MAX_RANK), (rescale_range,)),
             OpRule(ir.Dequantize, ("x",), (((I8,), F32),), (0, MAX_RANK)),
         )

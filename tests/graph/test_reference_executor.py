@@ -142,16 +142,3 @@ def test_overflow_is_refused_with_its_node() -> None:
     with pytest.raises(UnsupportedError, match="accumulator leaves 32 bits") as caught:
         run(graph, np.full((1, width), 127, np.int8))
     assert caught.value.node == "node under test"
-
-
-def test_softmax_of_many_equal_maxima_is_refused() -> None:
-    """At 512 equal maxima the fixed-point sum leaves the kernel's range and the runtimes abort."""
-    output = Quantization.per_tensor(1 / 256, -128)
-
-    def classes(count: int) -> Graph:
-        return one_op(ir.Softmax(), [quantized("x", (1, count), UNIT)], quantized("y", (1, count), output))
-
-    inputs = np.zeros((1, 511), np.int8)
-    np.testing.assert_array_equal(run(classes(511), inputs), run_tflm(write_tflite(classes(511)), inputs))
-    with pytest.raises(UnsupportedError, match="512 maxima"):
-        run(classes(512), np.zeros((1, 512), np.int8))
