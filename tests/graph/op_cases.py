@@ -161,7 +161,9 @@ def plane(draw: st.DrawFn, dilated: bool) -> tuple[tuple[Axis, Axis], tuple[int,
 def conv_2d(draw: st.DrawFn, dtype: DType = DType.INT8, grouped: bool = False) -> Case:
     (rows, columns), size, padding = plane(draw, dilated=True)
     groups = draw(st.integers(2, 3)) if grouped else 1
-    group_size, group_out = draw(st.integers(1, 5)), draw(st.integers(1, 4))
+    # Wide windows over 32 channels need more than the 24 bits of float32.
+    group_size = draw(st.one_of(st.integers(1, 5), st.just(32)))
+    group_out = draw(st.integers(1, 4))
     x = quantized("x", (1, *size, groups * group_size), draw(quantizations()))
     shape = (groups * group_out, rows.filter, columns.filter, group_size)
     parts = draw_weights(draw, x.quantization, shape, 0, dtype, per_channel=draw(st.booleans()))
@@ -193,11 +195,14 @@ def depthwise_conv_2d(draw: st.DrawFn, dtype: DType = DType.INT8) -> Case:
 
 @st.composite
 def fully_connected(draw: st.DrawFn, dtype: DType, per_channel: bool) -> Case:
-    inputs, outputs = draw(st.integers(1, 40)), draw(st.integers(1, 12))
-    x = quantized("x", (1, inputs), draw(quantizations()))
+    # From about 500 inputs on, sums need more than the 24 bits of float32.
+    inputs = draw(st.one_of(st.integers(1, 40), st.sampled_from([517, 2000])))
+    outputs = draw(st.integers(1, 12))
+    lead = (1, *draw(st.lists(st.integers(1, 3), max_size=2)))
+    x = quantized("x", (*lead, inputs), draw(quantizations()))
     parts = draw_weights(draw, x.quantization, (outputs, inputs), 0, dtype, per_channel)
-    output = quantized("y", (1, outputs), parts.output)
-    graph = one_op(ir.FullyConnected(draw(activations)), [x, parts.weights, parts.bias], output)
+    op = ir.FullyConnected(draw(activations), keep_num_dims=len(lead) > 1 or draw(st.booleans()))
+    graph = one_op(op, [x, parts.weights, parts.bias], quantized("y", (*lead, outputs), parts.output))
     return graph, samples_of(draw, x.shape)
 
 
@@ -251,7 +256,8 @@ def pool(draw: st.DrawFn, kind: type[ir.MaxPool2D] | type[ir.AveragePool2D]) -> 
 
 @st.composite
 def mean(draw: st.DrawFn) -> Case:
-    shape = (1, *draw(st.lists(st.integers(1, 7), min_size=1, max_size=3)))
+    small = st.lists(st.integers(1, 7), min_size=1, max_size=3).map(tuple)
+    shape = (1, *draw(st.one_of(small, st.sampled_from([(40, 33, 2), (64, 64, 1), (1000,)]))))
     axes = sorted(draw(st.sets(st.integers(1, len(shape) - 1), min_size=1)))
     keep = draw(st.booleans())
     q = draw(quantizations())
@@ -265,7 +271,8 @@ def mean(draw: st.DrawFn) -> Case:
 
 @st.composite
 def softmax(draw: st.DrawFn) -> Case:
-    shape = (1, *draw(st.lists(st.integers(1, 4), max_size=2)), draw(st.integers(1, 20)))
+    classes = st.one_of(st.integers(1, 20), st.sampled_from([100, 511]))
+    shape = (1, *draw(st.lists(st.integers(1, 4), max_size=2)), draw(classes))
     x = quantized("x", shape, draw(quantizations()))
     beta = draw(st.sampled_from([1.0, 0.5, 2.0, 0.30000001192092896]))
     output = quantized("y", shape, Quantization.per_tensor(1 / 256, -128))
