@@ -26,18 +26,8 @@ from sgsc_edge.errors import FileFormatError
 CERTIFICATE_NAME = "certificate.json"
 MAX_CERTIFICATE_BYTES = 64 << 20
 _EXIT_CODES = {Verdict.PASSED: 0, Verdict.FAILED: 1, Verdict.NOT_MEASURED: 3}
-_HEADINGS = (
-    "model",
-    "role",
-    "status",
-    "samples",
-    "accuracy",
-    "flips -/+",
-    "differs",
-    "ties",
-    "max LSB",
-    "note",
-)
+_COLUMNS_BEFORE = ("model", "role", "status", "samples")
+_COLUMNS_AFTER = ("flips -/+", "differs", "ties", "max LSB", "note")
 _SHOWN_PROBLEMS = 10
 
 
@@ -90,15 +80,20 @@ class Certificate:
         return self.statement.model_dump(mode="json", by_alias=True)
 
     def summary_rows(self, part: str = "certify") -> list[tuple[str, ...]]:
-        """A table of text about one set, headings first: references, then runtimes."""
+        """A table of text about one set, headings first: references, then runtimes.
+
+        It shows the accuracy, and the policy's metric where that is another one.
+        """
         predicate = self.predicate
-        rows: list[tuple[str, ...]] = [_HEADINGS]
+        metrics = tuple(dict.fromkeys(("accuracy", predicate.policy.gate.metric)))
+        rows: list[tuple[str, ...]] = [(*_COLUMNS_BEFORE, *metrics, *_COLUMNS_AFTER)]
         for name, sets in predicate.references.items():
             measured = sets.get(part)
             status = "recorded" if measured else "not measured"
-            rows.append((name, "reference", status, *_figures(measured), ""))
+            rows.append((name, "reference", status, *_figures(measured, metrics), ""))
         for row in predicate.runtimes:
-            rows.append((row.name, _role(row), row.status, *_figures(row.sets.get(part)), _note(row)))
+            figures = _figures(row.sets.get(part), metrics)
+            rows.append((row.name, _role(row), row.status, *figures, _note(row)))
         return rows
 
     def gate_lines(self) -> list[str]:
@@ -194,21 +189,27 @@ def _note(row: RuntimeRow) -> str:
     return "; ".join(text for text in (stand_in, row.reason) if text)
 
 
-def _figures(measured: Measurement | None) -> tuple[str, ...]:
+def _figures(measured: Measurement | None, metrics: tuple[str, ...]) -> tuple[str, ...]:
+    """The columns from "samples" to "max LSB"."""
     if measured is None:
-        return ("-",) * 6
-    accuracy = measured.metrics["accuracy"]
+        return ("-",) * (len(metrics) + 5)
     flips = "-"
     if measured.negative_flips is not None and measured.positive_flips is not None:
         flips = f"{len(measured.negative_flips)}/{len(measured.positive_flips)}"
     return (
         str(measured.samples),
-        "-" if accuracy is None else f"{100 * accuracy:.2f} %",
+        *(_metric(name, measured.metrics[name]) for name in metrics),
         flips,
         str(len(measured.differs_from_compressed)),
         str(measured.ties),
         "-" if measured.max_lsb is None else str(measured.max_lsb),
     )
+
+
+def _metric(name: str, value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{100 * value:.2f} %" if name == "accuracy" else f"{value:.4f}"
 
 
 def _gate_line(gate: Gate) -> str:

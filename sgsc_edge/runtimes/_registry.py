@@ -99,7 +99,9 @@ def _version_elsewhere(python: str, distributions: tuple[str, ...]) -> str | Non
 def install_hint(spec: RuntimeSpec) -> str:
     """What to do to get ``spec``."""
     hint = f"pip install {spec.distributions[0]}"
-    return f"{hint} (or set {spec.python_variable} to a Python that has it)"
+    if not spec.own_python:
+        return hint
+    return f"{hint} into a Python of its own ({spec.own_python}) and set {spec.python_variable} to its path"
 
 
 def available() -> list[Available]:

@@ -40,6 +40,7 @@ class RuntimeSpec:
     distributions: package names, any one of which provides it; the first one installed gives the version.
     run: module-level function, called in a worker process.
     slow: interpreters that take milliseconds a sample: several workers share the samples.
+    own_python: what keeps its package out of our environment (empty: nothing); it then needs another Python.
     platforms: ``(sys.platform, platform.machine())`` pairs that have wheels; empty means everywhere.
     stand_in: the runtime that takes its place, labelled as such, where no wheel exists.
     """
@@ -50,6 +51,7 @@ class RuntimeSpec:
     distributions: tuple[str, ...]
     run: RunFunction
     slow: bool = False
+    own_python: str = ""
     platforms: tuple[tuple[str, str], ...] = ()
     stand_in: str | None = None
 
@@ -66,10 +68,7 @@ class RuntimeSpec:
 
     @property
     def python_variable(self) -> str:
-        """Environment variable naming another Python for this runtime.
-
-        For packages that cannot share our environment: tflite-runtime needs numpy < 2.
-        """
+        """Environment variable that names another Python for this runtime."""
         return "SGSC_EDGE_PYTHON_" + self.name.upper().replace("-", "_")
 
 

@@ -16,4 +16,13 @@ def run(artifact: bytes, inputs: NDArray[np.int8]) -> NDArray[np.int8]:
     return run_interpreter(Interpreter(model_content=artifact, num_threads=1), inputs)
 
 
-ROWS = (RuntimeSpec("tflite-runtime", "tflite-runtime (2023)", MODEL_TFLITE, ("tflite-runtime",), run),)
+ROWS = (
+    RuntimeSpec(
+        "tflite-runtime",
+        "tflite-runtime (2023)",
+        MODEL_TFLITE,
+        ("tflite-runtime",),
+        run,
+        own_python="numpy < 2",
+    ),
+)

@@ -165,6 +165,7 @@ def test_the_summary_shows_every_model_and_gate() -> None:
     assert table["torch"]["flips -/+"] == "2/1"
     assert (table["numpy"]["role"], table["numpy"]["differs"]) == ("required", "1")
     assert (table["tensorflow"]["status"], table["tensorflow"]["note"]) == ("not_run", "not installed")
+    assert issue(0, metric="loss").summary_rows()[0][4:6] == ("accuracy", "loss")
     lines = certificate.gate_lines()
     assert len(lines) == len(certificate.gates) == 4
     assert lines[0].startswith("passed")
