@@ -33,7 +33,8 @@ class WeightQuantizer(nn.Module):
         channels = weight.shape[0]
         self.register_buffer("bits", torch.full((channels,), bits))
         largest = weight.detach().abs().reshape(channels, -1).amax(1).clamp_min(_TINY)
-        self.log2_scale = nn.Parameter((largest / self._limit()).log2())
+        # A hair wider than the weights: rounding in log2 must not clip the largest and stop its gradient.
+        self.log2_scale = nn.Parameter((largest / self._limit()).log2() + 1e-5)
 
     def _limit(self) -> torch.Tensor:
         return 2 ** (self.bits - 1) - 1
@@ -47,8 +48,7 @@ class WeightQuantizer(nn.Module):
         shape = (-1, *[1] * (weight.ndim - 1))
         scale = self.scale().reshape(shape)
         limit = self._limit().reshape(shape)
-        scaled = torch.minimum(torch.maximum(weight / scale, -limit), limit)
-        return _round_ste(scaled) * scale
+        return _round_ste(torch.clamp(weight / scale, -limit, limit)) * scale
 
     @torch.no_grad()
     def integers(self, weight: torch.Tensor) -> torch.Tensor:
@@ -56,7 +56,7 @@ class WeightQuantizer(nn.Module):
         shape = (-1, *[1] * (weight.ndim - 1))
         limit = self._limit().reshape(shape)
         scaled = weight / self.scale().reshape(shape)
-        return torch.minimum(torch.maximum(scaled, -limit), limit).round().to(torch.int8)
+        return torch.clamp(scaled, -limit, limit).round().to(torch.int8)
 
 
 class ActivationQuantizer(nn.Module):

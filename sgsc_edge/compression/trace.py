@@ -235,7 +235,7 @@ def _check_signature(graph_module: fx.GraphModule) -> None:
     (output,) = (node for node in nodes if node.op == "output")
     if not isinstance(output.args[0], fx.Node):
         raise ModelError(
-            f"forward returns a {type(output.args[0]).__name__}",
+            f"forward returns a {type(output.args[0]).__name__.removeprefix('immutable_')}",
             remedy="wrap the model so that forward returns one tensor of logits",
         )
 

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from compression.models import Plain, inputs, randomised
+from torch.utils.data import TensorDataset
+
+from sgsc_edge.compression.compress import Compression
+from sgsc_edge.compression.loop import Recipe, Trainer, calibrate, re_estimate_norms
+from sgsc_edge.errors import FileFormatError, ModelError
+
+
+def data(n: int = 120) -> TensorDataset:
+    """Three classes told apart by which third of the image is bright."""
+    x, labels = inputs(n, seed=5) * 0.3, torch.arange(n) % 3
+    for index, label in enumerate(labels.tolist()):
+        x[index, :, :, 3 * label : 3 * label + 2] += 0.7
+    return TensorDataset(x, labels)
+
+
+def compression(epochs: int = 4, learning_rate: float = 1e-2) -> Compression:
+    torch.manual_seed(0)
+    samples = data()
+    return Compression(
+        model=Plain().eval(),
+        sample=samples[0][0],
+        train=samples,
+        watch=samples.tensors,  # type: ignore[arg-type]
+        recipe=Recipe(epochs=epochs, batch_size=32, learning_rate=learning_rate, seed=0),
+    )
+
+
+def test_training_under_quantization_learns(tmp_path: Path) -> None:
+    compression(epochs=6).run(tmp_path, "key")
+    rows = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert rows[-1]["loss"] < 0.5 * rows[0]["loss"]
+    assert rows[-1]["watch_accuracy"] > 0.9
+
+
+class StopError(Exception):
+    pass
+
+
+def test_a_killed_run_ends_as_an_unbroken_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unbroken = compression().run(tmp_path / "a", "key").tensors()
+    save = Trainer._save
+
+    def killed(trainer: Trainer, optimizer: torch.optim.Optimizer, rows: list[dict[str, float]]) -> None:
+        save(trainer, optimizer, rows)
+        if len(rows) == 2:
+            raise StopError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_save", killed)
+        with pytest.raises(StopError):
+            compression().run(tmp_path / "b", "key")
+    resumed = compression().run(tmp_path / "b", "key").tensors()
+    assert unbroken.keys() == resumed.keys()
+    for name, tensor in unbroken.items():
+        assert torch.equal(tensor, resumed[name]), name
+    assert (tmp_path / "a/history.jsonl").read_text() == (tmp_path / "b/history.jsonl").read_text()
+
+
+def test_a_checkpoint_of_other_settings_is_not_continued(tmp_path: Path) -> None:
+    compression(epochs=1).run(tmp_path, "one")
+    compression(epochs=2).run(tmp_path, "other")
+    rows = (tmp_path / "history.jsonl").read_text().splitlines()
+    assert len(rows) == 2
+
+
+def test_a_damaged_checkpoint_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / ".compress.checkpoint.pt").write_bytes(b"PK\x03\x04 nothing")
+    with pytest.raises(FileFormatError, match="delete it"):
+        compression().run(tmp_path, "key")
+
+
+def test_a_diverging_loss_stops_the_run(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"lower compress\.learning_rate"):
+        compression(learning_rate=1e30).run(tmp_path, "key")
+
+
+def test_the_control_takes_the_same_steps_without_quantization(tmp_path: Path) -> None:
+    control = compression(epochs=1).run_control(tmp_path, "key")
+    assert not any(layer.enabled for _, layer in control.layers())
+    assert (tmp_path / "control.jsonl").exists()
+
+
+def test_norms_are_re_estimated_from_the_present_weights() -> None:
+    this = compression()
+    model = this.quantized()
+    calibrate(model, this.train, 32)
+    _, layer = next(model.layers())
+    assert layer.norm is not None
+    with torch.no_grad():
+        layer.weight.mul_(3.0)
+    re_estimate_norms(model, this.train, 60)
+    with model.evaluating(), torch.no_grad():
+        x = model.module.get_submodule("activation_quantizer_0")(data().tensors[0])
+        y = torch.nn.functional.conv2d(x, layer.quantizer(layer.weight), layer.bias)
+    assert layer.norm.running_mean is not None
+    assert torch.allclose(layer.norm.running_mean, y.mean((0, 2, 3)), atol=1e-3)
+    assert layer.norm.momentum == 0.1
+
+
+def test_evaluation_restores_modes_and_never_observes() -> None:
+    model = randomised(Plain())
+    this = Compression(
+        model, inputs()[0], data(), (inputs(), torch.zeros(16, dtype=torch.int64)), Recipe(1, 32, 1e-3, 0)
+    )
+    quantized = this.quantized()
+    quantized.module.train()
+    quantized.observe(True)
+    with quantized.evaluating() as module:
+        assert not module.training
+        module(inputs())
+    assert quantized.module.training
+    assert all(q.observing and int(q.batches) == 0 for q in quantized.activation_quantizers())

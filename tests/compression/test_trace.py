@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from compression.models import Busy, Plain, inputs, randomised
+from torch import nn
+
+from sgsc_edge.compression.trace import trace
+from sgsc_edge.errors import ModelError, UnsupportedError
+
+
+class Apply(nn.Module):
+    """Calls a function, as users write it in forward."""
+
+    def __init__(self, function: Callable[[torch.Tensor], object], **modules: nn.Module) -> None:
+        super().__init__()
+        self.function = function
+        for name, module in modules.items():
+            self.add_module(name, module)
+
+    def forward(self, x: torch.Tensor) -> object:
+        return self.function(x)
+
+
+def test_kinds_are_onnx_operators() -> None:
+    traced = trace(randomised(Plain()), inputs()[0])
+    assert list(traced.kinds.values()) == [
+        "Input",
+        "Conv",
+        "BatchNormalization",
+        "Relu",
+        "MaxPool",
+        "Flatten",
+        "Gemm",
+    ]
+    assert traced.shapes["features_0"] == (2, 4, 6, 6)
+
+
+def test_constants_become_values() -> None:
+    traced = trace(randomised(Busy()), inputs()[0])
+    assert sorted(traced.kinds.values()).count("Constant") == 2
+
+
+def test_shape_arithmetic_has_no_kind() -> None:
+    traced = trace(Apply(lambda x: x.view(x.size(0), -1).relu()), inputs()[0])
+    assert list(traced.kinds.values()) == ["Input", "Reshape", "Relu"]
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda x: (x, x), "returns a tuple"),
+        (lambda x: {"logits": x}, "returns a dict"),
+        (lambda x: x if x.sum() > 0 else -x, "cannot be traced"),
+        (lambda x: x.reshape(3, -1), "fails on a batch of two"),
+    ],
+)
+def test_models_that_are_not_one_tensor_to_one_tensor(
+    function: Callable[[torch.Tensor], object], message: str
+) -> None:
+    with pytest.raises(ModelError, match=message):
+        trace(Apply(function), inputs()[0])
+
+
+@pytest.mark.parametrize(
+    ("function", "op"),
+    [
+        (torch.erf, "erf"),
+        (lambda x: x.cumsum(1), "cumsum"),
+        (lambda x: x - x, "sub"),
+        (lambda x: torch.add(x, x, alpha=2), "Add"),
+        (lambda x: nn.functional.adaptive_avg_pool2d(x, 2), "AdaptiveAvgPool2d"),
+    ],
+)
+def test_unsupported_ops_are_refused_by_name(function: Callable[[torch.Tensor], object], op: str) -> None:
+    with pytest.raises(UnsupportedError, match=op):
+        trace(Apply(function), inputs()[0])
+
+
+def test_a_model_that_answers_differently_each_time_is_refused() -> None:
+    class Random(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + float(torch.rand(()))
+
+    with pytest.raises(ModelError, match="other values than the module"):
+        trace(Random(), inputs()[0])

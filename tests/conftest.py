@@ -1,0 +1,8 @@
+"""Makes helper modules of the tests importable by their folder: ``from compression.models import ...``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))

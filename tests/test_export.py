@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from compression.models import Busy, Plain, inputs, randomised
+from torch import nn
+
+from sgsc_edge.compression.fold import CompressedModel, fold
+from sgsc_edge.compression.layers import quantize_model
+from sgsc_edge.export import OPSET, export_onnx, output_integers
+
+
+def compressed_model(network: type[nn.Module], *, keep_softmax: bool = False) -> CompressedModel:
+    torch.manual_seed(0)
+    quantized = quantize_model(randomised(network()), inputs()[0], keep_softmax=keep_softmax)
+    quantized.observe(True)
+    quantized.enable(False)
+    quantized.module.eval()
+    with torch.no_grad():
+        quantized.module(inputs())
+    quantized.observe(False)
+    quantized.enable(True)
+    return fold(quantized)
+
+
+def exported(compressed: CompressedModel) -> onnx.ModelProto:
+    return export_onnx(compressed, inputs()[0], name="net", metadata={"classes": ["a", "b", "c"]})
+
+
+@pytest.mark.parametrize(("network", "keep"), [(Plain, False), (Busy, False), (Busy, True)])
+def test_onnx_runtime_computes_what_torch_computes(network: type[nn.Module], keep: bool) -> None:
+    compressed = compressed_model(network, keep_softmax=keep)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(exported(compressed).SerializeToString(), options)
+    x = inputs(64, seed=3).numpy()
+    (actual,) = session.run(None, {"input": x})
+    scale, zero_point = float(compressed.output.scale), int(compressed.output.zero_point)
+    integers = np.rint(actual / scale) + zero_point
+    difference = np.abs(integers - output_integers(compressed, x))
+    # Both compute in float32; sums in another order may cross a tie.
+    assert difference.max() <= 1
+    assert (difference > 0).mean() <= 0.01
+
+
+def test_integers_and_scales_arrive_unchanged() -> None:
+    compressed = compressed_model(Plain)
+    stored = {t.name: onnx.numpy_helper.to_array(t) for t in exported(compressed).graph.initializer}
+    for name, tensor in compressed.tensors().items():
+        if not name.endswith("zero_point"):  # equal zero points are stored once
+            np.testing.assert_array_equal(stored[name], tensor.numpy(), err_msg=name)
+            assert stored[name].dtype == tensor.numpy().dtype
+
+
+def test_the_model_is_portable_and_named() -> None:
+    model = exported(compressed_model(Plain))
+    assert [entry.version for entry in model.opset_import if entry.domain == ""] == [OPSET]
+    assert [dim.dim_param or dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim] == [
+        "batch",
+        1,
+        8,
+        8,
+    ]
+    assert (model.graph.input[0].name, model.graph.output[0].name) == ("input", "output")
+    assert {entry.key: entry.value for entry in model.metadata_props} == {"sgsc.classes": '["a", "b", "c"]'}
+    assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
+    assert b"site-packages" not in model.SerializeToString()
+
+
+def test_equal_models_give_equal_bytes() -> None:
+    one, two = (exported(compressed_model(Busy)).SerializeToString(deterministic=True) for _ in range(2))
+    assert one == two
+
+
+def test_exporting_leaves_the_torch_model_running() -> None:
+    compressed = compressed_model(Plain)
+    x = inputs().numpy()
+    before = output_integers(compressed, x)
+    exported(compressed)
+    np.testing.assert_array_equal(output_integers(compressed, x), before)
