@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import onnx
 
-from sgsc_edge.errors import InternalError, UnsupportedError
+from sgsc_edge.errors import UnsupportedError
 from sgsc_edge.graph import ir, legality
 from sgsc_edge.lowering.emitter import INPUT_NAME, OUTPUT_NAME, Emitter
 from sgsc_edge.lowering.fold import import_model
@@ -132,7 +132,9 @@ def _lower(
     graph, refusals = _emit(network, target)
     if graph is None:
         return None, refusals
-    _check_emitted(graph)
+    illegal = _illegal(graph)
+    if illegal:
+        return None, illegal
     return run_passes(graph, _CLEANUPS, legality.check), refusals
 
 
@@ -205,14 +207,10 @@ def _graph(network: Network, emitter: Emitter, output: str) -> ir.Graph:
     return graph.with_nodes(nodes)  # drops constants that no node reads
 
 
-def _check_emitted(graph: ir.Graph) -> None:
-    """Legality of the emitted graph: what no op file refused but the device cannot do."""
-    found = legality.findings(graph)
-    if found:
-        raise InternalError(
-            "the emitted device graph is not legal: " + "; ".join(str(finding) for finding in found),
-            where=f"graph '{graph.name}'",
-        )
+def _illegal(graph: ir.Graph) -> list[Refusal]:
+    """What no op file refuses but the device cannot do, e.g. scales too far apart for its kernels."""
+    remedy = "repair or retrain the layer; for scales that are far apart, look for dead channels"
+    return [Refusal(found.where, found.op, found.reason, remedy) for found in legality.findings(graph)]
 
 
 def _refusal(error: UnsupportedError) -> Refusal:

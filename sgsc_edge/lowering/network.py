@@ -49,6 +49,11 @@ class Value:
         """Whether the value is known before run time."""
         return self.data is not None
 
+    @property
+    def elements(self) -> int:
+        """The number of values; 0 where the shape is not known."""
+        return 0 if self.shape is None else math.prod(self.shape)
+
     def real(self) -> NDArray[np.float64]:
         """The real values of a constant, float64 of its shape."""
         assert self.data is not None

@@ -26,7 +26,9 @@ def _batch_norm(emitter: Emitter, layer: Layer) -> None:
     quantization = emitter.parameters(layer, layer.outputs[0])
     activation = emitter.activation_of(layer, quantization)
     factor, offset = affine(emitter.network, layer)
-    channels = factor.size
+    channels = x.shape[3]
+    if factor.size != channels:
+        raise layer.refusal(f"it has {factor.size} factors for {channels} channels", "export the model again")
     # A channel whose factor is 0 still needs a scale, for its bias.
     scale = np.where(factor == 0, quantization.scale[0] / x_quantization.scale[0], np.abs(factor)) / _STEP
     weights = Value(

@@ -24,12 +24,24 @@ def padded_input(emitter: Emitter, tensor: str, frame: Window) -> tuple[str, ir.
     return emitter.padded(tensor, frame.paddings), ir.Padding.VALID
 
 
+def _check_weights(layer: Layer, shape: tuple[int, ...], channels: int) -> None:
+    """Refuse weights that do not fit the input; ONNX's shape inference does not look."""
+    group = layer.attribute("group", 1)
+    fits = len(shape) == 4 and group >= 1 and shape[1] * group == channels and shape[0] % group == 0
+    if not fits or tuple(layer.attribute("kernel_shape", shape[2:])) != shape[2:]:
+        raise layer.refusal(
+            f"weights {list(shape)} in {group} groups do not fit {channels} input channels",
+            "export the model to ONNX again",
+        )
+
+
 def _conv(emitter: Emitter, layer: Layer) -> None:
     x = emitter.image(layer, layer.inputs[0])
     _, height, width, channels = x.shape
     out_shape = device_shape(emitter.shape(layer, layer.outputs[0]))
     weights = weights_of(emitter, layer, layer.inputs[1], axis=0)
     assert weights.data is not None
+    _check_weights(layer, weights.data.shape, channels)
     quantization = emitter.parameters(layer, layer.outputs[0])
     activation = emitter.activation_of(layer, quantization)
     frame = window(layer, (height, width), out_shape[1:3], weights.data.shape[2:])

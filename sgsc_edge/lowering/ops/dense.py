@@ -27,6 +27,8 @@ def _gemm(emitter: Emitter, layer: Layer) -> None:
     transposed = bool(layer.attribute("transB", 0))
     weights = weights_of(emitter, layer, layer.inputs[1], axis=0 if transposed else 1)
     assert weights.data is not None
+    if weights.data.ndim != 2:
+        raise layer.refusal(f"its weights have shape {list(weights.data.shape)}", "use weights [out, in]")
     _dense(emitter, layer, weights, weights.data if transposed else weights.data.T)
 
 
@@ -45,7 +47,13 @@ def _dense(emitter: Emitter, layer: Layer, weights: Value, data: NDArray[np.int8
     name, out_name = layer.inputs[0], layer.outputs[0]
     quantization = emitter.parameters(layer, out_name)
     activation = emitter.activation_of(layer, quantization)
-    rank = len(emitter.shape(layer, name))
+    shape = emitter.shape(layer, name)
+    if shape[-1] != data.shape[1]:
+        raise layer.refusal(
+            f"weights [{data.shape[0]}, {data.shape[1]}] do not fit an input of shape {list(shape)}",
+            "export the model to ONNX again",
+        )
+    rank = len(shape)
     x: Placed = emitter.read(layer, name) if rank == 2 else emitter.plain(layer, name)
     if x.order is not None:
         data = data[:, x.order]

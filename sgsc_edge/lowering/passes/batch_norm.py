@@ -34,6 +34,8 @@ def affine(network: Network, layer: Layer) -> tuple[NDArray[np.float64], NDArray
     parameters = [network[name] for name in layer.inputs[1:5]]
     if not all(value.is_constant for value in parameters):
         raise layer.refusal("its statistics are computed at run time", "export with constant statistics")
+    if len({value.shape for value in parameters}) != 1 or parameters[0].shape != (parameters[0].elements,):
+        raise layer.refusal("its statistics are not vectors of one length", "export the model again")
     gamma, beta, mean, variance = (value.real() for value in parameters)
     epsilon = layer.attribute("epsilon", 1e-5)
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -1,0 +1,421 @@
+"""What cannot be lowered exactly is refused, naming node, op, reason and remedy."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from qdq_builder import Qdq
+
+from sgsc_edge.errors import FileFormatError, InternalError, UnsupportedError
+from sgsc_edge.lowering import check, lower, supported_ops
+from sgsc_edge.lowering.passes import run_passes
+from sgsc_edge.lowering.registry import Row, add_row, table
+
+
+def _conv(q, **attributes):
+    return q.qdq(q.conv(q.input((3, 8, 8)), (4, 3, 3, 3), **attributes), 0.3, 0)
+
+
+def _sigmoid(q):
+    return q.qdq(q.node("Sigmoid", _conv(q)), 1 / 256, -128)
+
+
+def _no_quantizer(q):
+    y = q.node("Relu", q.conv(q.input((3, 8, 8)), (4, 3, 3, 3)))
+    return q.qdq(q.node("Add", y, y), 0.3, 0)
+
+
+def _no_output_quantizer(q):
+    return q.conv(q.input((3, 8, 8)), (4, 3, 3, 3))
+
+
+def _float_weights(q):
+    w = q.const(np.ones((4, 3, 3, 3), np.float32))
+    return q.qdq(q.node("Conv", q.input((3, 8, 8)), w), 0.3, 0)
+
+
+def _wide_weights(q):
+    w = q.dq(np.full((4, 3, 3, 3), -128, np.int8), 0.01)
+    return q.qdq(q.node("Conv", q.input((3, 8, 8)), w), 0.3, 0)
+
+
+def _wrong_axis(q):
+    w = q.dq(np.ones((4, 3, 3, 3), np.int8), np.full(3, 0.01), axis=1)
+    return q.qdq(q.node("Conv", q.input((3, 8, 8)), w), 0.3, 0)
+
+
+def _conv_1d(q):
+    return q.qdq(q.conv(q.input((3, 8)), (4, 3, 3)), 0.3, 0)
+
+
+def _clip(q):
+    y = q.node(
+        "Clip", q.conv(q.input((3, 8, 8)), (4, 3, 3, 3)), q.const(np.float32(0)), q.const(np.float32(4))
+    )
+    return q.qdq(y, 0.1, -100)
+
+
+def _softmax(q):
+    return q.qdq(q.node("Softmax", q.input((10,))), 1 / 255, -128)
+
+
+def _softmax_axis(q):
+    return q.qdq(q.node("Softmax", q.input((3, 4, 4)), axis=2), 1 / 256, -128)
+
+
+def _pool_padding(q):
+    x = q.input((3, 8, 8))
+    return q.node("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
+
+
+def _pool_dilation(q):
+    return q.node("MaxPool", q.input((3, 8, 8)), kernel_shape=[3, 3], dilations=[2, 2])
+
+
+def _average_padding(q):
+    x = q.input((3, 8, 8))
+    return q.node("AveragePool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
+
+
+def _average_ceil(q):
+    return q.node(
+        "AveragePool", q.input((3, 9, 9)), kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1,
+        count_include_pad=1,
+    )  # fmt: skip
+
+
+def _concat(q):
+    x = q.input((3, 8, 8))
+    return q.node("Concat", x, q.qdq(q.node("Relu", x), 0.03, -128), axis=1)
+
+
+def _pad_value(q):
+    x = q.input((3, 8, 8))
+    return q.node("Pad", x, q.const(np.array([0, 0, 1, 1, 0, 0, 1, 1])), q.const(np.float32(1)))
+
+
+def _pad_reflect(q):
+    return q.node("Pad", q.input((3, 8, 8)), q.const(np.array([0, 0, 1, 1, 0, 0, 1, 1])), mode="reflect")
+
+
+def _pad_crop(q):
+    return q.node("Pad", q.input((3, 8, 8)), q.const(np.array([0, 0, -1, 0, 0, 0, 0, 0])))
+
+
+def _matmul(q):
+    x = q.input((4, 4))
+    return q.qdq(q.node("MatMul", x, x), 0.3, 0)
+
+
+def _gemm_alpha(q):
+    return q.qdq(q.node("Gemm", q.input((8,)), q.weights(4, 8)[0], transB=1, alpha=0.5), 0.3, 0)
+
+
+def _add_float_constant(q):
+    return q.qdq(q.node("Add", q.input((3, 8, 8)), q.const(np.float32(0.5))), 0.3, 0)
+
+
+def _batch_mean(q):
+    return q.qdq(q.node("ReduceMean", q.input((8,)), q.const(np.array([0])), keepdims=1), 0.05, 0)
+
+
+def _reads_raw(q):
+    x = q.input((3, 8, 8))
+    y = q.conv(x, (3, 3, 3, 3), pads=[1, 1, 1, 1])
+    quantized = q.qdq(y, 0.3, 0)
+    return q.qdq(q.node("Add", y, quantized), 0.5, 0)
+
+
+def _quantized_twice(q):
+    y = q.conv(q.input((3, 8, 8)), (3, 3, 3, 3))
+    return q.qdq(q.node("Add", q.qdq(y, 0.3, 0), q.qdq(y, 0.4, 0)), 0.5, 0)
+
+
+def _int16(q):
+    return q.qdq(q.conv(q.input((3, 8, 8)), (4, 3, 3, 3)), 0.01, 0, np.int16)
+
+
+def _mismatch(q):
+    y = q.node("QuantizeLinear", _conv(q), q.const(np.float32(0.1)), q.const(np.int8(0)))
+    return q.node("DequantizeLinear", y, q.const(np.float32(0.2)), q.const(np.int8(0)))
+
+
+def _integers_read(q):
+    y = q.node("QuantizeLinear", q.input((3, 8, 8)), q.const(np.float32(0.05)), q.const(np.int8(3)))
+    y = q.node("MaxPool", y, kernel_shape=[2, 2])
+    return q.node("DequantizeLinear", y, q.const(np.float32(0.05)), q.const(np.int8(3)))
+
+
+def _blocks(q):
+    w = q.node(
+        "DequantizeLinear", q.const(np.ones((4, 8), np.int8)), q.const(np.ones((4, 2), np.float32)),
+        axis=1, block_size=4,
+    )  # fmt: skip
+    return q.qdq(q.node("Gemm", q.input((8,)), w, transB=1), 0.3, 0)
+
+
+def _nothing(q):
+    return q.input((3, 8, 8))
+
+
+def _training_dropout(q):
+    return q.node("Dropout", q.input((8,)), q.const(np.float32(0.5)), q.const(np.array(True)))
+
+
+def _huge_bias(q):
+    x = q.input((8,))
+    w, _ = q.weights(4, 8)
+    return q.qdq(q.node("Gemm", x, w, q.const(np.full(4, 1e9, np.float32)), transB=1), 0.3, 0)
+
+
+@pytest.mark.parametrize(
+    ("build", "op", "reason", "remedy"),
+    [
+        (_sigmoid, "Sigmoid", "no exact device form", "leave a final one out"),
+        (_no_quantizer, "Conv", "its output .* has no quantization", "insert QuantizeLinear"),
+        (_no_output_quantizer, "Conv", "its output .* has no quantization", "after this node"),
+        (_float_weights, "Conv", "weights .* are not quantized", "int8 with a DequantizeLinear"),
+        (_wide_weights, "Conv", "hold -128", "narrow range"),
+        (_wrong_axis, "Conv", "quantized along axis 1", "output axis 0"),
+        (_conv_1d, "Conv", r"shape \[1, 3, 8\]; two spatial axes", "2-D form"),
+        (_clip, "Conv", r"clamps to \[0, 4\]", "ReLU6"),
+        (_softmax, "Softmax", "TFLite prescribes 1/256 and -128", "leave the final Softmax out"),
+        (_softmax_axis, "Softmax", "not over the channels", "move its axis"),
+        (_pool_padding, "MaxPool", "may be negative", "put a ReLU before it"),
+        (_pool_dilation, "MaxPool", r"dilation is \[2, 2\]", "dilation 1"),
+        (_average_padding, "AveragePool", "is not counted", "count_include_pad=True"),
+        (_average_ceil, "AveragePool", "reach behind a padding", "ceil_mode=False"),
+        (_concat, "Concat", "different quantization and none follows", "share one quantizer"),
+        (_pad_value, "Pad", "constant zeros", "value 0"),
+        (_pad_reflect, "Pad", "constant zeros", "'constant'"),
+        (_pad_crop, "Pad", "crops", "no cropping"),
+        (_matmul, "MatMul", "computed at run time", "constant weights"),
+        (_gemm_alpha, "Gemm", "alpha is 0.5", "fold alpha"),
+        (_add_float_constant, "Add", "not quantized", "store them as int8"),
+        (_batch_mean, "ReduceMean", "over the batch", "other axes"),
+        (_reads_raw, "Add", "as float although another layer reads it quantized", "DequantizeLinear"),
+        (_quantized_twice, "DequantizeLinear", "quantized twice", "share one quantizer"),
+        (_int16, "QuantizeLinear", "int16", "int8"),
+        (_mismatch, "DequantizeLinear", "differ from its QuantizeLinear", "same scale"),
+        (_integers_read, "MaxPool", "reads the integers", "DequantizeLinear between"),
+        (_blocks, "DequantizeLinear", "in blocks", "per channel"),
+        (_nothing, "graph output", "nothing to compute", "with layers"),
+        (_training_dropout, "Dropout", "no exact device form", "supported ops"),
+        (_huge_bias, "Gemm", "does not fit int32", "larger weight or input scale"),
+    ],
+)
+def test_refused(build, op, reason, remedy):
+    q = Qdq()
+    model = q.model(build(q))
+    with pytest.raises(UnsupportedError, match=reason) as caught:
+        lower(model)
+    assert caught.value.op == op
+    assert remedy in caught.value.remedy
+    first = check(model)[0]
+    assert (first.node, first.op, first.reason) == (caught.value.node, op, caught.value.reason)
+
+
+def test_all_refusals_are_listed_at_once():
+    q = Qdq()
+    y = q.qdq(q.node("Sigmoid", _conv(q)), 0.3, 0)
+    y = q.qdq(q.node("Gelu", y), 0.3, 0)
+    y = q.node("MaxPool", y, kernel_shape=[2, 2], dilations=[2, 2])
+    y = q.qdq(q.conv(y, (4, 4, 1, 1)), 0.3, 0)
+    y = q.node("Softmax", y, axis=2)
+    model = q.model(q.qdq(y, 1.0, 0))
+    found = check(model)
+    assert [refusal.op for refusal in found] == ["Sigmoid", "Gelu", "MaxPool", "Softmax"]
+    with pytest.raises(UnsupportedError, match="Sigmoid") as caught:
+        lower(model)
+    assert all(f"({refusal.op})" in str(caught.value) for refusal in found[1:])
+
+
+def test_custom_domains_are_refused_by_their_full_name():
+    q = Qdq()
+    y = q.node("QGelu", _conv(q), domain="com.example")
+    graph = helper.make_graph(
+        q.nodes, "net", q.inputs, [helper.make_tensor_value_info(y, TensorProto.FLOAT, ["b"])], q.initializers
+    )
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.example", 1)]
+    found = check(helper.make_model(graph, opset_imports=opsets, ir_version=10))
+    assert found[0].op == "com.example.QGelu"
+
+
+# --- float networks, before training --------------------------------------------------------------
+
+
+def _float_model(body, shape=(3, 8, 8)):
+    q = Qdq()
+    q.inputs.append(helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", *shape]))
+    return q.model(body(q))
+
+
+def _float_conv(q, x, *shape):
+    w = q.const(np.ones(shape, np.float32))
+    return q.node("Conv", x, w, q.const(np.ones(shape[0], np.float32)))
+
+
+def test_a_float_network_of_supported_ops_passes_the_check():
+    def body(q):
+        y = _float_conv(q, "image", 4, 3, 3, 3)
+        statistics = [q.const(np.ones(4, np.float32)) for _ in range(4)]
+        y = q.node(
+            "Clip",
+            q.node("BatchNormalization", y, *statistics),
+            q.const(np.float32(0)),
+            q.const(np.float32(6)),
+        )
+        y = q.node("Add", y, _float_conv(q, y, 4, 4, 1, 1))
+        y = q.node("MaxPool", q.node("Relu", y), kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
+        y = q.node("Flatten", q.node("GlobalAveragePool", y))
+        y = q.node("Gemm", y, q.const(np.ones((10, 4), np.float32)), transB=1)
+        return q.node("Softmax", y)
+
+    model = _float_model(body)
+    assert check(model) == []
+    with pytest.raises(UnsupportedError, match="no quantization"):
+        lower(model)
+
+
+def test_a_float_network_with_an_unsupported_op_is_refused_before_training():
+    found = check(_float_model(lambda q: q.node("HardSwish", _float_conv(q, "image", 4, 3, 3, 3))))
+    assert [refusal.op for refusal in found] == ["HardSwish"]
+    assert "ReLU6" in found[0].remedy
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def _with_shape(*shape):
+    q = Qdq()
+    model = q.model(_conv(q))
+    del model.graph.input[:]
+    model.graph.input.append(helper.make_tensor_value_info("image", TensorProto.FLOAT, shape))
+    return model
+
+
+def test_dynamic_axes_other_than_batch_are_refused():
+    with pytest.raises(
+        UnsupportedError, match=r"dynamic axes other than batch: shape \[n, 3, h, 8\]"
+    ) as caught:
+        lower(_with_shape("n", 3, "h", 8))
+    assert "only the first axis" in caught.value.remedy
+
+
+def test_a_fixed_batch_is_refused():
+    with pytest.raises(UnsupportedError, match="batch is fixed to 8"):
+        lower(_with_shape(8, 3, 8, 8))
+
+
+def test_several_inputs_are_refused():
+    model = _with_shape("n", 3, 8, 8)
+    model.graph.input.append(helper.make_tensor_value_info("mask", TensorProto.FLOAT, [1]))
+    with pytest.raises(UnsupportedError, match="2 inputs and 1 outputs"):
+        lower(model)
+
+
+def test_old_opsets_are_refused():
+    model = _with_shape("n", 3, 8, 8)
+    model.opset_import[0].version = 11
+    with pytest.raises(UnsupportedError, match="opsets 13 to"):
+        lower(model)
+
+
+def test_weights_that_do_not_fit_the_input_are_refused():
+    with pytest.raises(UnsupportedError, match="do not fit 5 input channels"):
+        lower(_with_shape("n", 5, 8, 8))
+
+
+def test_contradicting_shapes_are_a_format_error():
+    q = Qdq()
+    x = q.input((3, 8, 8))
+    y = q.qdq(q.node("MaxPool", x, kernel_shape=[2, 2]), 0.05, 3)
+    model = q.model(q.qdq(q.node("Concat", x, y, axis=1), 0.05, 3), check=False)
+    model.graph.output[0].type.tensor_type.shape.SetInParent()
+    with pytest.raises(FileFormatError, match="shapes contradict"):
+        lower(model)
+
+
+def test_scales_too_far_apart_are_refused():
+    q = Qdq()
+    model = q.model(q.qdq(q.conv(q.input((3, 8, 8)), (4, 3, 3, 3)), 1e-30, 0))
+    with pytest.raises(UnsupportedError, match="multiplier"):
+        lower(model)
+
+
+def test_missing_and_broken_files(tmp_path):
+    with pytest.raises(FileFormatError, match="cannot be read"):
+        lower(tmp_path / "none.onnx")
+    path = tmp_path / "model.onnx"
+    for data in (b"", b"not a model", np.random.default_rng(0).bytes(2000)):
+        path.write_bytes(data)
+        with pytest.raises(FileFormatError):
+            lower(path)
+
+
+def test_cut_and_flipped_files_never_crash(tmp_path):
+    """Mutations give a graph or an error of ours, never another exception."""
+    q = Qdq()
+    y = q.node("Flatten", _conv(q))
+    data = q.model(q.qdq(q.gemm(y, 144, 3), 0.3, 0)).SerializeToString()
+    path = tmp_path / "model.onnx"
+    rng = np.random.default_rng(3)
+    refused = 0
+    for _ in range(150):
+        mutant = bytearray(data[: rng.integers(1, len(data))] if rng.random() < 0.3 else data)
+        for position in rng.integers(0, len(mutant), 3):
+            mutant[position] = rng.integers(0, 256)
+        path.write_bytes(mutant)
+        try:
+            lower(path)
+        except (FileFormatError, UnsupportedError):
+            refused += 1
+    assert refused > 75
+
+
+def test_external_data_may_not_leave_the_folder(tmp_path):
+    secret = tmp_path / "secret.bin"
+    secret.write_bytes(bytes(108))
+    folder = tmp_path / "model"
+    folder.mkdir()
+    model = _with_shape("n", 3, 8, 8)
+    tensor = next(t for t in model.graph.initializer if list(t.dims) == [4, 3, 3, 3])
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../secret.bin")
+    (folder / "m.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(FileFormatError, match="external data"):
+        lower(folder / "m.onnx")
+
+
+def test_external_data_beside_the_model_is_read(tmp_path):
+    q = Qdq()
+    model = q.model(_conv(q))
+    onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, size_threshold=16)
+    assert len(lower(tmp_path / "m.onnx").nodes) == 1
+
+
+# --- the machinery --------------------------------------------------------------------------------
+
+
+def test_table_lists_the_ops_once_and_refuses_a_second_row():
+    ops = [row.op for row in supported_ops()]
+    assert ops == sorted(set(ops))
+    assert {"Conv", "Gemm", "MatMul", "Add", "Softmax", "Transpose"} <= set(ops)
+    rows = dict(table())
+    with pytest.raises(InternalError, match="two rows lower ONNX op 'Conv'"):
+        add_row(rows, Row("Conv", (), "", "", rows["Conv"].lower))
+
+
+def test_a_failing_pass_names_the_passes_already_run():
+    def first(value):
+        return value + 1
+
+    def second(value):
+        raise KeyError("lost")
+
+    with pytest.raises(InternalError, match="pass 'second' failed") as caught:
+        run_passes(1, (first, second))
+    assert "already run: first" in str(caught.value)
