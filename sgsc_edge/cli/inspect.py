@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -17,4 +18,4 @@ def command(model: Path) -> Result:
     from sgsc_edge.api import inspect
 
     inspection = inspect(model)
-    return Result(inspection.to_json(), inspection.to_text())
+    return Result(asdict(inspection), inspection.to_text())
