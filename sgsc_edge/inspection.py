@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -113,8 +113,16 @@ class Totals:
 
 
 @dataclass(frozen=True)
+class StoredEntry:
+    """A metadata entry of the file: its name and the size of its content."""
+
+    name: str
+    nbytes: int
+
+
+@dataclass(frozen=True)
 class Inspection:
-    """A model file; ``metadata`` holds the names and sizes of the entries stored with it."""
+    """A model file: its format's ``version``, what it holds, and the metadata stored with it."""
 
     file: str
     format: Literal["tflite", "onnx"]
@@ -122,11 +130,12 @@ class Inspection:
     ops: tuple[OpCount, ...]
     tensors: tuple[TensorSummary, ...]
     totals: Totals
-    metadata: tuple[tuple[str, int], ...] = ()
+    metadata: tuple[StoredEntry, ...] = ()
 
-    def to_json(self) -> str:
-        """One JSON document, keys sorted."""
-        return json.dumps(asdict(self), sort_keys=True, indent=2, allow_nan=False)
+    def to_json(self) -> dict[str, Any]:
+        """The same facts as a JSON-ready document of dicts, lists, numbers, text and None."""
+        document: dict[str, Any] = json.loads(json.dumps(asdict(self), allow_nan=False))
+        return document
 
     def to_text(self) -> str:
         """Tables for a terminal; control characters in names are escaped."""
@@ -296,12 +305,12 @@ class _TfliteReader:
             share,
         )
 
-    def metadata(self) -> tuple[tuple[str, int], ...]:
+    def metadata(self) -> tuple[StoredEntry, ...]:
         buffers = self.model["buffers"] or []
         entries = []
         for entry in self.model["metadata"] or []:
             data = buffers[entry["buffer"]]["data"] if entry["buffer"] < len(buffers) else None
-            entries.append((entry["name"] or "", 0 if data is None else int(data.size)))
+            entries.append(StoredEntry(entry["name"] or "", 0 if data is None else int(data.size)))
         return tuple(entries)
 
 

@@ -23,6 +23,7 @@ from sgsc_edge.inspection import (
     OpCount,
     QuantizationSummary,
     Share,
+    StoredEntry,
     TensorSummary,
     totals_of,
 )
@@ -49,7 +50,7 @@ def inspect_onnx(path: Path) -> Inspection:
         reader.ops(),
         tuple(tensors),
         totals_of(tensors, _file_bytes(path, reader.model), quantization_bytes),
-        tuple((entry.key, len(entry.value.encode())) for entry in reader.model.metadata_props),
+        tuple(StoredEntry(entry.key, len(entry.value.encode())) for entry in reader.model.metadata_props),
     )
 
 

@@ -27,7 +27,7 @@ MAX_RANK = 5
 MAX_CONCATENATED = 10
 """Inputs of one CONCATENATION on TFLM (``kMaxInputNum`` of ``concatenation.cc``)."""
 
-_MAX_WINDOW = 65535
+_MAX_WINDOW = 2**15 - 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,11 +81,22 @@ class OpRule:
 
 
 def window_attributes(use: Use) -> Iterator[str]:
-    """Strides, dilations, filter sizes and the depth multiplier lie in 1 to 65535."""
+    """Strides, dilations, filter sizes and the depth multiplier lie in 1 to 32767; so does a window's reach.
+
+    The kernels keep dilations and paddings in int16; the reach is (filter - 1) x dilation + 1.
+    """
     for name in ("stride", "dilation", "filter", "depth_multiplier"):
         value = getattr(use.op, name, 1)
         if not all(1 <= part <= _MAX_WINDOW for part in (value if isinstance(value, tuple) else (value,))):
             yield f"{name} {value} must lie in 1 to {_MAX_WINDOW}"
+    if isinstance(use.op, ir.Conv2D | ir.DepthwiseConv2D):
+        kernel = use.inputs[1].shape[1:3]
+        reach = max((size - 1) * step + 1 for size, step in zip(kernel, use.op.dilation, strict=True))
+        if reach > _MAX_WINDOW:
+            yield (
+                f"filter {kernel} with dilation {use.op.dilation} reaches over {reach} values, "
+                f"at most {_MAX_WINDOW}"
+            )
 
 
 def no_activation(use: Use) -> Iterator[str]:

@@ -314,6 +314,8 @@ class _Reader:
             self.op(operator, row, path),
             tuple(tensor.name for tensor in inputs),
             tuple(tensor.name for tensor in outputs),
+            # What converters name after the layer.
+            outputs[0].name if outputs else "",
         )
 
     def inputs(self, operator: Record, row: OpRow, path: str) -> list[Tensor]:

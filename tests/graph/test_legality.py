@@ -155,7 +155,8 @@ NOT_LEGAL: dict[str, tuple[Graph, str]] = {
         "must have 4 to 4",
     ),
     # attributes
-    "stride": (with_op(CONV, ir.Conv2D((0, 1))), "stride (0, 1) must lie in 1 to 65535"),
+    "stride": (with_op(CONV, ir.Conv2D((0, 1))), "stride (0, 1) must lie in 1 to 32767"),
+    "reach": (with_op(CONV, ir.Conv2D((1, 1), (1, 20000), Padding.SAME)), "reaches over 40001 values"),
     "activation in concatenation": (
         with_op(EXAMPLES["concat_int8"], ir.Concatenation(3, ir.Activation.RELU)),
         "cannot be fused",

@@ -12,6 +12,7 @@ import pytest
 from example_graphs import EXAMPLES, activation, graph_of, network, same_graph
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from op_cases import CASES, Case
 
 from sgsc_edge.errors import FileFormatError, SgscError, UnsupportedError
 from sgsc_edge.graph import flatbuffer, ir
@@ -31,6 +32,20 @@ def test_round_trip(name: str) -> None:
     again = read_tflite(data)
     assert same_graph(graph, again)
     assert write_tflite(again) == data
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_round_trip_of_random_graphs(kind: str) -> None:
+    @given(CASES[kind].cases)
+    @settings(max_examples=15, deadline=None)
+    def holds(case: Case) -> None:
+        graph, _ = case
+        data = write_tflite(graph)
+        again = read_tflite(data)
+        assert same_graph(graph, again)
+        assert write_tflite(again) == data
+
+    holds()
 
 
 def test_same_graph_tells_graphs_apart() -> None:
@@ -218,7 +233,7 @@ MALFORMED: dict[str, tuple[Callable[[Record], object], str]] = {
     "cycle": (lambda m: operator(m).update(outputs=[0]), "already defined"),
     "not legal": (
         lambda m: tensor(m, "bias")["quantization"].update(scale=np.ones(3, np.float32)),
-        r"node 0 \(Conv2D\): bias 'bias' has scale",
+        r"node 0 'y' \(Conv2D\): bias 'bias' has scale",
     ),
     "buffer of an unused tensor": (
         lambda m: subgraph(m)["tensors"].append({"shape": [1], "buffer": 9999}),
@@ -292,10 +307,10 @@ def test_a_file_whose_parts_overlap_is_refused_in_linear_time_and_memory() -> No
     model += struct.pack("<iI", 16, 4)
     model += struct.pack("<I", length) + b"n" * length + b"\0"
     tracemalloc.start()
-    begin = time.monotonic()
+    begin = time.process_time()
     with pytest.raises(FileFormatError, match="exceed twice the file's size"):
         read_tflite(bytes(model))
-    assert time.monotonic() - begin < 5
+    assert time.process_time() - begin < 4
     assert tracemalloc.get_traced_memory()[1] < 20 * length
     tracemalloc.stop()
 
@@ -309,10 +324,10 @@ def test_many_equal_names_take_linear_time() -> None:
         operator(model).update(inputs=list(range(count - 1)), outputs=[count - 1])
 
     data = edited("concat_int8", edit)
-    begin = time.monotonic()
+    begin = time.process_time()
     with pytest.raises(FileFormatError, match=r"x:20.* is not computed"):
         read_tflite(data)
-    assert time.monotonic() - begin < 5
+    assert time.process_time() - begin < 4
 
 
 def test_long_lists_of_findings_are_cut() -> None:
