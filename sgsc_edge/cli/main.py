@@ -10,6 +10,7 @@ A command's module is imported when the command is named, so that ``--help`` sta
 from __future__ import annotations
 
 import difflib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -77,6 +78,8 @@ def main(args: Sequence[str] | None = None) -> int:
 
         return shell_complete(cli, {}, PROGRAM, _COMPLETE, instruction)
     output = Output.guess(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal's encoding lacks is no crash
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         result = _run(arguments, output)
         return result.exit_code if result is None or print_result(result, output) else 2

@@ -156,6 +156,13 @@ def test_a_full_standard_output_is_an_error() -> None:
     assert (done.returncode, done.stderr) == (2, "error: standard output: No space left on device\n")
 
 
+def test_a_name_that_the_terminal_cannot_show_is_no_crash(certified: Path) -> None:
+    folder = certified.rename(certified.with_name("zürich×"))
+    done = run("inspect", folder / "model.tflite", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert done.returncode == 0, done.stderr
+    assert "rich\\xd7" in done.stdout
+
+
 def test_an_unexpected_exception_is_our_bug() -> None:
     code = "import sgsc_edge.api\ndef broken(): 1 / 0\nsgsc_edge.api.available_targets = broken"
     done = patched(code, "targets")
