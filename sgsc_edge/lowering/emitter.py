@@ -6,6 +6,7 @@ the order their reader needs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -231,6 +232,10 @@ class Emitter:
         """The layer's output are the elements of ``placed``, unmoved, in the ONNX order ``order``."""
         name = layer.outputs[0]
         shape = self.shape(layer, name)
+        if math.prod(shape) != math.prod(placed.shape):
+            raise layer.refusal(
+                f"it makes {math.prod(shape)} values of {math.prod(placed.shape)}", "repair its shape"
+            )
         wanted = device_order(shape)
         if same_order(order, wanted):
             tensor = self.reshaped(placed.tensor, device_shape(shape))
@@ -241,7 +246,7 @@ class Emitter:
                 tensor, _ = self._to_nchw(layer, placed)
             self.place_plain(layer, self.reshaped(tensor, shape))
         else:
-            flat = (1, int(np.prod(shape)))
+            flat = (1, math.prod(shape))
             target = shape if len(shape) == 2 else flat
             image = placed.image if same_order(order, placed.order) else None
             self.place(name, self.reshaped(placed.tensor, target), target, order, image)

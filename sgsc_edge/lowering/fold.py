@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, TypeProto, helper, numpy_helper, shape_inference
+from onnx import TensorProto, TypeProto, checker, helper, numpy_helper, shape_inference
 
 from sgsc_edge.errors import FileFormatError, UnsupportedError
 from sgsc_edge.lowering.network import Layer, Network, Value
@@ -25,6 +25,14 @@ _MAX_FOLDED = 1 << 20  # elements of a folded constant: shape arithmetic is smal
 _METADATA_PREFIX = "sgsc."
 _PASSED_ON = frozenset({"Identity", "Dropout"})
 _STANDARD = frozenset({"", "ai.onnx"})
+
+_INFERENCE_ERRORS = (
+    shape_inference.InferenceError,
+    checker.ValidationError,
+    onnx.defs.SchemaError,
+    RuntimeError,
+    ValueError,
+)
 
 # Deterministic ops without subgraphs that exporters use to compute shapes and reorder constants.
 _FOLDABLE = frozenset(
@@ -191,9 +199,9 @@ def _infer(walk: _Walk, layer: Layer, node: onnx.NodeProto) -> dict[str, TypePro
             opset_imports=list(walk.model.opset_import),
             ir_version=walk.model.ir_version,
         )
-    except (shape_inference.InferenceError, onnx.defs.SchemaError, RuntimeError, ValueError) as error:
+    except _INFERENCE_ERRORS as error:
         raise FileFormatError(
-            f"its shapes contradict each other: {str(error).strip().splitlines()[-1]}",
+            f"its shapes or types contradict each other: {str(error).strip().splitlines()[-1]}",
             where=f"node '{layer.name}' ({layer.op})",
             remedy="export the model to ONNX again",
         ) from error

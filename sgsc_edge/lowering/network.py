@@ -130,3 +130,11 @@ class Network:
     def activations(self, layer: Layer) -> list[str]:
         """The inputs of a layer that are no constants."""
         return [name for name in layer.inputs if name and not self.values[name].is_constant]
+
+
+def permutation_of(layer: Layer, rank: int) -> tuple[int, ...]:
+    """The permutation of a Transpose; without one it reverses the axes."""
+    permutation = tuple(layer.attribute("perm", tuple(range(rank))[::-1]))
+    if sorted(permutation) != list(range(rank)):
+        raise layer.refusal(f"perm {list(permutation)} is no order of {rank} axes", "export the model again")
+    return permutation

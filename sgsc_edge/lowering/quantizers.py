@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgsc_edge.graph.ir import DType, Quantization
-from sgsc_edge.lowering.network import REQUANTIZE, Layer, Network, Value
+from sgsc_edge.lowering.network import REQUANTIZE, Layer, Network, Value, permutation_of
 from sgsc_edge.numerics import round_half_even
 from sgsc_edge.placement import RULES, Output
 
@@ -220,7 +220,7 @@ def _moved_constant(state: _Absorption, layer: Layer, inputs: tuple[str, ...]) -
     out, axis = layer.outputs[0], source.quantization.axis
     shape = state.value(out).shape
     if layer.op == "Transpose":
-        order = tuple(layer.attribute("perm", tuple(range(source.data.ndim))[::-1]))
+        order = permutation_of(layer, source.data.ndim)
         moved = replace(source.quantization, axis=None if axis is None else order.index(axis))
         data = np.ascontiguousarray(source.data.transpose(order))
         return Value(out, data.shape, moved, data, source.stored)

@@ -334,7 +334,7 @@ def test_contradicting_shapes_are_a_format_error():
     y = q.qdq(q.node("MaxPool", x, kernel_shape=[2, 2]), 0.05, 3)
     model = q.model(q.qdq(q.node("Concat", x, y, axis=1), 0.05, 3), check=False)
     model.graph.output[0].type.tensor_type.shape.SetInParent()
-    with pytest.raises(FileFormatError, match="shapes contradict"):
+    with pytest.raises(FileFormatError, match="shapes or types contradict"):
         lower(model)
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from sgsc_edge.lowering.emitter import Emitter
 from sgsc_edge.lowering.layout import device_order, device_permutation, same_order, transposed_order
-from sgsc_edge.lowering.network import Layer
+from sgsc_edge.lowering.network import Layer, permutation_of
 from sgsc_edge.lowering.registry import Row
 
 
 def _transpose(emitter: Emitter, layer: Layer) -> None:
     name = layer.inputs[0]
     shape = emitter.shape(layer, name)
-    permutation = layer.attribute("perm", tuple(range(len(shape)))[::-1])
+    permutation = permutation_of(layer, len(shape))
     emitter.parameters(layer, name)
     quantization = emitter.parameters(layer, layer.outputs[0])
     if permutation[0] != 0 and shape[0] > 1:
