@@ -129,7 +129,7 @@ class ModelSection(_Section):
     """``[model]``.
 
     ``saw_pool``: whether float training saw the samples that the pool is taken from. ``final_softmax``: a
-    Softmax at the end saturates in int8 and never changes the decision, so it is dropped unless kept on request.
+    Softmax at the end saturates in int8 and never changes the decision, so it is dropped unless kept.
     """
 
     factory: Spec
@@ -240,6 +240,10 @@ NOT_YET = (
         _other_than("accuracy", "loss"),
         "only 'accuracy' and 'loss' are supported in this version",
     ),
+    NotYet(
+        ("data", "holdout"), _given, "statistics over an independent sample are not available in this version"
+    ),
+    NotYet(("preservation", "layer"), _given, "selection by Grad-CAM is not available in this version"),
     NotYet(("compress", "budget"), _given, _LEARNED),
     NotYet(("compress", "alpha"), _given, _LEARNED),
     NotYet(("compress", "gamma"), _given, _LEARNED),

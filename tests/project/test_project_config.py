@@ -126,6 +126,11 @@ def test_a_wrong_value_is_reported_at_its_line(
         ("gate.metric=auc", "only 'accuracy' and 'loss' are supported in this version"),
         ("gate.metric=mse", "only 'accuracy' and 'loss' are supported in this version"),
         ("gate.metric=metrics:mine", "only 'accuracy' and 'loss' are supported in this version"),
+        (
+            "data.holdout=data:holdout",
+            "statistics over an independent sample are not available in this version",
+        ),
+        ("preservation.layer=features.8", "selection by Grad-CAM is not available in this version"),
         ("compress.budget=6 kB", "learned bit depths are not available in this version"),
         ("compress.alpha=1.0", "learned bit depths are not available in this version"),
         ("compress.gamma=1.0", "learned bit depths are not available in this version"),
