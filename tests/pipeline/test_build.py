@@ -1,0 +1,135 @@
+"""The road as a user walks it: subprocesses, real runtimes, a small project."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from pipeline.conftest import CONFIG, Ran, sgsc_edge
+
+from sgsc_edge.artifacts import read_npz
+
+FILES = {
+    "model.qdq.onnx",
+    "model.tflite",
+    "compressed.safetensors",
+    "preservation.npz",
+    "certificate.json",
+    "manifest.json",
+    "history.jsonl",
+}
+
+
+def target(folder: Path) -> Path:
+    return folder / "build" / "tflite-int8"
+
+
+def test_a_build_ends_with_a_certified_folder(built_run: Ran, built: Path) -> None:
+    assert built_run.code == 0, built_run.err
+    folder = target(built)
+    assert {path.name for path in folder.iterdir() if not path.name.startswith(".")} == FILES
+    certificate = json.loads((folder / "certificate.json").read_text())
+    predicate = certificate["predicate"]
+    assert predicate["verdict"] == "PASSED"
+    assert predicate["reference_saw_certify"] is False
+    ok = {row["name"] for row in predicate["runtimes"] if row["status"] == "ok"}
+    assert ok >= {"onnxruntime", "litert", "litert-reference", "tflm", "numpy"}
+    assert set(predicate["test"]) >= {"float", "torch", "tflm"}
+    assert built_run.document  # one JSON document, nothing else on standard output
+
+
+def test_parts_are_apart_and_hold_integers(built: Path) -> None:
+    arrays = read_npz(target(built) / "preservation.npz")
+    ids = [set(arrays[f"{part}_ids"]) for part in ("guide", "watch", "certify")]
+    ids.append(set(arrays["measured_ids"]))
+    assert sum(map(len, ids)) == len(set.union(*ids))
+    assert all(ids)
+    assert arrays["certify_inputs"].dtype == np.int8
+    assert arrays["certify_inputs"].shape[1:] == (8, 8, 1)
+
+
+def test_an_unchanged_build_runs_no_stage(built: Path) -> None:
+    before = {path.name: path.stat().st_mtime_ns for path in target(built).iterdir()}
+    ran = sgsc_edge("build", built, "--target", "tflite-int8", "--out", built / "build", "-v")
+    assert ran.code == 0, ran.err
+    assert ran.err.count("unchanged") == 5
+    after = {path.name: path.stat().st_mtime_ns for path in target(built).iterdir()}
+    del before[".lock"], after[".lock"]
+    assert before == after
+
+
+def test_two_builds_are_byte_identical(built: Path, tmp_path: Path) -> None:
+    ran = sgsc_edge("build", built, "--target", "tflite-int8", "--out", tmp_path / "again")
+    assert ran.code == 0, ran.err
+    for name in sorted(FILES):
+        one, two = target(built) / name, tmp_path / "again" / "tflite-int8" / name
+        assert one.read_bytes() == two.read_bytes(), name
+
+
+def test_a_lost_artifact_is_made_again_without_training(built: Path) -> None:
+    model = (target(built) / "model.tflite").read_bytes()
+    (target(built) / "model.tflite").unlink()
+    ran = sgsc_edge("build", built, "--target", "tflite-int8", "--out", built / "build", "-v")
+    assert ran.code == 0, ran.err
+    assert "compress: unchanged" in ran.err
+    assert (target(built) / "model.tflite").read_bytes() == model
+
+
+def test_a_model_that_saw_the_pool_is_compared_with_a_control(project: Callable[..., Path]) -> None:
+    folder = project(config=CONFIG.replace("saw_pool = false\n", ""))
+    ran = sgsc_edge("build", folder, "--target", "tflite-int8", "--out", folder / "build")
+    assert ran.code == 0, ran.err
+    predicate = json.loads((target(folder) / "certificate.json").read_text())["predicate"]
+    assert predicate["reference_saw_certify"] is True
+    assert predicate["policy"]["gate"]["reference"] == "control"
+    assert set(predicate["references"]) == {"float", "control"}
+
+
+def test_must_keep_gates_and_softmax_is_kept_on_request(project: Callable[..., Path]) -> None:
+    from pipeline.conftest import DATA, MODEL
+
+    folder = project(
+        model=MODEL.replace("nn.Linear(36, 3)", "nn.Linear(36, 3), nn.Softmax(dim=-1)"),
+        data=DATA + "\ndef keep():\n    return TensorDataset(*make(9, 2))\n",
+        config=CONFIG.replace("[preservation]", '[preservation]\nmust_keep = "data:keep"').replace(
+            "saw_pool = false", 'saw_pool = false\nfinal_softmax = "keep"'
+        ),
+    )
+    ran = sgsc_edge("build", folder, "--target", "tflite-int8", "--out", folder / "build")
+    assert ran.code in (0, 1), ran.err  # the float model is untrained: flips are possible, errors are not
+    predicate = json.loads((target(folder) / "certificate.json").read_text())["predicate"]
+    assert predicate["sets"]["must_keep"]["samples"] == 9
+    assert any(gate["name"] == "must_keep" for gate in predicate["gates"])
+    inspected = sgsc_edge("inspect", target(folder) / "model.tflite")
+    assert "SOFTMAX" in inspected.out.upper()
+
+
+def test_ctrl_c_ends_with_130_and_the_build_goes_on(built: Path, tmp_path: Path) -> None:
+    out = tmp_path / "interrupted"
+    command = [sys.executable, "-m", "sgsc_edge.cli.main", "build", str(built)]
+    command += ["--target", "tflite-int8", "--out", str(out), "--set", "compress.epochs=60"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+    history = out / "tflite-int8" / "history.jsonl"
+    deadline = time.monotonic() + 120
+    while not history.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert b"Traceback" not in err
+    finished = len(history.read_text().splitlines())
+    assert 1 <= finished < 60
+    ran = sgsc_edge(
+        *["build", built, "--target", "tflite-int8", "--out", out, "-v"],
+        *["--set", "compress.epochs=60"],
+    )
+    assert ran.code == 0, ran.err
+    assert f"going on after epoch {finished}" in ran.err
