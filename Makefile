@@ -66,7 +66,7 @@ $(MNIST)/float.safetensors: $(addprefix $(MNIST)/,train.py model.py data.py sour
 .PHONY: demo
 demo: $(STAMPS)/demo $(DIGITS)/float.safetensors  ## digits, from float training to a certified int8 .tflite
 	$(BIN)/sgsc-edge build $(DIGITS) --target tflite-int8 --out $(DIGITS)/build
-	@printf '\n%s\n' "float checkpoint  $(DIGITS)/float.safetensors" \
+	@printf '%s\n' '' "float checkpoint  $(DIGITS)/float.safetensors" \
 	  "device model      $(DIGITS)/build/tflite-int8/model.tflite" \
 	  "QDQ ONNX          $(DIGITS)/build/tflite-int8/model.qdq.onnx" \
 	  "certificate       $(DIGITS)/build/tflite-int8/certificate.json" \
