@@ -85,6 +85,7 @@ def lower(
     FileFormatError: the model is malformed or too large.
     UnsupportedError: something cannot be lowered exactly; the first refusal, the others in its remedy.
     """
+    _check_target(target)
     network = _network(model, name)
     graph, refusals = _lower(absorb(network), target, spread)
     if refusals or graph is None:
@@ -103,6 +104,7 @@ def check(model: onnx.ModelProto | Path, target: Target | None = None) -> list[R
     FileFormatError: the model is malformed or too large.
     """
     try:
+        _check_target(target)
         network = _network(model, None)
         if has_quantizers(network):
             return _lower(absorb(network), target, spread)[1]
@@ -114,6 +116,16 @@ def check(model: onnx.ModelProto | Path, target: Target | None = None) -> list[R
 def supported_ops() -> tuple[Row, ...]:
     """The rows of the ONNX ops that can be lowered, in alphabetical order."""
     return tuple(row for row in table().values() if row.op != REQUANTIZE)
+
+
+def _check_target(target: Target | None) -> None:
+    if target is not None and target.activations.dtype != "int8":
+        raise UnsupportedError(
+            node="graph",
+            op="target",
+            reason=f"target '{target.name}' has {target.activations.dtype} activations",
+            remedy="choose a target with int8 activations; `sgsc-edge targets` lists them",
+        )
 
 
 def _network(model: onnx.ModelProto | Path, name: str | None) -> Network:

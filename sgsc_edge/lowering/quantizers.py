@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from sgsc_edge.graph.ir import DType, Quantization
 from sgsc_edge.lowering.network import REQUANTIZE, Layer, Network, Value, permutation_of
+from sgsc_edge.lowering.passes.fusion import bounds
 from sgsc_edge.numerics import round_half_even
 from sgsc_edge.placement import RULES, Output
 
@@ -326,14 +327,14 @@ def placeholder_activations(network: Network) -> Network:
     """Stand-in parameters for the activations of such a network; each op gets some that it accepts."""
     producers = network.producers()
     changed = [
-        replace(value, quantization=_placeholder(producers.get(value.name)))
+        replace(value, quantization=_placeholder(network, producers.get(value.name)))
         for value in network.values.values()
         if value.data is None
     ]
     return spread(network.with_layers(network.layers, changed))
 
 
-def _placeholder(producer: Layer | None) -> Quantization | None:
+def _placeholder(network: Network, producer: Layer | None) -> Quantization | None:
     if producer is None:
         return Quantization.per_tensor(1.0, -128)
     rule = RULES.get(producer.op)
@@ -341,7 +342,8 @@ def _placeholder(producer: Layer | None) -> Quantization | None:
         return Quantization.per_tensor(*rule.fixed)
     if rule is not None and rule.output in (Output.MOVED, Output.SHARED):
         return None  # spread() hands the input's on
-    low, high = producer.clamp
-    if low == 0 and np.isfinite(high) and high > 0:
-        return Quantization.per_tensor(high / 255, -128)
+    low, high = bounds(network, producer) if producer.op in ("Relu", "Clip") else producer.clamp
+    scale = (high - low) / 256
+    if np.isfinite(scale) and scale > 0:  # a quantizer whose integers saturate at the bounds
+        return Quantization.per_tensor(scale, int(np.clip(np.floor(-128 - low / scale), -128, 127)))
     return Quantization.per_tensor(1.0, -128)

@@ -279,6 +279,15 @@ def test_a_float_network_of_supported_ops_passes_the_check():
         lower(model)
 
 
+@pytest.mark.parametrize(("low", "high"), [(0, 4), (-3, 5), (-4, 4)])
+def test_a_clip_passes_the_check_because_its_quantizer_can_have_its_range(low, high):
+    def body(q):
+        y = q.node("MaxPool", _float_conv(q, "image", 4, 3, 3, 3), kernel_shape=[2, 2])
+        return q.node("Clip", y, q.const(np.float32(low)), q.const(np.float32(high)))
+
+    assert check(_float_model(body)) == []
+
+
 def test_a_float_network_with_an_unsupported_op_is_refused_before_training():
     found = check(_float_model(lambda q: q.node("HardSwish", _float_conv(q, "image", 4, 3, 3, 3))))
     assert [refusal.op for refusal in found] == ["HardSwish"]
