@@ -37,7 +37,9 @@ def inspect_onnx(path: Path) -> Inspection:
     """Inspect an ONNX file; raises what ``lowering.read_onnx`` raises."""
     from sgsc_edge.lowering.read_onnx import read_onnx
 
-    reader = _OnnxReader(read_onnx(path), str(path))
+    model = read_onnx(path)
+    _check_values(model, str(path))
+    reader = _OnnxReader(model, str(path))
     tensors = reader.tensors()
     opsets = ", ".join(f"{entry.domain or 'ai.onnx'} {entry.version}" for entry in reader.model.opset_import)
     quantization_bytes = sum(
@@ -52,6 +54,29 @@ def inspect_onnx(path: Path) -> Inspection:
         totals_of(tensors, _file_bytes(path, reader.model), quantization_bytes),
         tuple(StoredEntry(entry.key, len(entry.value.encode())) for entry in reader.model.metadata_props),
     )
+
+
+def _check_values(model: onnx.ModelProto, where: str) -> None:
+    """Refuse what the ONNX checker lets pass: text that is not UTF-8 and element types that do not exist."""
+    graph = model.graph
+    values = [*graph.input, *graph.output, *graph.value_info]
+    texts = [
+        *(text for node in graph.node for text in (node.op_type, node.domain, *node.input, *node.output)),
+        *(named.name for named in (*graph.initializer, *values)),
+        *(dim.dim_param for value in values for dim in value.type.tensor_type.shape.dim),
+        *(text for entry in model.metadata_props for text in (entry.key, entry.value)),
+        *(entry.domain for entry in model.opset_import),
+    ]
+    # Protobuf hands such text over as bytes.
+    if not all(isinstance(text, str) for text in texts):
+        raise FileFormatError("a name is not UTF-8 text", where=where, remedy="export the model again")
+    known = set(onnx.TensorProto.DataType.values())
+    types = {tensor.data_type for tensor in graph.initializer}
+    types.update(value.type.tensor_type.elem_type for value in values)
+    if types - known:
+        raise FileFormatError(
+            f"element type {min(types - known)} does not exist", where=where, remedy="export the model again"
+        )
 
 
 def _file_bytes(path: Path, model: onnx.ModelProto) -> int:
@@ -116,7 +141,7 @@ class _OnnxReader:
         zero_point = self._constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
         if scale is None or scale.ndim > 1 or not np.isfinite(scale).all() or not (scale > 0).all():
             return
-        if zero_point is None or zero_point.size != scale.size:
+        if zero_point is None or zero_point.size != scale.size or not np.isfinite(zero_point).all():
             zero_point = np.zeros(scale.size, np.int64)
         axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
         parameters = Quantization(
@@ -137,7 +162,8 @@ class _OnnxReader:
         if tensor is None:
             return None
         try:
-            return np.asarray(numpy_helper.to_array(tensor)).astype(np.float64)
+            with np.errstate(invalid="ignore"):  # NaN stays NaN and is refused by the caller
+                return np.asarray(numpy_helper.to_array(tensor)).astype(np.float64)
         except ValueError as error:
             raise FileFormatError(f"initializer '{name}': {error}", where=self.where) from error
 

@@ -312,6 +312,50 @@ def test_onnx_data_outside_the_folder_is_refused(tmp_path: Path) -> None:
         inspect_model(path)
 
 
+def test_damaged_onnx_files_are_inspected_or_refused(qdq: Path) -> None:
+    original = qdq.read_bytes()
+    random = np.random.default_rng(6)
+    refused = 0
+    for _ in range(400):
+        data = bytearray(original)
+        for _ in range(random.integers(1, 3)):
+            data[random.integers(len(data))] = random.integers(256)
+        qdq.write_bytes(bytes(data))
+        try:
+            inspection = inspect_model(qdq)
+        except (FileFormatError, UnsupportedError):
+            refused += 1
+            continue
+        assert inspection.to_text()
+        json.dumps(inspection.to_json(), allow_nan=False)
+    assert 0 < refused < 400
+
+
+@pytest.mark.parametrize("place", ["node", "initializer", "input"])
+def test_onnx_names_that_are_not_text_are_refused(qdq: Path, place: str) -> None:
+    model = qdq_model()
+    if place == "node":
+        model.graph.node[4].output[0] = model.graph.node[5].input[0] = "spoil"
+    elif place == "initializer":
+        model.graph.initializer.append(numpy_helper.from_array(np.zeros(2, np.float32), "spoil"))
+    else:
+        model.graph.input.append(helper.make_tensor_value_info("spoil", TensorProto.FLOAT, [1]))
+    qdq.write_bytes(model.SerializeToString().replace(b"spoil", b"sp\xffil"))
+    with pytest.raises(FileFormatError):
+        inspect_model(qdq)
+
+
+def test_onnx_element_types_that_do_not_exist_are_refused(qdq: Path) -> None:
+    model = qdq_model()
+    spare = model.graph.initializer.add()
+    spare.name, spare.data_type, spare.raw_data = "spare", TensorProto.INT8, b"x"
+    spare.dims.append(1)
+    spare.data_type = 99
+    qdq.write_bytes(model.SerializeToString())
+    with pytest.raises(FileFormatError):
+        inspect_model(qdq)
+
+
 def test_inspection_of_either_format_needs_no_torch(tflite: Path, qdq: Path) -> None:
     code = (
         "import sys; from sgsc_edge.inspection import inspect_model; "
