@@ -222,6 +222,23 @@ def bias_parameters(use: Use) -> Iterator[str]:
         )
 
 
+def accumulator_range(use: Use) -> Iterator[str]:
+    """No input can drive a channel's sum of products and bias out of int32, in which the kernels add up."""
+    weights, bias = use.inputs[1].data, use.inputs[2].data
+    if use.x.dtype is F32 or weights is None or bias is None:
+        return
+    zero_point = int(_parameters(use.x).zero_point[0])
+    largest_input = max(127 - zero_point, zero_point + 128)
+    axis = 3 if isinstance(use.op, ir.DepthwiseConv2D) else 0
+    others = tuple(dimension for dimension in range(weights.ndim) if dimension != axis)
+    sums = np.abs(weights.astype(np.int16)).sum(axis=others, dtype=np.int64) * largest_input
+    if sums.shape != bias.shape:  # the shapes have their own finding
+        return
+    reach = int((sums + np.abs(bias.astype(np.int64))).max())
+    if reach >= 2**31:
+        yield f"sums of products and bias '{use.inputs[2].name}' reach {reach}, beyond int32"
+
+
 def _parameters(tensor: Tensor) -> Quantization:
     assert tensor.quantization is not None
     return tensor.quantization
@@ -259,7 +276,7 @@ _BINARY = (((F32, F32), F32), ((I8, I8), I8))
 _UNARY = (((F32,), F32), ((I8,), I8))
 _WITH_PARAMETER = (((F32, I32), F32), ((I8, I32), I8))
 _WEIGHTED_OPERANDS = ("x", "weights", "bias")
-_WEIGHT_RULES = (weight_parameters, bias_parameters, rescale_range, activation_range)
+_WEIGHT_RULES = (weight_parameters, bias_parameters, rescale_range, activation_range, accumulator_range)
 
 OP_RULES: Mapping[type[Op], OpRule] = MappingProxyType(
     {

@@ -193,6 +193,10 @@ NOT_LEGAL: dict[str, tuple[Graph, str]] = {
         changed(CONV, "bias", quantization=scaled(0.1)),
         "has 1 scales, the weights 3",
     ),
+    "accumulator": (
+        changed(CONV, "bias", data=np.full(3, -(2**31) + 1, np.int32)),
+        "beyond int32",
+    ),
     "unequal parameters": (
         changed(EXAMPLES["max_pool_int8"], "y", quantization=scaled(0.05, zero_point=-2)),
         "must have the same scale and zero point",
@@ -287,6 +291,20 @@ def test_unsupported_dtypes_are_marked_as_such() -> None:
     )
     (finding,) = findings(graph)
     assert finding.unsupported
+
+
+@pytest.mark.parametrize("name", ["dense_int8", "depthwise_int8", "conv_int4"])
+def test_the_accumulators_limit_is_exact(name: str) -> None:
+    graph = EXAMPLES[name]
+    weights, x = graph["weights"].data, graph["x"].quantization
+    assert weights is not None
+    assert x is not None
+    channel = np.moveaxis(weights, 3 if name == "depthwise_int8" else 0, 0)[0].astype(int)
+    reach = int(np.abs(channel).sum()) * (127 - int(x.zero_point[0]))
+    bias = np.zeros(graph["bias"].shape, np.int32)
+    for value, legal in ((2**31 - 1 - reach, True), (2**31 - reach, False)):
+        bias[0] = value
+        assert (findings(changed(graph, "bias", data=bias.copy())) == ()) is legal
 
 
 @pytest.mark.parametrize(
