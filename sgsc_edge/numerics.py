@@ -237,9 +237,9 @@ class Profile:
     """The arithmetic of one runtime's kernels, per op family.
 
     ``fully_connected`` holds for per-tensor weights, ``fully_connected_per_channel`` for the others.
-    ADD, MEAN, AVERAGE_POOL_2D and SOFTMAX are the same everywhere (see graph.reference). The precisions are
-    measured, by output scales at which they decide ties; TFLM sources of mid-2026 take the product of the
-    two scales of a per-tensor FULLY_CONNECTED in float32, the releases measured here do not.
+    ADD, MEAN, AVERAGE_POOL_2D, RELU6 and SOFTMAX are the same everywhere (see graph.reference). The
+    precisions are measured, at scales where they decide ties. TFLM sources of mid-2026 compute the
+    multipliers of RELU and of a per-tensor FULLY_CONNECTED in float32; the release measured here does not.
     """
 
     name: str
@@ -265,7 +265,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 fully_connected=_Q31,
                 fully_connected_per_channel=_Q31,
                 multiply=_Q31,
-                relu=_Q31_FROM_FLOAT32,
+                relu=_Q31,
                 requantize=_Q31,
             ),
             Profile(
@@ -350,8 +350,7 @@ def quantized_activation_range(
 ) -> tuple[int, int]:
     """Integer bounds of a fused activation on an output with these parameters (inclusive).
 
-    The lower bound is only ever raised and the upper only ever lowered, so a bound beyond the type
-    leaves an empty range as it is in TFLite: ``min`` is applied last and wins.
+    With the zero point inside the type, as it must be, the range is never empty.
 
     >>> quantized_activation_range("relu6", 0.05, -100)
     (-100, 20)

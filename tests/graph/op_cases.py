@@ -131,7 +131,7 @@ def draw_weights(
     exact = draw(st.booleans())  # a power of two ratio makes ties
     step = 2.0 ** round(np.log2(fill * gain)) if exact else fill * gain
     output = output_quantization(draw, float(x.scale[0] * own.max()) * step)
-    reach = int(step * 128)
+    reach = min(int(step * 128), 2**30)  # the sum itself stays below 2**27; together they fit 32 bits
     bias = random.integers(-reach, reach, channels, endpoint=True).astype(np.int32)
     bias_quantization = Quantization(
         (x.scale * quantization.scale).astype(np.float32), quantization.zero_point, 0 if per_channel else None

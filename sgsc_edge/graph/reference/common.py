@@ -78,7 +78,7 @@ def store(steps: IntArray, output: Tensor, activation: Activation = Activation.N
 
 
 def clamp(integers: Array, low: int, high: int) -> Array:
-    """Lower bound first, upper bound last, as the kernels do (it matters for empty ranges)."""
+    """Integers limited to [low, high]."""
     bounded: Array = np.minimum(np.maximum(integers, low), high)
     return bounded
 
