@@ -132,7 +132,7 @@ def test_double_rounding(cases: list[tuple[int, int, int]]) -> None:
 
 @given(st.integers(-(2**20), 2**20), multipliers, st.integers(1, 11))
 def test_double_rounding_with_left_shift(x: int, multiplier: int, shift: int) -> None:
-    if abs(x) << shift <= INT32_MAX:
+    if INT32_MIN <= x * 2**shift <= INT32_MAX:
         assert multiply_by_quantized_multiplier(x, multiplier, shift) == double_rounding(x, multiplier, shift)
     else:
         with pytest.raises(OverflowError, match="32 bits"):
