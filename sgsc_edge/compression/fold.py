@@ -31,7 +31,7 @@ from sgsc_edge.compression.layers import (
     geometry,
     quantize_value,
 )
-from sgsc_edge.compression.trace import Constant
+from sgsc_edge.compression.trace import Constant, name_of
 from sgsc_edge.errors import FileFormatError, ModelError, UnsupportedError
 from sgsc_edge.placement import RULES, Output
 
@@ -226,7 +226,7 @@ def _folded(
         return FoldedLayer(called.layer, tensors)
     if not isinstance(called, nn.BatchNorm2d):
         raise UnsupportedError(
-            node=node.name,
+            node=name_of(node),
             op="BatchNormalization",
             reason="there is no Linear before it to fold it into",
             remedy="put it directly behind a Linear, or use BatchNorm2d",

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from sgsc_edge.compression.quantizer import ActivationQuantizer, WeightQuantizer
-from sgsc_edge.compression.trace import Traced, steps, trace
+from sgsc_edge.compression.trace import Traced, name_of, steps, trace
 from sgsc_edge.errors import ModelError, UnsupportedError
 from sgsc_edge.placement import RULES, Placement, place
 
@@ -171,7 +171,7 @@ def _drop_final_softmax(traced: Traced, sample: torch.Tensor, keep: bool) -> Tra
         return traced
     if keep:
         raise UnsupportedError(
-            node=last.name,
+            node=name_of(last),
             op=kind,
             reason="its int8 output has 16 units of range in 256 steps",
             remedy='leave model.final_softmax at "drop"; the logits decide the same class',
@@ -192,7 +192,7 @@ def _replace_layers(module: fx.GraphModule) -> None:
             continue
         if isinstance(layer, nn.Conv2d) and layer.padding_mode != "zeros":
             raise UnsupportedError(
-                node=node.name,
+                node=name_of(node),
                 op="Conv2d",
                 reason=f"padding_mode '{layer.padding_mode}'",
                 remedy='use padding_mode="zeros"',
@@ -218,7 +218,7 @@ def _absorb_batch_norms(module: fx.GraphModule, kinds: dict[str, str]) -> None:
             continue
         if max(targets.count(str(target)) for target in (producer.target, node.target)) > 1:
             raise UnsupportedError(
-                node=node.name,
+                node=name_of(node),
                 op="BatchNormalization",
                 reason="it, or the layer before it, is called more than once",
                 remedy="give each call a module of its own",

@@ -172,13 +172,17 @@ def kind_of(node: fx.Node, modules: Mapping[str, nn.Module]) -> str | None:
             return FUNCTION_KINDS[node.target]  # type: ignore[index]
     elif node.op == "call_method" and node.target in METHOD_KINDS:
         return METHOD_KINDS[str(node.target)]
-    name = _call_name(node, modules)
     raise UnsupportedError(
-        node=node.name,
-        op=name,
+        node=name_of(node),
+        op=_call_name(node, modules),
         reason="sgsc-edge has no exact integer form of it for this target",
         remedy="replace it; supported modules: " + ", ".join(sorted(kind.__name__ for kind in MODULE_KINDS)),
     )
+
+
+def name_of(node: fx.Node) -> str:
+    """The name under which a user knows a node: the module's path, or the traced call's name."""
+    return str(node.target) if node.op == "call_module" else node.name
 
 
 def _call_name(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:
@@ -266,7 +270,7 @@ def _lift_constants(graph_module: fx.GraphModule) -> None:
         if kind in _SCALAR_OPERANDS and any(isinstance(a, fx.Node) for a in node.args):
             if set(node.kwargs) - {"other", "input"} or len(node.args) + len(node.kwargs) != 2:
                 raise UnsupportedError(
-                    node=node.name,
+                    node=name_of(node),
                     op=kind,
                     reason=f"arguments {sorted(node.kwargs)}",
                     remedy="write it as an operator between two tensors",
