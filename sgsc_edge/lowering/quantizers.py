@@ -9,6 +9,7 @@ uint8 is int8 with both zero point and integers lowered by 128: the same real va
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -226,6 +227,10 @@ def _moved_constant(state: _Absorption, layer: Layer, inputs: tuple[str, ...]) -
         data = np.ascontiguousarray(source.data.transpose(order))
         return Value(out, data.shape, moved, data, source.stored)
     if layer.op in ("Reshape", "Flatten", "Squeeze", "Unsqueeze") and axis is None and shape is not None:
+        if math.prod(shape) != source.data.size:
+            raise layer.refusal(
+                f"it makes shape {list(shape)} of {source.data.size} values", "repair its shape"
+            )
         return Value(out, shape, source.quantization, source.data.reshape(shape), source.stored)
     return None
 

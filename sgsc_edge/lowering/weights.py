@@ -31,10 +31,11 @@ def weights_of(emitter: Emitter, layer: Layer, name: str, axis: int) -> Value:
             f"its weights are quantized along axis {quantization.axis}",
             f"quantize them per tensor, or along their output axis {axis}",
         )
-    lowest = -127 if value.stored is ir.DType.INT8 else -7
-    if value.data.size and int(value.data.min()) < lowest:
+    limit = 127 if value.stored is ir.DType.INT8 else 7
+    wide = value.data[np.abs(value.data.astype(np.int16)) > limit]
+    if wide.size:
         raise layer.refusal(
-            f"its weights hold {int(value.data.min())}; TFLite allows {lowest} to {-lowest}",
+            f"its weights hold {int(wide.flat[0])}; TFLite allows {-limit} to {limit}",
             "quantize weights to the narrow range",
         )
     return value

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from sgsc_edge.graph.ir import Padding
 from sgsc_edge.lowering.network import Layer
 
+_AUTOMATIC = frozenset({"NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"})
 _Sizes = tuple[int, ...]  # height, width
 
 
@@ -48,10 +49,16 @@ def window(layer: Layer, size: _Sizes, out: _Sizes, kernel: _Sizes) -> Window:
     """The window of a Conv or pool layer over an image of ``size`` with ``out`` positions."""
     stride = _pair(layer.attribute("strides", (1, 1)))
     dilation = _pair(layer.attribute("dilations", (1, 1)))
-    extent = tuple((kernel[i] - 1) * dilation[i] + 1 for i in range(2))
-    spans = tuple((out[i] - 1) * stride[i] + extent[i] for i in range(2))
     declared = tuple(layer.attribute("pads", (0, 0, 0, 0)))
     automatic = layer.attribute("auto_pad", "NOTSET")
+    if min(*stride, *dilation, *kernel) < 1 or min(declared) < 0 or automatic not in _AUTOMATIC:
+        raise layer.refusal(
+            f"kernel {list(kernel)}, strides {list(stride)}, dilations {list(dilation)}, "
+            f"pads {list(declared)} or auto_pad {automatic} is out of range",
+            "export the model to ONNX again",
+        )
+    extent = tuple((kernel[i] - 1) * dilation[i] + 1 for i in range(2))
+    spans = tuple((out[i] - 1) * stride[i] + extent[i] for i in range(2))
     if automatic.startswith("SAME"):
         totals = [max(0, spans[i] - size[i]) for i in range(2)]
         lower = automatic == "SAME_LOWER"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from qdq_builder import Qdq
 
 from sgsc_edge.errors import FileFormatError, InternalError, UnsupportedError
@@ -382,6 +382,54 @@ def test_cut_and_flipped_files_never_crash(tmp_path):
         except (FileFormatError, UnsupportedError):
             refused += 1
     assert refused > 75
+
+
+def _edit(rng, model):
+    """One random edit that leaves a readable file: an attribute, an op type, an input or a constant."""
+    node = model.graph.node[rng.integers(len(model.graph.node))]
+    kind = rng.integers(4)
+    if kind == 0 and node.attribute:
+        attribute = node.attribute[rng.integers(len(node.attribute))]
+        value = int(rng.choice([0, 1, 2, 3, -1, -2, 7, 10**6, 2**40]))
+        if attribute.ints:
+            attribute.ints[rng.integers(len(attribute.ints))] = value
+        else:
+            attribute.i = value
+    elif kind == 1:
+        node.op_type = str(
+            rng.choice(["Relu", "Add", "MaxPool", "Softmax", "Transpose", "Concat", "Pad", "Clip"])
+        )
+    elif kind == 2:
+        names = [name for other in model.graph.node for name in other.output]
+        node.input[rng.integers(len(node.input))] = str(rng.choice(names))
+    else:
+        tensor = model.graph.initializer[rng.integers(len(model.graph.initializer))]
+        array = numpy_helper.to_array(tensor).reshape(-1)
+        tensor.CopyFrom(numpy_helper.from_array(array[: max(0, array.size - rng.integers(3))], tensor.name))
+
+
+def test_edited_models_never_crash():
+    q = Qdq()
+    x = q.input((3, 8, 8))
+    y = q.qdq(q.node("Relu", q.conv(x, (4, 3, 3, 3), pads=[1, 1, 1, 1])), 0.1, -128)
+    z = q.node("MaxPool", y, kernel_shape=[3, 3], strides=[1, 1], pads=[1, 1, 1, 1])
+    y = q.qdq(q.node("Concat", y, z, axis=1), 0.1, -128)
+    y = q.node("Pad", y, q.const(np.array([0, 0, 1, 1, 0, 0, 1, 1])))
+    y = q.qdq(q.node("Clip", y, q.const(np.float32(0)), q.const(np.float32(6))), 0.1, -128)
+    y = q.node("Transpose", q.node("Reshape", y, q.const(np.array([0, 8, 100]))), perm=[0, 2, 1])
+    model = q.model(q.qdq(q.node("ReduceMean", y, q.const(np.array([1]))), 0.1, 0))
+    lower(model)
+    rng = np.random.default_rng(5)
+    refused = 0
+    for _ in range(250):
+        mutant = onnx.ModelProto()
+        mutant.CopyFrom(model)
+        _edit(rng, mutant)
+        try:
+            lower(mutant)
+        except (FileFormatError, UnsupportedError):
+            refused += 1
+    assert 50 < refused < 250
 
 
 def test_external_data_may_not_leave_the_folder(tmp_path):

@@ -242,6 +242,14 @@ def test_no_transpose_where_the_order_is_the_same(shape):
     compare(q.model(q.node("Flatten", q.input(shape))), ["Reshape"], **EXACT)
 
 
+def test_rows_of_an_image_before_a_dense_layer_are_in_onnx_order():
+    q = Qdq()
+    y = q.node("Reshape", q.input((3, 4, 5)), q.const(np.array([15, 4])))
+    y = q.qdq(q.gemm(y, 4, 7), 0.3, 0)
+    y = q.node("Reshape", y, q.const(np.array([1, 105])))
+    compare(q.model(y), ["Transpose", "Reshape", "FullyConnected", "Reshape"], count=20)
+
+
 def test_flattened_output_is_in_onnx_order():
     q = Qdq()
     compare(q.model(q.node("Flatten", q.input((3, 4, 5)))), ["Transpose", "Reshape"], **EXACT)

@@ -27,7 +27,7 @@ def _concat(emitter: Emitter, layer: Layer) -> None:
             "insert QuantizeLinear and DequantizeLinear after it, or let its inputs share one quantizer",
         )
     quantization = emitter.parameters(layer, out_name)
-    unmoved = len(shape) == 2 and _feeds_dense_layers(emitter, out_name)
+    unmoved = len(shape) == 2 and shape[0] == 1 and _feeds_dense_layers(emitter, out_name)
     parts = [_part(emitter, layer, name, unmoved) for name in layer.inputs]
     parts = [
         emitter.requantized(part, quantization, f"{out_name}/input")

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from sgsc_edge.graph import ir
 from sgsc_edge.lowering.emitter import Emitter
-from sgsc_edge.lowering.layout import Placed
 from sgsc_edge.lowering.network import Layer, Value
 from sgsc_edge.lowering.registry import Row
 from sgsc_edge.lowering.weights import place_bias, place_weights, weights_of
@@ -54,7 +53,9 @@ def _dense(emitter: Emitter, layer: Layer, weights: Value, data: NDArray[np.int8
             "export the model to ONNX again",
         )
     rank = len(shape)
-    x: Placed = emitter.read(layer, name) if rank == 2 else emitter.plain(layer, name)
+    x = emitter.read(layer, name)
+    if rank != 2 or shape[0] != 1:  # rows of an image's elements: only one row can keep NHWC's order
+        x = emitter.plain(layer, name)
     if x.order is not None:
         data = data[:, x.order]
     filters, weights = place_weights(emitter, layer, ir.FullyConnected, weights, data, axis=0)

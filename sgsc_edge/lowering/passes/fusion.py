@@ -29,8 +29,8 @@ def bounds(network: Network, layer: Layer) -> tuple[float, float]:
     for index, default in ((1, -math.inf), (2, math.inf)):
         name = layer.input(index)
         value = None if name is None else network[name]
-        if value is not None and not value.is_constant:
-            raise layer.refusal("its bounds are computed at run time", "use constant bounds")
+        if value is not None and (not value.is_constant or value.elements != 1):
+            raise layer.refusal("its bounds are no constant numbers", "use constant bounds")
         limits.append(default if value is None else float(value.real().reshape(-1)[0]))
     low, high = limits
     if not low <= high:
@@ -162,11 +162,15 @@ def zero_padding(network: Network, layer: Layer) -> tuple[int, ...] | None:
     if value is not None and (network[value].data is None or network[value].real().any()):
         return None
     if axes is None:
+        if amounts.size != 2 * len(shape):
+            return None
         return tuple(int(amount) for amount in amounts)
     chosen = network[axes].data
     if chosen is None:
         return None
     rank = len(shape)
+    if amounts.size != 2 * chosen.size:
+        return None
     pads = [0] * (2 * rank)
     for index, axis in enumerate(int(axis) % rank for axis in chosen):
         pads[axis] = int(amounts[index])
