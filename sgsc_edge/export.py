@@ -26,6 +26,7 @@ OPSET = 21
 """First opset whose QuantizeLinear knows int4; the int4 targets use the same export."""
 
 INPUT_NAME, OUTPUT_NAME = "input", "output"
+_WEIGHT = ".weight_dequantized"
 
 
 def export_onnx(
@@ -108,11 +109,11 @@ def _strip(model: onnx.ModelProto, name: str) -> None:
     for tensor in model.graph.initializer:
         del tensor.metadata_props[:]
         tensor.doc_string = ""
-    _name_quantizers(model.graph)
+    _name_nodes(model.graph)
 
 
-def _name_quantizers(graph: onnx.GraphProto) -> None:
-    """Name the quantized forms of a value after it: ``x_quantized``, ``x_dequantized``."""
+def _name_nodes(graph: onnx.GraphProto) -> None:
+    """Name layers after the user's modules, and a value's quantized forms after the value."""
     suffixes = {"QuantizeLinear": "_quantized", "DequantizeLinear": "_dequantized"}
     renamed: dict[str, str] = {}
     for node in graph.node:
@@ -120,6 +121,8 @@ def _name_quantizers(graph: onnx.GraphProto) -> None:
         if node.op_type in suffixes:
             name = node.input[0].removesuffix("_quantized") + suffixes[node.op_type]
             renamed[node.output[0]] = node.output[0] = node.name = name
+        elif len(node.input) > 1 and node.input[1].endswith(_WEIGHT):
+            node.name = node.input[1].removesuffix(_WEIGHT)
     for value in graph.value_info:
         value.name = renamed.get(value.name, value.name)
     last = next(node for node in graph.node if renamed.get(OUTPUT_NAME) in node.output)

@@ -22,7 +22,11 @@ TWO_OUTPUTS = """class Two(nn.Module):
         def forward(self, x):
             return x, x
 """
-PADDED_MEAN = "nn.AvgPool2d(2, padding=1), nn.Flatten(), nn.Linear(16, 3)"
+LOWER_BOUND = """class LowerBound(nn.Module):
+    def forward(self, x):
+        return x.clamp(min=0.1)
+
+"""
 REFLECT = 'nn.Conv2d(1, 4, 3, padding=1, padding_mode="reflect"), nn.Conv2d(4, 4, 3)'
 
 
@@ -59,7 +63,10 @@ def test_a_wrong_setting_is_named(project: Callable[..., Path], config: str, mes
             ("tuple",),
         ),
         (MODEL.replace(LAST, f"{LAST}, nn.GELU()"), ("GELU", "cannot be lowered", "'6'")),
-        (MODEL.replace(f"nn.Flatten(), {LAST}", PADDED_MEAN), ("AveragePool", "cannot be lowered")),
+        (
+            MODEL.replace("def build", f"{LOWER_BOUND}def build").replace("nn.ReLU()", "LowerBound()"),
+            ("node '0'", "cannot be lowered"),
+        ),
         (
             MODEL.replace(
                 "nn.Conv2d(1, 4, 3)",
@@ -74,7 +81,7 @@ def test_a_wrong_setting_is_named(project: Callable[..., Path], config: str, mes
             ("0.weight", "NaN"),
         ),
     ],
-    ids=["factory raises", "no module", "tuple", "gelu", "padded mean", "reflect", "channels", "nan"],
+    ids=["factory raises", "no module", "tuple", "gelu", "lower bound", "reflect", "channels", "nan"],
 )
 def test_a_wrong_model_is_refused_before_training(
     project: Callable[..., Path], model: str, messages: tuple[str]
