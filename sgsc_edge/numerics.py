@@ -45,8 +45,7 @@ def round_half_even(real: ArrayLike) -> FloatArray:
     >>> round_half_even([-1.5, -0.5, 0.5, 1.5, 2.5]).tolist()
     [-2.0, -0.0, 0.0, 2.0, 2.0]
     """
-    rounded: FloatArray = np.rint(real)
-    return rounded
+    return np.asarray(np.rint(real))
 
 
 def round_half_away(real: ArrayLike) -> FloatArray:
@@ -59,8 +58,7 @@ def round_half_away(real: ArrayLike) -> FloatArray:
     """
     values = np.asarray(real)
     whole = np.trunc(values)
-    rounded: FloatArray = np.where(np.abs(values - whole) >= 0.5, whole + np.sign(values), whole)
-    return rounded
+    return np.asarray(np.where(np.abs(values - whole) >= 0.5, whole + np.sign(values), whole))
 
 
 def saturating_rounding_doubling_high_mul(a: ArrayLike, b: ArrayLike) -> IntArray:
@@ -74,8 +72,7 @@ def saturating_rounding_doubling_high_mul(a: ArrayLike, b: ArrayLike) -> IntArra
     2147483647
     """
     product = np.asarray(a, np.int64) * np.asarray(b, np.int64)
-    high: IntArray = np.minimum((product + (1 << 30)) >> 31, INT32_MAX)
-    return high
+    return np.asarray(np.minimum((product + (1 << 30)) >> 31, INT32_MAX))
 
 
 def rounding_divide_by_pot(x: ArrayLike, exponent: ArrayLike) -> IntArray:
@@ -89,8 +86,7 @@ def rounding_divide_by_pot(x: ArrayLike, exponent: ArrayLike) -> IntArray:
     values = np.asarray(x, np.int64)
     power = np.asarray(exponent, np.int64)
     half = (np.int64(1) << power) >> 1
-    quotient: IntArray = (values + half - ((values < 0) & (power > 0))) >> power
-    return quotient
+    return np.asarray((values + half - ((values < 0) & (power > 0))) >> power)
 
 
 # --- requantization -------------------------------------------------------------------------------
@@ -109,7 +105,7 @@ def quantize_multiplier(real: ArrayLike) -> tuple[IntArray, IntArray]:
     >>> [int(v) for v in quantize_multiplier(2.0**-33)]
     [0, 0]
 
-    Raises OverflowError for multipliers that are negative, not finite, or 2**30 and more.
+    Raises OverflowError for multipliers that are negative, not finite, or at least 2**30.
     """
     value = np.asarray(real, np.float64)
     if not (np.isfinite(value).all() and (value >= 0).all() and (value < 2.0**30).all()):
@@ -127,7 +123,7 @@ def _shift_left_int32(x: IntArray, shift: IntArray) -> IntArray:
     """``x * 2**max(shift, 0)``; OverflowError where the product leaves int32 (undefined in C)."""
     if not (shift > 0).any():
         return x
-    shifted: IntArray = x << np.maximum(shift, 0)
+    shifted = np.asarray(x << np.maximum(shift, 0))
     if shifted.size and (shifted.min() < INT32_MIN or shifted.max() > INT32_MAX):
         raise OverflowError("an accumulator leaves 32 bits when it is shifted left")
     return shifted
@@ -164,8 +160,7 @@ def multiply_by_quantized_multiplier_single_rounding(
     if (total < 1).any():
         raise OverflowError("a single-rounding multiplier has a shift above 30")
     product = np.asarray(x, np.int64) * np.asarray(multiplier, np.int64)
-    rounded: IntArray = (product + (np.int64(1) << (total - 1))) >> total
-    return rounded
+    return np.asarray((product + (np.int64(1) << (total - 1))) >> total)
 
 
 def multiply_by_real_half_away(x: ArrayLike, real: ArrayLike) -> IntArray:
@@ -291,8 +286,7 @@ def integer_dtype(dtype_min: int, dtype_max: int) -> np.dtype[np.integer[Any]]:
     >>> integer_dtype(-128, 127), integer_dtype(-7, 7), integer_dtype(0, 255)
     (dtype('int8'), dtype('int8'), dtype('uint8'))
     """
-    candidates = (np.int8, np.uint8, np.int16, np.int32, np.int64)
-    for candidate in candidates:
+    for candidate in (np.int8, np.uint8, np.int16, np.int32, np.int64):
         info = np.iinfo(candidate)
         if info.min <= dtype_min and dtype_max <= info.max:
             return np.dtype(candidate)
@@ -335,8 +329,7 @@ def dequantize(integers: ArrayLike, scale: ArrayLike, zero_point: ArrayLike) -> 
     [0.0, 64.0, 127.5]
     """
     steps = np.asarray(integers, np.int64) - np.asarray(zero_point, np.int64)
-    real: NDArray[np.float32] = (np.asarray(scale, np.float32).astype(np.float64) * steps).astype(np.float32)
-    return real
+    return np.asarray(np.asarray(scale, np.float32).astype(np.float64) * steps, np.float32)
 
 
 # Real bounds of the fused activations, by the names of ``ir.Activation``.
@@ -362,8 +355,7 @@ def quantized_activation_range(
     low, high = ACTIVATION_BOUNDS[activation]
 
     def steps(bound: float) -> int:
-        count = float(np.float64(np.float32(bound)) / np.float32(scale))
-        if abs(count) >= 2.0**31:
+        if abs(bound / scale) >= 2.0**31:
             raise OverflowError(f"a fused {activation} at scale {scale:g} has a bound beyond 32 bits")
         return zero_point + int(round_half_away(np.float32(bound) / np.float32(scale)))
 
@@ -391,8 +383,7 @@ def pack_int4(values: ArrayLike) -> NDArray[np.uint8]:
         raise OverflowError("int4 values lie in -8 to 7")
     nibbles = np.zeros(flat.size + flat.size % 2, np.uint8)
     nibbles[: flat.size] = (flat & 0x0F).astype(np.uint8)
-    packed: NDArray[np.uint8] = nibbles[0::2] | (nibbles[1::2] << np.uint8(4))
-    return packed
+    return np.asarray(nibbles[0::2] | (nibbles[1::2] << np.uint8(4)))
 
 
 def unpack_int4(packed: ArrayLike, count: int) -> NDArray[np.int8]:
