@@ -67,11 +67,20 @@ def build_target(project: Project, target: Target, out: Path) -> Certificate:
     return pipeline.build(project, target, out / target.name)
 
 
-def verify(folder: str | Path, policy: str | Path | None = None) -> Certificate:
-    """Certify a build folder again from its files alone, under ``policy`` (a TOML file) where given."""
+def verify(
+    folder: str | Path, policy: str | Path | None = None, out: str | Path | None = None
+) -> Certificate:
+    """Certify a build folder again from its files alone; nothing in it is changed.
+
+    ``policy`` is a TOML file of thresholds to judge by, ``out`` a file to write the new certificate to.
+    """
+    from sgsc_edge.artifacts import write_json
     from sgsc_edge.certification.verify import verify_folder
 
-    return verify_folder(Path(folder), None if policy is None else Path(policy))
+    certificate = verify_folder(Path(folder), None if policy is None else Path(policy))
+    if out is not None:
+        write_json(Path(out), certificate.to_json())
+    return certificate
 
 
 def inspect(path: str | Path) -> Inspection:

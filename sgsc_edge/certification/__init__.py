@@ -6,10 +6,10 @@
 
 from sgsc_edge.certification.certificate import Certificate, read_certificate
 from sgsc_edge.certification.certify import RuntimeRun, certify
+from sgsc_edge.certification.informational import measure_test
 from sgsc_edge.certification.policy import GatePolicy, Policy, RuntimePolicy, read_policy
 from sgsc_edge.certification.records import CertificationContext, TestSummary, Verdict
 from sgsc_edge.certification.samples import SampleSet
-from sgsc_edge.certification.informational import measure_test
 from sgsc_edge.certification.verify import certify_folder, verify_folder
 
 __all__ = [

@@ -65,9 +65,8 @@ def verify_folder(
     timeout_s: float = DEFAULT_TIMEOUT_S,
     workers: int = 2,
     parts: Collection[str] = PARTS,
-    write: bool = True,
 ) -> Certificate:
-    """Recompute the certificate of a build folder and, unless ``write`` is false, replace it.
+    """Recompute the certificate of a build folder; nothing there is changed.
 
     Its own verdict and measurements are never trusted; its policy is used where the TOML file ``policy``
     does not say otherwise. What was recorded otherwise is listed in ``Certificate.differences``.
@@ -91,10 +90,7 @@ def verify_folder(
             remedy="restore the certificate that belongs to this folder, or build again",
         )
     fresh = _recompute(folder, context, subjects, settings)
-    fresh = replace(fresh, differences=differences(recorded, fresh))
-    if write:
-        write_json(path, fresh.to_json())
-    return fresh
+    return replace(fresh, differences=differences(recorded, fresh))
 
 
 def certify_folder(

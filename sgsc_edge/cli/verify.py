@@ -1,4 +1,4 @@
-"""``sgsc-edge verify FOLDER [--policy FILE]``."""
+"""``sgsc-edge verify FOLDER [--policy FILE] [--certificate FILE]``."""
 
 from __future__ import annotations
 
@@ -12,17 +12,23 @@ from sgsc_edge.cli.output import CONTEXT, Result, command_options
 @click.command("verify", context_settings=CONTEXT)
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--policy", type=click.Path(path_type=Path), help="Judge by this TOML file.")
+@click.option(
+    "--certificate", type=click.Path(path_type=Path), help="Write the new certificate to this file."
+)
 @command_options
-def command(folder: Path, policy: Path | None) -> Result:
-    """Certify FOLDER (such as build/tflite-int8) again: every figure is recomputed, no verdict believed."""
+def command(folder: Path, policy: Path | None, certificate: Path | None) -> Result:
+    """Certify FOLDER (such as build/tflite-int8) again: every figure is recomputed, no verdict believed.
+
+    Nothing in FOLDER is changed.
+    """
     from sgsc_edge.api import verify
     from sgsc_edge.cli.certificate_text import certificate_text
 
-    certificate = verify(folder, policy)
+    found = verify(folder, policy, certificate)
     document = {
         "folder": str(folder),
-        "exit_code": certificate.exit_code,
-        "differences": list(certificate.differences),
-        "certificate": certificate.to_json(),
+        "exit_code": found.exit_code,
+        "differences": list(found.differences),
+        "certificate": found.to_json(),
     }
-    return Result(document, certificate_text(certificate, folder), certificate.exit_code)
+    return Result(document, certificate_text(found, folder), found.exit_code)

@@ -14,7 +14,6 @@ import pytest
 from build_folders import Arrays, context, without_certify_samples, write_folder
 
 from sgsc_edge.artifacts import MANIFEST_NAME, write_manifest
-from sgsc_edge.certification.certificate import read_certificate
 from sgsc_edge.certification.verify import certify_folder, verify_folder
 from sgsc_edge.errors import ConfigError, DataError, FileFormatError, SgscError
 
@@ -75,7 +74,7 @@ def test_verification_needs_no_torch(folder: Path) -> None:
 def test_informational_parts_are_optional(folder: Path) -> None:
     policy = folder.parent / "policy.toml"
     policy.write_text('[runtimes]\nrequired = ["litert"]\n')
-    found = verify_folder(folder, policy, parts=(), write=False).predicate.runtimes[1]
+    found = verify_folder(folder, policy, parts=()).predicate.runtimes[1]
     assert set(found.sets) == {"certify", "must_keep"}
     with pytest.raises(ConfigError, match="cannot run with parts"):
         verify_folder(folder, parts=("test",))
@@ -122,24 +121,22 @@ def test_an_edited_certificate_is_refused(folder: Path) -> None:
 def test_a_required_runtime_that_is_missing_is_not_measured(folder: Path, tmp_path: Path) -> None:
     policy = tmp_path / "policy.toml"
     policy.write_text('[runtimes]\nrequired = ["numpy", "tflite-runtime"]\n')
-    found = verify_folder(folder, policy, write=False)
+    found = verify_folder(folder, policy)
     assert (found.verdict, found.exit_code) == ("NOT_MEASURED", 3)
     row = found.predicate.runtimes[2]
     assert (row.name, row.required, row.status, row.version) == ("tflite-runtime", True, "not_run", None)
     assert "pip install tflite-runtime" in row.reason
     policy.write_text('[runtimes]\noptional = ["tflite-runtime"]\n')
-    assert verify_folder(folder, policy, write=False).exit_code == 0
+    assert verify_folder(folder, policy).exit_code == 0
 
 
 def test_a_stricter_policy_fails_and_a_measured_failure_wins(folder: Path, tmp_path: Path) -> None:
     policy = tmp_path / "policy.toml"
     policy.write_text('[gate]\nmax_drop = 0.01\n[runtimes]\nrequired = ["numpy", "tflite-runtime"]\n')
     before = (folder / "certificate.json").read_bytes()
-    found = verify_folder(folder, policy, write=False)
+    found = verify_folder(folder, policy)
     assert (found.verdict, found.exit_code) == ("FAILED", 1)
     assert (folder / "certificate.json").read_bytes() == before
-    verify_folder(folder, policy)
-    assert read_certificate(folder / "certificate.json").verdict == "FAILED"
 
 
 def test_unknown_runtimes_are_refused_before_anything_runs(folder: Path, tmp_path: Path) -> None:
@@ -150,7 +147,7 @@ def test_unknown_runtimes_are_refused_before_anything_runs(folder: Path, tmp_pat
 
 
 def test_a_time_limit_is_not_measured(folder: Path) -> None:
-    found = verify_folder(folder, timeout_s=0.001, write=False)
+    found = verify_folder(folder, timeout_s=0.001)
     assert found.exit_code == 3
     assert found.predicate.runtimes[1].status == "timeout"
     assert any(line.startswith("runtimes.numpy.status") for line in found.differences)
