@@ -3,7 +3,6 @@
 ::
 
     SgscError
-    ├── GateFailed            1   a gate was measured and failed
     ├── InputError            2   the user's input is wrong
     │   ├── ConfigError           sgsc.toml, a target file, a policy, an option
     │   ├── ModelError            factory, checkpoint, forward pass, weights
@@ -11,10 +10,10 @@
     │   ├── FileFormatError       an .onnx, .tflite, .npz or certificate that is malformed or edited
     │   ├── UnsupportedError      an op or attribute that cannot be lowered exactly
     │   └── OutputError           the output folder cannot be written, or is in use
-    ├── NotMeasured           3   something required was not measured
-    ├── DeviceError           4   a device or board did not do its part
     └── InternalError         5   a broken invariant: our bug
     Interrupted             130   Ctrl-C
+
+A gate that failed (1) or was not measured (3) is a certificate's verdict, not an error.
 
 An error says what is wrong (``message``), where (``where``) and what to do (``remedy``).
 """
@@ -43,12 +42,6 @@ class SgscError(Exception):
     def __str__(self) -> str:
         text = f"{self.where}: {self.message}" if self.where else self.message
         return f"{text}\n  -> {self.remedy}" if self.remedy else text
-
-
-class GateFailed(SgscError):
-    """A gate was measured and failed."""
-
-    exit_code = 1
 
 
 class InputError(SgscError):
@@ -99,18 +92,6 @@ class UnsupportedError(InputError):
 
 class OutputError(InputError):
     """The output folder cannot be written, is full, or is in use by another process."""
-
-
-class NotMeasured(SgscError):
-    """Something required was not measured; never a pass."""
-
-    exit_code = 3
-
-
-class DeviceError(SgscError):
-    """A device or board did not do its part."""
-
-    exit_code = 4
 
 
 class InternalError(SgscError):

@@ -38,7 +38,6 @@ def inspect_onnx(path: Path) -> Inspection:
     from sgsc_edge.lowering.read_onnx import read_onnx
 
     model = read_onnx(path)
-    _check_values(model, str(path))
     reader = _OnnxReader(model, str(path))
     tensors = reader.tensors()
     opsets = ", ".join(f"{entry.domain or 'ai.onnx'} {entry.version}" for entry in reader.model.opset_import)
@@ -54,29 +53,6 @@ def inspect_onnx(path: Path) -> Inspection:
         totals_of(tensors, _file_bytes(path, reader.model), quantization_bytes),
         tuple(StoredEntry(entry.key, len(entry.value.encode())) for entry in reader.model.metadata_props),
     )
-
-
-def _check_values(model: onnx.ModelProto, where: str) -> None:
-    """Refuse what the ONNX checker lets pass: text that is not UTF-8 and element types that do not exist."""
-    graph = model.graph
-    values = [*graph.input, *graph.output, *graph.value_info]
-    texts = [
-        *(text for node in graph.node for text in (node.op_type, node.domain, *node.input, *node.output)),
-        *(named.name for named in (*graph.initializer, *values)),
-        *(dim.dim_param for value in values for dim in value.type.tensor_type.shape.dim),
-        *(text for entry in model.metadata_props for text in (entry.key, entry.value)),
-        *(entry.domain for entry in model.opset_import),
-    ]
-    # Protobuf hands such text over as bytes.
-    if not all(isinstance(text, str) for text in texts):
-        raise FileFormatError("a name is not UTF-8 text", where=where, remedy="export the model again")
-    known = set(onnx.TensorProto.DataType.values())
-    types = {tensor.data_type for tensor in graph.initializer}
-    types.update(value.type.tensor_type.elem_type for value in values)
-    if types - known:
-        raise FileFormatError(
-            f"element type {min(types - known)} does not exist", where=where, remedy="export the model again"
-        )
 
 
 def _file_bytes(path: Path, model: onnx.ModelProto) -> int:

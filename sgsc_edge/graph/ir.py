@@ -48,6 +48,8 @@ class DType(StrEnum):
 
 
 class Padding(StrEnum):
+    """TFLite's paddings: SAME gives ceil(size / stride) outputs, VALID reads nothing outside the input."""
+
     SAME = "same"
     VALID = "valid"
 
@@ -74,6 +76,7 @@ class Quantization:
 
     @staticmethod
     def per_tensor(scale: float, zero_point: int) -> Quantization:
+        """One scale and zero point for the whole tensor."""
         return Quantization(np.array([scale], np.float32), np.array([zero_point], np.int64))
 
     @staticmethod
@@ -110,9 +113,7 @@ class Tensor:
     data: NDArray[np.generic] | None = None
 
     def __post_init__(self) -> None:
-        if self.data is not None and (
-            self.data.shape != self.shape or self.data.dtype != self.dtype.numpy
-        ):
+        if self.data is not None and (self.data.shape != self.shape or self.data.dtype != self.dtype.numpy):
             raise InternalError(
                 f"tensor '{self.name}': data is {self.data.dtype}{list(self.data.shape)}, "
                 f"declared {self.dtype}{list(self.shape)}"
@@ -120,6 +121,7 @@ class Tensor:
 
     @property
     def elements(self) -> int:
+        """Number of values."""
         return int(np.prod(self.shape, dtype=np.int64))
 
     @property
@@ -129,6 +131,7 @@ class Tensor:
 
     @property
     def is_constant(self) -> bool:
+        """Whether the file holds its values."""
         return self.data is not None
 
 
@@ -247,7 +250,7 @@ class Relu(Op):
 
 @dataclass(frozen=True)
 class Relu6(Op):
-    """Input: x. May requantize."""
+    """Input: x. Same quantization in and out: TFLM's kernel does not requantize."""
 
 
 @dataclass(frozen=True)
@@ -297,12 +300,15 @@ class Graph:
         return self.tensors[name]
 
     def inputs_of(self, node: Node) -> list[Tensor]:
+        """The tensors that a node reads, in order."""
         return [self.tensors[name] for name in node.inputs]
 
     def outputs_of(self, node: Node) -> list[Tensor]:
+        """The tensors that a node writes, in order."""
         return [self.tensors[name] for name in node.outputs]
 
     def constants(self) -> Iterator[Tensor]:
+        """The tensors whose values the file holds."""
         return (tensor for tensor in self.tensors.values() if tensor.is_constant)
 
     def with_nodes(self, nodes: tuple[Node, ...]) -> Graph:

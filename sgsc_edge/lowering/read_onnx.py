@@ -111,6 +111,30 @@ def check_model(model: onnx.ModelProto, *, where: str = "ONNX model") -> None:
         raise FileFormatError(
             f"not a valid ONNX model: {first}", where=where, remedy=_EXPORT_AGAIN
         ) from error
+    _check_values(model, where)
+
+
+def _check_values(model: onnx.ModelProto, where: str) -> None:
+    """Refuse what the ONNX checker lets pass: text that is not UTF-8 and element types that do not exist."""
+    graph = model.graph
+    values = [*graph.input, *graph.output, *graph.value_info]
+    texts = [
+        *(text for node in graph.node for text in (node.op_type, node.domain, *node.input, *node.output)),
+        *(named.name for named in (*graph.initializer, *values)),
+        *(dim.dim_param for value in values for dim in value.type.tensor_type.shape.dim),
+        *(text for entry in model.metadata_props for text in (entry.key, entry.value)),
+        *(entry.domain for entry in model.opset_import),
+    ]
+    # Protobuf hands such text over as bytes.
+    if not all(isinstance(text, str) for text in texts):
+        raise FileFormatError("a name is not UTF-8 text", where=where, remedy=_EXPORT_AGAIN)
+    known = set(onnx.TensorProto.DataType.values())
+    types = {tensor.data_type for tensor in graph.initializer}
+    types.update(value.type.tensor_type.elem_type for value in values)
+    if types - known:
+        raise FileFormatError(
+            f"element type {min(types - known)} does not exist", where=where, remedy=_EXPORT_AGAIN
+        )
 
 
 def opset_of(model: onnx.ModelProto) -> int:
