@@ -38,8 +38,6 @@ FLOORS = {
     "api": 5,
     "cli": 6,
 }
-# Files beside a room that belong to it.
-ANNEXES = {"inspection_onnx": "inspection"}
 # Everything else (verify, inspect, targets, runtimes) starts without torch.
 TORCH_ROOMS = {"project", "preservation", "compression", "export", "pipeline"}
 # The package's front door hands out names of any floor, when they are asked for.
@@ -49,11 +47,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
 def room(path: Path) -> str:
-    return room_of(path.relative_to(PACKAGE).with_suffix("").parts[0])
-
-
-def room_of(name: str) -> str:
-    return ANNEXES.get(name, name)
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
 def imports(path: Path) -> Iterator[tuple[int, str]]:
@@ -83,7 +77,7 @@ def test_a_module_imports_only_its_own_room_or_lower_floors(path: Path) -> None:
     assert own in FLOORS, f"give the room '{own}' a floor in this table"
     for line, name in imports(path):
         if name.startswith("sgsc_edge."):
-            other = room_of(name.split(".")[1])
+            other = name.split(".")[1]
             where = f"{named(path)}:{line}: '{own}' (floor {FLOORS[own]})"
             assert other == own or FLOORS[other] < FLOORS[own], f"{where} imports '{other}'"
 

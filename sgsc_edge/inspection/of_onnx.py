@@ -17,7 +17,7 @@ from onnx import numpy_helper
 
 from sgsc_edge.errors import FileFormatError
 from sgsc_edge.graph.ir import Quantization
-from sgsc_edge.inspection import (
+from sgsc_edge.inspection.summary import (
     Inspection,
     Kind,
     OpCount,
