@@ -230,7 +230,7 @@ def _rate(step: int, total: int) -> float:
     """Linear warm-up, then cosine decay: the share of the peak learning rate at a step.
 
     >>> [round(_rate(step, 100), 2) for step in (0, 4, 52, 99)]
-    [0.2, 1.0, 0.5, 0.0]
+    [0.2, 1.0, 0.51, 0.0]
     """
     warm = max(round(_WARM_UP * total), 1)
     if step < warm:
