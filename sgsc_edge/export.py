@@ -26,7 +26,6 @@ OPSET = 21
 """First opset whose QuantizeLinear knows int4; the int4 targets use the same export."""
 
 INPUT_NAME, OUTPUT_NAME = "input", "output"
-_WEIGHT = ".weight_dequantized"
 
 
 def export_onnx(
@@ -113,16 +112,33 @@ def _strip(model: onnx.ModelProto, name: str) -> None:
 
 
 def _name_nodes(graph: onnx.GraphProto) -> None:
-    """Name layers after the user's modules, and a value's quantized forms after the value."""
-    suffixes = {"QuantizeLinear": "_quantized", "DequantizeLinear": "_dequantized"}
-    renamed: dict[str, str] = {}
+    """Name layers after the user's modules, and quantized forms after their values.
+
+    A weight ``w`` is stored as ``w_quantized`` and dequantized to ``w``; an activation ``x`` is quantized to
+    ``x_quantized`` and dequantized to ``x_dequantized``.
+    """
+    dequantized = {node.input[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+    stored = [tensor for tensor in graph.initializer if tensor.name in dequantized]
+    renamed = {tensor.name: f"{tensor.name}_quantized" for tensor in stored}
+    for tensor in stored:
+        tensor.name = renamed[tensor.name]
+    constants = {tensor.name for tensor in stored}
+    taken: set[str] = set()
     for node in graph.node:
         node.input[:] = [renamed.get(name, name) for name in node.input]
-        if node.op_type in suffixes:
-            name = node.input[0].removesuffix("_quantized") + suffixes[node.op_type]
-            renamed[node.output[0]] = node.output[0] = node.name = name
-        elif len(node.input) > 1 and node.input[1].endswith(_WEIGHT):
-            node.name = node.input[1].removesuffix(_WEIGHT)
+        if node.op_type == "QuantizeLinear":
+            name = f"{node.input[0]}_quantized"
+        elif node.op_type == "DequantizeLinear":
+            base = node.input[0].removesuffix("_quantized")
+            name = base if node.input[0] in constants else f"{base}_dequantized"
+            while name in taken:  # equal constants are stored once and may be read at two scales
+                name = f"{name}_again"
+            taken.add(name)
+        else:
+            if len(node.input) > 1 and node.input[1].endswith(".weight"):
+                node.name = node.input[1].removesuffix(".weight")
+            continue
+        renamed[node.output[0]] = node.output[0] = node.name = name
     for value in graph.value_info:
         value.name = renamed.get(value.name, value.name)
     last = next(node for node in graph.node if renamed.get(OUTPUT_NAME) in node.output)

@@ -12,9 +12,21 @@ if TYPE_CHECKING:
 
 
 def certificate_text(certificate: Certificate, folder: Path) -> str:
-    """The certify set, a line a gate, what differs from the record, the verdict, and where it lies."""
-    blocks = [table(certificate.summary_rows()), "\n".join(certificate.gate_lines())]
+    """The certify set, the test set, a line a gate, what differs from the record, the verdict, the files."""
+    blocks = [table(certificate.summary_rows()), _test_line(certificate), "\n".join(certificate.gate_lines())]
     if certificate.differences:
         blocks.append("\n".join(["differs from the recorded certificate:", *certificate.differences]))
-    blocks.append(f"{certificate.verdict}: {certificate.predicate.target} in {folder}")
+    sizes = ", ".join(f"{name} {(folder / name).stat().st_size:,} bytes" for name in certificate.subjects)
+    blocks.append(f"{certificate.verdict}: {certificate.predicate.target} in {folder}\n{sizes}")
     return "\n\n".join(block for block in blocks if block)
+
+
+def _test_line(certificate: Certificate) -> str:
+    """The test set, where the build measured one: no gate, and not repeated by ``verify``."""
+    test = certificate.predicate.test
+    if not test:
+        return ""
+    samples = max(row.samples for row in test.values())
+    shown = ((name, row.metrics["accuracy"]) for name, row in test.items())
+    figures = ", ".join(f"{name} {100 * value:.2f} %" for name, value in shown if value is not None)
+    return f"test set, as the build measured it ({samples} samples, no gate): accuracy {figures}"

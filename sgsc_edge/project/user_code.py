@@ -19,7 +19,7 @@ import numpy as np
 
 from sgsc_edge.artifacts import sha256_file
 from sgsc_edge.config_text import nearest
-from sgsc_edge.errors import InputError
+from sgsc_edge.errors import InputError, SgscError
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -76,13 +76,16 @@ def call(root: Path, spec: str, *, seed: int, where: str, error: type[InputError
             raise error(message, where=where, remedy=f"define '{name}' in {module_name}.py")
         try:
             return function()
+        except SgscError:
+            raise  # says what, where and what to do by itself
         except (Exception, SystemExit) as failure:
             raise failed(f"'{spec}'", failure, root, where, error) from failure
 
 
 def failed(what: str, failure: BaseException, root: Path, where: str, error: type[InputError]) -> InputError:
     """The error for user code that raised: what raised, the exception, and the user's own last line in it."""
-    reason = "".join(traceback.format_exception_only(failure)).strip().splitlines()
+    lines = "".join(traceback.format_exception_only(failure)).strip().splitlines()
+    reason = lines[-1] if isinstance(failure, SyntaxError) else lines[0]
     frames = [
         frame
         for frame in traceback.extract_tb(failure.__traceback__)
@@ -94,7 +97,7 @@ def failed(what: str, failure: BaseException, root: Path, where: str, error: typ
     elif frames:
         file = Path(frames[-1].filename).resolve().relative_to(root)
         line = f" ({file}:{frames[-1].lineno}, in {frames[-1].name})"
-    return error(f"{what} raised {reason[-1]}{line}", where=where, remedy="correct that line and try again")
+    return error(f"{what} raised {reason}{line}", where=where, remedy="correct that line and try again")
 
 
 def _is_users(file: Path, root: Path) -> bool:

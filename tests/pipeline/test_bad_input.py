@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from pipeline.conftest import CONFIG, DATA, MODEL, sgsc_edge
 
@@ -255,3 +256,38 @@ def test_verify_agrees_and_needs_no_torch(built: Path, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["differences"] == []
+
+
+# --- lowering a file ------------------------------------------------------------------------------
+
+
+def lowered(source: Path, tmp_path: Path) -> tuple[int, str]:
+    command = [sys.executable, "-m", "sgsc_edge.lowering", source, tmp_path / "out.tflite"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "out.tflite").exists() == (done.returncode == 0)
+    return done.returncode, done.stderr
+
+
+def test_a_file_is_lowered_as_the_build_lowers_it(built: Path, tmp_path: Path) -> None:
+    assert lowered(folder_of(built) / "model.qdq.onnx", tmp_path) == (0, "")
+    assert (tmp_path / "out.tflite").read_bytes() == (folder_of(built) / "model.tflite").read_bytes()
+
+
+def test_dynamic_axes_other_than_batch_are_refused(built: Path, tmp_path: Path) -> None:
+    model = onnx.load(folder_of(built) / "model.qdq.onnx")
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "height"
+    onnx.save(model, tmp_path / "dynamic.onnx")
+    code, err = lowered(tmp_path / "dynamic.onnx", tmp_path)
+    assert code == 2
+    assert "batch" in err
+    assert "height" in err
+
+
+@pytest.mark.parametrize("keep", [0, 100, 0.5, 0.99])
+def test_a_truncated_model_is_refused(built: Path, tmp_path: Path, keep: float) -> None:
+    data = (folder_of(built) / "model.qdq.onnx").read_bytes()
+    (tmp_path / "short.onnx").write_bytes(data[: int(keep if keep >= 1 else keep * len(data))])
+    code, err = lowered(tmp_path / "short.onnx", tmp_path)
+    assert code == 2
+    assert "short.onnx" in err
