@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import importlib.metadata
 import json
 import os
@@ -53,6 +54,7 @@ def environment() -> dict[str, object]:
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in STAMPED},
         "commit": _commit(),
+        "date": datetime.date.today().isoformat(),
     }
 
 
