@@ -52,7 +52,7 @@ def conditions(environment: dict[str, object]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in packages.items() if version)
     return (
         f"{environment['cores']} cores ({environment['cpu']}), {environment['system']}, "
-        f"Python {environment['python']}, {versions}; commit {environment['commit']}, {environment.get('date', 'undated')}."
+        f"Python {environment['python']}, {versions}; commit {environment['commit']}, {environment['date']}."
     )
 
 
