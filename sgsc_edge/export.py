@@ -7,6 +7,7 @@ paths of the machine) is removed, so that equal models give equal bytes.
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import json
 import logging
@@ -26,6 +27,7 @@ OPSET = 21
 """First opset whose QuantizeLinear knows int4; the int4 targets use the same export."""
 
 INPUT_NAME, OUTPUT_NAME = "input", "output"
+_SCOPES = "pkg.torch.onnx.name_scopes"
 
 
 def export_onnx(
@@ -103,6 +105,7 @@ def _strip(model: onnx.ModelProto, name: str) -> None:
         del value.metadata_props[:]
         value.doc_string = ""
     for node in model.graph.node:
+        node.name = _module_of(node) or node.name
         del node.metadata_props[:]
         node.doc_string = ""
     for tensor in model.graph.initializer:
@@ -111,10 +114,20 @@ def _strip(model: onnx.ModelProto, name: str) -> None:
     _name_nodes(model.graph)
 
 
-def _name_nodes(graph: onnx.GraphProto) -> None:
-    """Name layers after the user's modules, and quantized forms after their values.
+def _module_of(node: onnx.NodeProto) -> str:
+    """The path of the user's module that a node came from; empty for calls of functions."""
+    for entry in node.metadata_props:
+        if entry.key == _SCOPES:  # paths from the outermost module to the innermost, then the op
+            scopes: list[str] = ast.literal_eval(entry.value)
+            return scopes[-2] if len(scopes) > 1 else ""
+    return ""
 
-    A weight ``w`` is stored as ``w_quantized`` and dequantized to ``w``; an activation ``x`` is quantized to
+
+def _name_nodes(graph: onnx.GraphProto) -> None:
+    """Give every node a name of its own, and name quantized forms after their values.
+
+    ONNX Runtime refuses two nodes of one name, which a module that is called twice would make. A weight
+    ``w`` is stored as ``w_quantized`` and dequantized to ``w``; an activation ``x`` is quantized to
     ``x_quantized`` and dequantized to ``x_dequantized``.
     """
     dequantized = {node.input[0] for node in graph.node if node.op_type == "DequantizeLinear"}
@@ -130,19 +143,24 @@ def _name_nodes(graph: onnx.GraphProto) -> None:
             name = f"{node.input[0]}_quantized"
         elif node.op_type == "DequantizeLinear":
             base = node.input[0].removesuffix("_quantized")
-            name = base if node.input[0] in constants else f"{base}_dequantized"
-            while name in taken:  # equal constants are stored once and may be read at two scales
-                name = f"{name}_again"
-            taken.add(name)
+            # Equal constants are stored once and may be read at two scales.
+            name = _free(base if node.input[0] in constants else f"{base}_dequantized", taken)
         else:
-            if len(node.input) > 1 and node.input[1].endswith(".weight"):
-                node.name = node.input[1].removesuffix(".weight")
+            node.name = _free(node.name, taken)
             continue
         renamed[node.output[0]] = node.output[0] = node.name = name
     for value in graph.value_info:
         value.name = renamed.get(value.name, value.name)
     last = next(node for node in graph.node if renamed.get(OUTPUT_NAME) in node.output)
     last.output[0] = OUTPUT_NAME
+
+
+def _free(name: str, taken: set[str]) -> str:
+    """``name``, or where it is taken another one like it; from then on taken."""
+    while name in taken:
+        name = f"{name}_again"
+    taken.add(name)
+    return name
 
 
 def output_integers(

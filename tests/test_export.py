@@ -72,6 +72,40 @@ def test_the_model_is_portable_and_named() -> None:
     assert b"site-packages" not in model.SerializeToString()
 
 
+class Twice(nn.Module):
+    """Modules that are called twice, and two that share a weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 1, 3, padding=1)
+        self.tied = nn.Conv2d(1, 1, 3, padding=1)
+        self.tied.weight = self.conv.weight
+        self.pool = nn.MaxPool2d(2)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.pool(torch.relu(self.conv(x)))
+        x = self.pool(torch.relu(self.conv(self.tied(x))))
+        return self.head(torch.flatten(x, 1))
+
+
+def test_layers_have_the_modules_names_and_no_name_stands_twice() -> None:
+    model = exported(compressed_model(Twice))
+    names = [node.name for node in model.graph.node]
+    assert len(set(names)) == len(names)
+    kinds = ("Conv", "MaxPool", "Gemm")
+    layers = [(node.op_type, node.name) for node in model.graph.node if node.op_type in kinds]
+    assert layers == [
+        ("Conv", "conv"),
+        ("MaxPool", "pool"),
+        ("Conv", "tied"),
+        ("Conv", "conv_again"),
+        ("MaxPool", "pool_again"),
+        ("Gemm", "head"),
+    ]
+    onnxruntime.InferenceSession(model.SerializeToString())
+
+
 def test_equal_models_give_equal_bytes() -> None:
     one, two = (exported(compressed_model(Busy)).SerializeToString(deterministic=True) for _ in range(2))
     assert one == two
