@@ -205,6 +205,8 @@ def trace(model: nn.Module, sample: torch.Tensor) -> Traced:
         graph computes other values than the module.
     UnsupportedError: an op without a rule.
     """
+    if type(model) in MODULE_KINDS:
+        model = nn.Sequential(model)  # a single layer is a call of itself, not of the functions inside
     try:
         graph_module = fx.symbolic_trace(model)
     except Exception as error:
@@ -250,7 +252,9 @@ def _lift_constants(graph_module: fx.GraphModule) -> None:
     modules = dict(graph_module.named_modules())
 
     def constant(value: torch.Tensor, before: fx.Node) -> fx.Node:
-        name = f"constant_{sum('constant_' in key for key, _ in graph_module.named_children())}"
+        number = 0
+        while hasattr(graph_module, name := f"constant_{number}"):
+            number += 1
         graph_module.add_submodule(name, Constant(value))
         with graph.inserting_before(before):
             return graph.call_module(name)
@@ -333,11 +337,11 @@ def _shapes(
 
 def _check_pools(traced: Traced) -> None:
     """A global pool is one only when it leaves a single cell."""
-    for name, kind in traced.kinds.items():
-        if kind == "GlobalAveragePool" and traced.shapes[name][2:] != (1, 1):
+    for node in traced.graph_module.graph.nodes:
+        if traced.kinds.get(node.name) == "GlobalAveragePool" and traced.shapes[node.name][2:] != (1, 1):
             raise UnsupportedError(
-                node=name,
+                node=name_of(node),
                 op="AdaptiveAvgPool2d",
-                reason=f"its output has {list(traced.shapes[name][2:])} cells",
+                reason=f"its output has {list(traced.shapes[node.name][2:])} cells",
                 remedy="use AdaptiveAvgPool2d(1), or AvgPool2d with a fixed window",
             )

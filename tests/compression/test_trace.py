@@ -79,6 +79,30 @@ def test_unsupported_ops_are_refused_by_name(function: Callable[[torch.Tensor], 
         trace(Apply(function), inputs()[0])
 
 
+def test_a_refused_pool_is_named_as_the_user_knows_it() -> None:
+    with pytest.raises(UnsupportedError) as caught:
+        trace(nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool2d(2)), inputs()[0])
+    assert caught.value.node == "1"
+
+
+def test_a_model_of_a_single_layer_is_that_layer() -> None:
+    traced = trace(nn.Linear(8, 3), inputs()[0][0, 0])
+    assert list(traced.kinds.values()) == ["Input", "Gemm"]
+
+
+def test_a_constant_takes_no_name_of_the_users() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.constant_1 = nn.Conv2d(1, 1, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.constant_1(x) + 1.0
+
+    traced = trace(Named(), inputs()[0])
+    assert list(traced.kinds.values()) == ["Input", "Conv", "Constant", "Add"]
+
+
 def test_a_model_that_answers_differently_each_time_is_refused() -> None:
     class Random(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
