@@ -139,8 +139,15 @@ def _check_agreement(sets: Mapping[str, SampleSet], where: str) -> None:
 
 
 def _check_overlaps(sets: Mapping[str, SampleSet], measured: set[str], where: str) -> None:
-    """DataError when a sample is in two of guide, watch, certify and the test set."""
+    """DataError when a sample is twice in guide, watch and certify together, or also in the test set."""
     groups = {name: {str(value) for value in sets[name].ids} for name in REQUIRED_PARTS}
+    for name, distinct in groups.items():
+        if len(distinct) != len(sets[name]):
+            raise DataError(
+                f"{name} holds {len(sets[name])} samples, but only {len(distinct)} different ones",
+                where=where,
+                remedy="build again; a sample counted twice would be judged twice",
+            )
     groups["the test set"] = measured
     names = list(groups)
     for i, first in enumerate(names):

@@ -90,6 +90,12 @@ def verify_folder(
             remedy="restore the certificate that belongs to this folder, or build again",
         )
     fresh = _recompute(folder, context, subjects, settings)
+    if recorded.predicate.sets != fresh.predicate.sets:
+        raise FileFormatError(
+            f"is about other samples than those in {PRESERVATION_NAME}",
+            where=str(path),
+            remedy="restore the certificate that belongs to this folder, or build again",
+        )
     return replace(fresh, differences=differences(recorded, fresh))
 
 
@@ -107,7 +113,10 @@ def certify_folder(
 
 
 def check_runtime_names(policy: RuntimePolicy) -> None:
-    """ConfigError listing the runtimes of ``policy`` that do not exist, each with the nearest name."""
+    """ConfigError listing the runtimes of ``policy`` that do not exist, each with the nearest name.
+
+    Also where none that it requires runs the ``.tflite`` file: nothing would then be measured of it.
+    """
     known = [*specs(), COMPRESSED]
     unknown = [name for name in (*policy.required, *policy.optional) if name not in known]
     if unknown:
@@ -115,6 +124,13 @@ def check_runtime_names(policy: RuntimePolicy) -> None:
             "the policy names unknown runtimes",
             remedy=f"use names among: {', '.join(known)}",
             problems=tuple(f"'{name}'{nearest(name, known)}" for name in unknown),
+        )
+    runs = [name for name in policy.required if name != COMPRESSED and specs()[name].artifact == MODEL_TFLITE]
+    if not runs:
+        able = [name for name, spec in specs().items() if spec.artifact == MODEL_TFLITE]
+        raise ConfigError(
+            f"the policy requires no runtime that runs {MODEL_TFLITE}: it could pass unmeasured",
+            remedy=f"require at least one of: {', '.join(able)}",
         )
 
 

@@ -83,6 +83,13 @@ def test_unknown_runtimes_are_named_with_the_nearest() -> None:
     assert caught.value.problems == ("'tflmm'; did you mean 'tflm'?", "'lite-rt'; did you mean 'litert'?")
 
 
+@pytest.mark.parametrize("required", [("torch",), ("onnxruntime",), ("torch", "onnxruntime")])
+def test_a_policy_under_which_the_tflite_file_never_runs_is_refused(required: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError, match=r"no runtime that runs model\.tflite") as caught:
+        check_runtime_names(context(required=required, optional=("tflm",)).policy.runtimes)
+    assert "tflm" in str(caught.value.remedy)
+
+
 def test_the_hash_is_of_the_values_not_of_their_spelling(tmp_path: Path) -> None:
     one = read(tmp_path, "[gate]\nmax_drop = 0.10\n[runtimes]\nrequired = ['tflm']\n")
     other = read(tmp_path, "runtimes.required = ['tflm']\ngate.max_drop = 1e-1\n")

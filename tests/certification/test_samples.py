@@ -56,6 +56,7 @@ def item(name: str, index: object, value: object) -> Callable[[Arrays], None]:
         (put("certify_compressed_logits", lambda a: a[:, :2]), FileFormatError, "classes"),
         (item("certify_labels", 7, 3), DataError, "label 3 of sample certify0007"),
         (item("guide_labels", 0, -1), DataError, "label -1 of sample guide0000"),
+        (item("certify_ids", 7, "certify0002"), DataError, "certify holds 50 samples, but only 49 different"),
         (item("certify_ids", 7, "guide0002"), DataError, "both guide and certify: guide0002"),
         (item("watch_ids", 1, "certify0002"), DataError, "both watch and certify: certify0002"),
         (item("certify_ids", 0, "test1"), DataError, "both certify and the test set: test1"),

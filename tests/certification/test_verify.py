@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from build_folders import Arrays, context, without_certify_samples, write_folder
 
-from sgsc_edge.artifacts import MANIFEST_NAME, write_manifest
+from sgsc_edge.artifacts import MANIFEST_NAME, canonical_json, sha256_bytes, write_manifest
 from sgsc_edge.certification.verify import certify_folder, verify_folder
 from sgsc_edge.errors import ConfigError, DataError, FileFormatError, SgscError
 
@@ -96,6 +96,17 @@ def test_a_manifest_rewritten_to_fit_does_not_help(folder: Path) -> None:
     path.write_bytes(path.read_bytes() + b"\x00")
     write_manifest(folder, tools={}, seeds={}, inputs={})
     with pytest.raises(FileFormatError, match=r"other files than those here: model\.qdq\.onnx"):
+        verify_folder(folder)
+
+
+def test_a_certificate_about_other_samples_is_refused(folder: Path) -> None:
+    path = folder / "certificate.json"
+    document = json.loads(path.read_text())
+    document["predicate"]["sets"]["certify"]["sha256"] = "0" * 64
+    document["predicate"].pop("digest")
+    document["predicate"]["digest"] = sha256_bytes(canonical_json(document))
+    path.write_text(json.dumps(document))
+    with pytest.raises(FileFormatError, match=r"other samples than those in preservation\.npz"):
         verify_folder(folder)
 
 
