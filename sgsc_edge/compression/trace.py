@@ -213,7 +213,7 @@ def trace(model: nn.Module, sample: torch.Tensor) -> Traced:
         raise ModelError(
             f"the model cannot be traced: {error}",
             where=f"{type(model).__name__}.forward",
-            remedy="make forward free of control flow that depends on tensor values",
+            remedy="make forward free of control flow that depends on its input (asserts on shapes are some)",
         ) from error
     batch = torch.stack([sample, sample.roll(1, -1)])
     _check_signature(graph_module)
@@ -290,17 +290,20 @@ def _lift_constants(graph_module: fx.GraphModule) -> None:
 
 
 class _ShapeRecorder(fx.Interpreter):
-    """Runs a graph and keeps the shape of every float tensor."""
+    """Runs a graph and keeps the shape of every float tensor, and the nodes that make several tensors."""
 
     def __init__(self, graph_module: fx.GraphModule) -> None:
         super().__init__(graph_module)
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self.groups: list[fx.Node] = []
 
     def run_node(self, n: fx.Node) -> Any:
         """Run one node and record its value's shape."""
         value = super().run_node(n)
         if isinstance(value, torch.Tensor) and value.is_floating_point():
             self.shapes[n.name] = tuple(value.shape)
+        elif n.op != "output" and isinstance(value, tuple | list):
+            self.groups += [n] if any(isinstance(item, torch.Tensor) for item in value) else []
         return value
 
 
@@ -326,6 +329,13 @@ def _shapes(
         raise ModelError(
             f"forward returns a {type(expected).__name__}",
             remedy="wrap the model so that forward returns one tensor of logits",
+        )
+    for node in recorder.groups:
+        raise UnsupportedError(
+            node=name_of(node),
+            op=_call_name(node, dict(graph_module.named_modules())),
+            reason="it makes several tensors",
+            remedy="replace it by layers that make one tensor each",
         )
     if not torch.equal(expected, actual):
         raise ModelError(

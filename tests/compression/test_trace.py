@@ -72,6 +72,8 @@ def test_models_that_are_not_one_tensor_to_one_tensor(
         (lambda x: x - x, "sub"),
         (lambda x: torch.add(x, x, alpha=2), "Add"),
         (lambda x: nn.functional.adaptive_avg_pool2d(x, 2), "AdaptiveAvgPool2d"),
+        (lambda x: torch.relu(x.chunk(2, 2)[0]), "chunk"),
+        (lambda x: nn.functional.max_pool2d(x, 2, return_indices=True)[0], "max_pool2d"),
     ],
 )
 def test_unsupported_ops_are_refused_by_name(function: Callable[[torch.Tensor], object], op: str) -> None:
@@ -83,6 +85,20 @@ def test_a_refused_pool_is_named_as_the_user_knows_it() -> None:
     with pytest.raises(UnsupportedError) as caught:
         trace(nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool2d(2)), inputs()[0])
     assert caught.value.node == "1"
+
+
+def test_a_module_that_makes_several_tensors_is_refused_by_its_own_name() -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.memory = nn.LSTM(8, 3, batch_first=True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.memory(x)[0][:, -1]
+
+    with pytest.raises(UnsupportedError, match="several tensors") as caught:
+        trace(Recurrent(), inputs()[0][0])
+    assert (caught.value.node, caught.value.op) == ("memory", "LSTM")
 
 
 def test_a_model_of_a_single_layer_is_that_layer() -> None:
