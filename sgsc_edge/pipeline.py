@@ -225,7 +225,10 @@ def _lower(build: Build, key: str) -> None:
 def _record_key(build: Build) -> str:
     test = build.samples.test.hashes if build.samples.test else ()
     control = build.digest(CONTROL) if _has_control(build) else ""
-    return content_key(build.samples_key, list(test), control, build.digest(TFLITE), build.digest(ONNX))
+    files = [build.digest(name) for name in (TFLITE, ONNX, COMPRESSED, "history.jsonl")]
+    # The manifest states all of these, also where a change of one leaves the models' bytes as they were.
+    stated = [build.project.source_files(), build.project.config.compress.seed, _tools()]
+    return content_key(build.samples_key, list(test), control, files, stated)
 
 
 def _record(build: Build, key: str) -> None:
@@ -238,10 +241,14 @@ def _record(build: Build, key: str) -> None:
     write_npz(build.folder / PRESERVATION, arrays)
     write_manifest(
         build.folder,
-        tools={name: version(name) for name in _TOOLS},
+        tools=_tools(),
         seeds={"compress": build.project.config.compress.seed},
         inputs=build.project.source_files(),
     )
+
+
+def _tools() -> dict[str, str]:
+    return {name: version(name) for name in _TOOLS}
 
 
 def _recorded(build: Build, samples: Samples) -> dict[str, NDArray[Any]]:
@@ -295,7 +302,10 @@ def _policy(build: Build) -> Policy:
 def _certify_key(build: Build) -> str:
     test = build.samples.test.key() if build.samples.test else ""
     installed = {row.name: row.version for row in available()}
-    return content_key(build.digest(MANIFEST), _policy(build).sha256, build.project.saw_pool, test, installed)
+    inputs = dict(_input_hashes(build))
+    return content_key(
+        build.digest(MANIFEST), _policy(build).sha256, build.project.saw_pool, test, installed, inputs
+    )
 
 
 def _certify(build: Build, key: str) -> None:

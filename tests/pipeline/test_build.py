@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from pipeline.conftest import CONFIG, Ran, sgsc_edge
 
-from sgsc_edge.artifacts import read_npz
+from sgsc_edge.artifacts import read_npz, sha256_file
 
 FILES = {
     "model.qdq.onnx",
@@ -80,6 +80,20 @@ def test_a_lost_artifact_is_made_again_without_training(built: Path) -> None:
     assert ran.code == 0, ran.err
     assert "compress: unchanged" in ran.err
     assert (target(built) / "model.tflite").read_bytes() == model
+
+
+def test_the_sources_are_stated_as_they_are_where_the_models_bytes_stay(built: Path) -> None:
+    model = (target(built) / "model.tflite").read_bytes()
+    before = json.loads((target(built) / "certificate.json").read_text())["predicate"]["inputs"]
+    source = built / "model.py"
+    source.write_text(source.read_text() + "# a remark\n")
+    ran = sgsc_edge("build", built, "--target", "tflite-int8", "--out", built / "build")
+    assert ran.code == 0, ran.err
+    assert (target(built) / "model.tflite").read_bytes() == model
+    manifest = json.loads((target(built) / "manifest.json").read_text())
+    assert manifest["inputs"]["model.py"] == sha256_file(source)
+    after = json.loads((target(built) / "certificate.json").read_text())["predicate"]["inputs"]
+    assert {name for name in after if after[name] != before[name]} == {"sources"}
 
 
 def test_a_model_that_saw_the_pool_is_compared_with_a_control(project: Callable[..., Path]) -> None:
