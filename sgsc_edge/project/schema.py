@@ -185,7 +185,7 @@ class CompressSection(_Section):
     """``[compress]``."""
 
     epochs: Positive = 8
-    batch_size: Positive = 128
+    batch_size: Annotated[int, Field(ge=2)] = 128  # BatchNorm cannot train on a single sample
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     budget: Annotated[Budget, BeforeValidator(parse_budget)] | None = None
     alpha: Weight | None = None
