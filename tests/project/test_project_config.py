@@ -69,7 +69,11 @@ def test_a_good_file_loads_with_its_defaults(tmp_path: Path) -> None:
         ),
         (("epochs = 8", "learning_rate = 0"), 15, "compress.learning_rate: must be greater than 0, not 0"),
         (("epochs = 8", "seed = -1"), 15, "compress.seed: must be greater than or equal to 0, not -1"),
-        (("epochs = 8", "batch_size = 1"), 15, "compress.batch_size: must be greater than or equal to 2, not 1"),
+        (
+            ("epochs = 8", "batch_size = 1"),
+            15,
+            "compress.batch_size: must be greater than or equal to 2, not 1",
+        ),
         (('name = "net"', 'name = "../x"'), 2, "project.name: "),
         (('name = "net"', ""), 1, "project.name: is required"),
         (('"model:build"', '"model"'), 4, "model.factory: 'model' is not of the form \"module:function\""),
