@@ -35,8 +35,14 @@ from sgsc_edge.compression.trace import Constant, name_of
 from sgsc_edge.errors import FileFormatError, ModelError, UnsupportedError
 from sgsc_edge.placement import RULES, Output
 
-_BIAS_LIMIT = float(2**30)
+BIAS_LIMIT = float(2**30)
 """Largest bias in int32 steps: half of the range stays free for the sum of products."""
+
+_MAX_STEPS = 255
+"""Largest difference between an activation's integer and its zero point."""
+
+_EXACT_FLOAT32 = 2**24
+"""Whole numbers below are exact in float32."""
 
 
 class FixedQuantizer(nn.Module):
@@ -106,11 +112,21 @@ class FoldedLayer(nn.Module):
         if self.emit_onnx:
             weight = _dequantize(self.weight, (self.scale, self.zero_point), self.weight.shape, axis=0)
             bias = _dequantize(self.bias, (self.bias_scale,), self.bias.shape, axis=0)
-        else:
-            shape = (-1, *[1] * (self.weight.ndim - 1))
-            weight = self.weight.to(torch.float32) * self.scale.reshape(shape)
-            bias = self.bias.to(torch.float32) * self.bias_scale
-        return apply_layer(self.layer, x, weight, bias)
+            return apply_layer(self.layer, x, weight, bias)
+        sums = self._sums(x) + self.bias.reshape(self._along_channels)
+        return (sums * self.bias_scale.double().reshape(self._along_channels)).to(torch.float32)
+
+    @property
+    def _along_channels(self) -> tuple[int, ...]:
+        return (-1, *[1] * (self.weight.ndim - 2))
+
+    def _sums(self, x: torch.Tensor) -> torch.Tensor:
+        """Products of integers summed exactly, in whatever order the library sums; whole numbers, float64."""
+        steps = (x / (self.bias_scale[0] / self.scale[0])).round()
+        weight = self.weight.to(torch.float32)
+        if float(weight.abs().flatten(1).sum(1).max()) * _MAX_STEPS >= _EXACT_FLOAT32:
+            steps, weight = steps.double(), weight.double()
+        return apply_layer(self.layer, steps, weight, None).double().round()
 
 
 class FoldedConstant(nn.Module):
@@ -281,7 +297,7 @@ def _with_bias(
     shape = (-1, *[1] * (weight.ndim - 1))
     weight = torch.where((scale < 0).reshape(shape), -weight, weight)
     smallest = torch.finfo(torch.float32).tiny / input_scale.clamp_max(1)
-    floor = torch.maximum(bias.abs() / (input_scale * _BIAS_LIMIT), smallest)
+    floor = torch.maximum(bias.abs() / (input_scale * BIAS_LIMIT), smallest)
     wanted = scale.abs()
     scale = torch.maximum(wanted, floor)
     coarser = (wanted / scale).reshape(shape)
