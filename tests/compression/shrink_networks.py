@@ -79,7 +79,7 @@ class Affine(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.factor = nn.Parameter(torch.linspace(-1, 1, channels).reshape(1, -1, 1, 1))
+        self.factor = nn.Parameter(torch.linspace(-1, 1.1, channels).reshape(1, -1, 1, 1))
         self.shift = nn.Parameter(torch.linspace(-0.5, 1, channels).reshape(-1, 1, 1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ The rules, for a value ``q`` on a grid with zero point ``z``:
 
 from __future__ import annotations
 
+from sgsc_edge.compression.shrink.remove import Shrunk, shrink
 from sgsc_edge.compression.shrink.report import Kept, LayerChange, ShrinkReport
-from sgsc_edge.compression.shrink.shrink import Shrunk, shrink
 
 __all__ = ["Kept", "LayerChange", "ShrinkReport", "Shrunk", "shrink"]

@@ -2,6 +2,8 @@
 
 A class lives if it is pinned, or if a living output channel of a layer multiplies one of its slots and cannot
 drop it. All others go. This finds also channels that only feed each other around residual connections.
+
+Where a layer would be left without inputs, one class stays *hollow*: it keeps its place, with weights of 0.
 """
 
 from __future__ import annotations
@@ -73,11 +75,13 @@ class Liveness:
     Parameters
     ----------
     reasons: class -> why it stays.
+    hollow: those of them that nothing needs.
     """
 
     coupling: Coupling
     constants: Constants
     reasons: dict[int, str] = field(default_factory=dict)
+    hollow: set[int] = field(default_factory=set)
     _sites: list[_Site] = field(default_factory=list)
 
     @staticmethod
@@ -95,17 +99,30 @@ class Liveness:
 
     def lives(self, node: fx.Node) -> Mask:
         """Which slots of a node stay, bool [slots]."""
-        return self._are_alive(self.coupling.roots(node))
+        return self._stay(self.coupling.roots(node))
+
+    def unneeded(self, node: fx.Node) -> Mask:
+        """Which slots of a node nothing needs, bool [slots]; they go, or stay hollow."""
+        return self._unneeded(self.coupling.roots(node))
+
+    @property
+    def removes(self) -> bool:
+        """Whether anything goes."""
+        return any(not self.lives(node).all() for node in self.coupling.values.nodes)
 
     def bias(self, node: fx.Node) -> NDArray[np.int64]:
         """A layer's biases with the constants of its dropped inputs in them, int64 [O]."""
         for site in self._sites:
             if site.node is node:
-                return site.folded_bias(~self._are_alive(site.inputs))
+                return site.folded_bias(self._unneeded(site.inputs))
         return self.coupling.values.layer(node).bias.numpy().astype(np.int64)
 
-    def _are_alive(self, classes: NDArray[np.int64]) -> Mask:
+    def _stay(self, classes: NDArray[np.int64]) -> Mask:
         return np.array([int(number) in self.reasons for number in classes], np.bool_)
+
+    def _unneeded(self, classes: NDArray[np.int64]) -> Mask:
+        needed = [int(number) in self.reasons and int(number) not in self.hollow for number in classes]
+        return ~np.array(needed, np.bool_)
 
     def _spread(self) -> None:
         """Let live what living outputs need, and what layers need to remain layers."""
@@ -122,8 +139,9 @@ class Liveness:
 
     def _keep(self, number: int, reason: str) -> bool:
         """Let a class live; whether it did not before."""
-        if number in self.reasons:
+        if number in self.reasons and number not in self.hollow:
             return False
+        self.hollow.discard(number)
         self.reasons[number] = reason
         return True
 
@@ -138,19 +156,21 @@ class Liveness:
         return f"it shares its place with values that '{name}' reads"
 
     def _repairs(self) -> list[int]:
-        """Classes that a layer must keep: its last input, constants too large for its bias."""
+        """Let layers keep a last input; the constants that are too large for a layer's bias."""
+        hollow = -1
+        while hollow != len(self.hollow):
+            hollow = len(self.hollow)
+            for site in self._sites:
+                if self._stay(site.outputs).any() and not self._stay(site.inputs).any():
+                    first = int(site.inputs[0])
+                    self.hollow.add(first)
+                    self.reasons[first] = f"it is the last channel that '{layer_name(site.node)}' reads"
         for site in self._sites:
-            name, living = layer_name(site.node), self._are_alive(site.outputs)
-            if not living.any():
-                continue
-            stays = self._are_alive(site.inputs)
-            if not stays.any():
-                first = int(site.inputs[0])
-                self._keep(first, f"it is the last channel that '{name}' reads")
-                return [first]
-            if (np.abs(site.folded_bias(~stays)[living]) > BIAS_LIMIT).any():
-                reason = f"its constant would overflow a bias of '{name}'"
-                folded = site.inputs[~stays & (np.nan_to_num(site.steps) != 0)]
+            dropped = self._unneeded(site.inputs)
+            needed = ~self._unneeded(site.outputs)
+            if (np.abs(site.folded_bias(dropped)[needed]) > BIAS_LIMIT).any():
+                reason = f"its constant would overflow a bias of '{layer_name(site.node)}'"
+                folded = site.inputs[dropped & (np.nan_to_num(site.steps) != 0)]
                 found = [int(number) for number in folded if self._keep(int(number), reason)]
                 if found:
                     return found

@@ -14,7 +14,7 @@ from torch import fx
 
 from sgsc_edge.compression.fold import FoldedConstant
 from sgsc_edge.compression.shrink.constants import Constants, device_bounds, run_kernel
-from sgsc_edge.compression.shrink.rewrite import clean
+from sgsc_edge.compression.shrink.cut import clean
 from sgsc_edge.compression.shrink.slots import ELEMENTWISE
 from sgsc_edge.compression.shrink.values import CONSTANT, QUANTIZE, Values, layer_name
 from sgsc_edge.graph import ir
@@ -27,8 +27,13 @@ _INTEGERS = np.arange(-128.0, 128.0)
 class Replaced:
     """Names of the ops of which an operand became a constant, and of those that went altogether."""
 
-    constant_operands: tuple[str, ...]
-    dropped_ops: tuple[str, ...]
+    constant_operands: tuple[str, ...] = ()
+    dropped_ops: tuple[str, ...] = ()
+
+    def __add__(self, other: Replaced) -> Replaced:
+        return Replaced(
+            self.constant_operands + other.constant_operands, self.dropped_ops + other.dropped_ops
+        )
 
 
 def replace_constant_operands(values: Values, constants: Constants) -> Replaced:

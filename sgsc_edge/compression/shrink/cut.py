@@ -45,8 +45,8 @@ class _Cut:
         return (len(self.keeps(node)), *rest)
 
 
-def remove(values: Values, liveness: Liveness) -> None:
-    """Remove everything that does not live, in place."""
+def cut_to(values: Values, liveness: Liveness) -> None:
+    """Cut a model to what lives, in place."""
     cut = _Cut(values, liveness)
     smaller: dict[str, nn.Module] = {}
     for node in values.nodes:
@@ -74,17 +74,19 @@ def remove(values: Values, liveness: Liveness) -> None:
 
 
 def _layer(cut: _Cut, node: fx.Node) -> FoldedLayer:
-    """A layer with the inputs and outputs that stay."""
+    """A layer with the inputs and outputs that stay; what is hollow becomes 0."""
     folded = cut.values.layer(node)
     (source,) = cut.values.inputs(node)
     outputs, inputs = cut.keeps(node), cut.keeps(source)
     groups = LayerShape.of(folded).groups
-    weight = folded.weight[outputs]
+    weight, bias = folded.weight.clone(), torch.from_numpy(cut.liveness.bias(node)).to(torch.int32)
+    hollow = torch.from_numpy(cut.liveness.unneeded(node))
+    weight[hollow], bias[hollow] = 0, 0
     if groups == 1:
+        weight[:, torch.from_numpy(cut.liveness.unneeded(source))] = 0
         weight = weight[:, inputs]
-    bias = torch.from_numpy(cut.liveness.bias(node)).to(torch.int32)
     tensors = {
-        "weight": weight.contiguous(),
+        "weight": weight[outputs].contiguous(),
         "scale": folded.scale[outputs],
         "bias": bias[outputs],
         "bias_scale": folded.bias_scale[outputs],

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import fx
+from numpy.typing import NDArray
 
 from sgsc_edge.compression.fold import CompressedModel, FixedQuantizer, FoldedLayer
 from sgsc_edge.compression.shrink.constants import Constants
+from sgsc_edge.compression.shrink.cut import cut_to
 from sgsc_edge.compression.shrink.liveness import Liveness
 from sgsc_edge.compression.shrink.operands import Replaced, replace_constant_operands
 from sgsc_edge.compression.shrink.report import Kept, LayerChange, ShrinkReport
-from sgsc_edge.compression.shrink.rewrite import remove
-from sgsc_edge.compression.shrink.slots import Coupling
+from sgsc_edge.compression.shrink.slots import Coupling, LayerShape
 from sgsc_edge.compression.shrink.values import Values
 from sgsc_edge.errors import InternalError
 
@@ -44,15 +43,31 @@ def shrink(compressed: CompressedModel, sample: torch.Tensor) -> Shrunk:
     InternalError: the smaller model computes other integers for the sample.
     """
     smaller = _copied(compressed)
-    values = Values.of(smaller.module, sample)
-    replaced = replace_constant_operands(values, Constants.of(Coupling.of(values)))
-    values = Values.of(smaller.module, sample)
-    coupling = Coupling.of(values)
-    liveness = Liveness.of(coupling, Constants.of(coupling))
-    report = _report(compressed, liveness, replaced)
-    remove(values, liveness)
+    layers = _layers(compressed)
+    origins = {name: np.arange(len(layer.weight)) for name, layer in layers.items()}
+    replaced = Replaced()
+    while True:  # a channel that went may leave an operand constant
+        values = Values.of(smaller.module, sample)
+        again = replace_constant_operands(values, Constants.of(Coupling.of(values)))
+        values = Values.of(smaller.module, sample)
+        coupling = Coupling.of(values)
+        liveness = Liveness.of(coupling, Constants.of(coupling))
+        replaced += again
+        if not liveness.removes:
+            break
+        for node in set(values.layers()) - coupling.irregular:
+            origins[str(node.target)] = origins[str(node.target)][liveness.lives(node)]
+        cut_to(values, liveness)
     _check(compressed, smaller, sample)
-    return Shrunk(smaller, report)
+    changes = tuple(_change(name, layer, origins[name], liveness) for name, layer in layers.items())
+    return Shrunk(smaller, ShrinkReport(changes, replaced.constant_operands, replaced.dropped_ops))
+
+
+def _layers(compressed: CompressedModel) -> dict[str, FoldedLayer]:
+    """The layers by name, in order of execution."""
+    targets = [str(node.target) for node in compressed.module.graph.nodes if node.op == "call_module"]
+    called = {name: compressed.module.get_submodule(name) for name in targets}
+    return {name: module for name, module in called.items() if isinstance(module, FoldedLayer)}
 
 
 def _copied(compressed: CompressedModel) -> CompressedModel:
@@ -75,34 +90,22 @@ def _check(compressed: CompressedModel, smaller: CompressedModel, sample: torch.
         raise InternalError("removing dead channels changed the model's output")
 
 
-def _report(compressed: CompressedModel, liveness: Liveness, replaced: Replaced) -> ShrinkReport:
-    """Compare the layers of the whole model with what lives."""
+def _change(name: str, layer: FoldedLayer, stays: NDArray[np.int64], liveness: Liveness) -> LayerChange:
+    """Compare a layer of the whole model with the channels of it that stay."""
+    outputs, columns = layer.weight.shape[:2]
+    groups = LayerShape.of(layer).groups
     values = liveness.coupling.values
-    nodes = {str(node.target): node for node in values.layers()}
-    changes = [
-        _change(name, layer, nodes, liveness)
-        for name, layer in compressed.module.named_modules()
-        if isinstance(layer, FoldedLayer)
-    ]
-    return ShrinkReport(tuple(changes), replaced.constant_operands, replaced.dropped_ops)
-
-
-def _change(name: str, layer: FoldedLayer, nodes: Mapping[str, fx.Node], liveness: Liveness) -> LayerChange:
-    outputs = len(layer.weight)
-    inputs = layer.layer.in_channels if isinstance(layer.layer, torch.nn.Conv2d) else layer.layer.in_features
-    node = nodes.get(name)
-    coupling = liveness.coupling
-    if node is None:  # behind a constant operand
-        return LayerChange(name, (inputs, 0), (outputs, 0), tuple(range(outputs)), ())
-    if node in coupling.irregular:
-        return LayerChange(name, (inputs, inputs), (outputs, outputs), (), ())
-    (source,) = coupling.values.inputs(node)
-    stays = liveness.lives(node)
+    node = next((node for node in values.layers() if str(node.target) == name), None)
+    if node is None:
+        return LayerChange(name, (columns * groups, 0), (outputs, 0), tuple(range(outputs)), ())
+    left = values.layer(node)
+    inputs = (columns * groups, left.weight.shape[1] * LayerShape.of(left).groups)
+    roots = liveness.coupling.roots(node)
     zero = (layer.weight.flatten(1) == 0).all(1).numpy()
     kept = tuple(
-        Kept(int(channel), liveness.reasons[int(coupling.roots(node)[channel])])
-        for channel in np.flatnonzero(stays & zero)
+        Kept(int(channel), liveness.reasons[int(root)])
+        for channel, root in zip(stays, roots, strict=False)  # an irregular layer's channels are no slots
+        if zero[channel]
     )
-    removed = tuple(int(channel) for channel in np.flatnonzero(~stays))
-    inputs_left = int(liveness.lives(source).sum()) if stays.any() else 0
-    return LayerChange(name, (inputs, inputs_left), (outputs, int(stays.sum())), removed, kept)
+    removed = tuple(int(channel) for channel in np.setdiff1d(np.arange(outputs), stays))
+    return LayerChange(name, inputs, (outputs, len(stays)), removed, kept)
