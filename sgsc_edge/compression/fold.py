@@ -39,7 +39,7 @@ BIAS_LIMIT = float(2**30)
 """Largest bias in int32 steps: half of the range stays free for the sum of products."""
 
 _MAX_STEPS = 255
-"""Largest difference between an activation's integer and its zero point."""
+"""Largest difference of two integers of an activation."""
 
 _EXACT_FLOAT32 = 2**24
 """Whole numbers below are exact in float32."""
@@ -113,20 +113,19 @@ class FoldedLayer(nn.Module):
             weight = _dequantize(self.weight, (self.scale, self.zero_point), self.weight.shape, axis=0)
             bias = _dequantize(self.bias, (self.bias_scale,), self.bias.shape, axis=0)
             return apply_layer(self.layer, x, weight, bias)
-        sums = self._sums(x) + self.bias.reshape(self._along_channels)
-        return (sums * self.bias_scale.double().reshape(self._along_channels)).to(torch.float32)
-
-    @property
-    def _along_channels(self) -> tuple[int, ...]:
-        return (-1, *[1] * (self.weight.ndim - 2))
+        shape = (-1, *[1] * (self.weight.ndim - 2))
+        sums = self._sums(x).double().add_(self.bias.reshape(shape))
+        return sums.mul_(self.bias_scale.reshape(shape)).to(torch.float32)
 
     def _sums(self, x: torch.Tensor) -> torch.Tensor:
-        """Products of integers summed exactly, in whatever order the library sums; whole numbers, float64."""
+        """Products of integers, summed exactly in whatever order the library sums; whole numbers."""
         steps = (x / (self.bias_scale[0] / self.scale[0])).round()
         weight = self.weight.to(torch.float32)
-        if float(weight.abs().flatten(1).sum(1).max()) * _MAX_STEPS >= _EXACT_FLOAT32:
+        # Steps lie in [-a, 255 - a]: no sum of products is further from 0 than 255 times the weights of one sign.
+        largest = max(float((sign * weight).clamp_min(0).flatten(1).sum(1).max()) for sign in (1, -1))
+        if largest * _MAX_STEPS >= _EXACT_FLOAT32:
             steps, weight = steps.double(), weight.double()
-        return apply_layer(self.layer, steps, weight, None).double().round()
+        return apply_layer(self.layer, steps, weight, None).round()
 
 
 class FoldedConstant(nn.Module):

@@ -133,7 +133,8 @@ class Liveness:
         waiting = list(self.reasons)
         while waiting or (waiting := self._repairs()):
             for site, channel in outputs[waiting.pop()]:
-                for column in np.flatnonzero(site.needs[channel]):
+                needed = site.needs[channel] & self._unneeded(site.inputs)
+                for column in np.flatnonzero(needed):
                     if self._keep(int(site.inputs[column]), self._why_read(site, int(column))):
                         waiting.append(int(site.inputs[column]))
 
