@@ -121,7 +121,7 @@ class FoldedLayer(nn.Module):
         """Products of integers, summed exactly in whatever order the library sums; whole numbers."""
         steps = (x / (self.bias_scale[0] / self.scale[0])).round()
         weight = self.weight.to(torch.float32)
-        # Steps lie in [-a, 255 - a]: no sum of products is further from 0 than 255 times the weights of one sign.
+        # Steps lie in [-a, 255 - a]: no sum of products passes 255 times the weights of one sign.
         largest = max(float((sign * weight).clamp_min(0).flatten(1).sum(1).max()) for sign in (1, -1))
         if largest * _MAX_STEPS >= _EXACT_FLOAT32:
             steps, weight = steps.double(), weight.double()
