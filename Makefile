@@ -42,7 +42,7 @@ $(STAMPS)/venv:
 $(STAMPS)/demo: $(STAMPS)/venv pyproject.toml constraints.txt
 	@echo "installing the pinned dependencies (torch is large: this can take minutes)"
 	@$(PIP) hatchling editables
-	@$(PIP) $(PIP_INDEX_FLAGS) --no-build-isolation -e '.[build,examples]'
+	@$(PIP) $(PIP_INDEX_FLAGS) --no-build-isolation -e '.[build]'
 	@touch $@
 
 $(STAMPS)/dev: $(STAMPS)/demo

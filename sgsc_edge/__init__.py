@@ -1,7 +1,7 @@
 """Takes a trained PyTorch model to a microcontroller or a phone, and proves that it still works there.
 
-The commands as typed functions, imported when first used: ``build``, ``verify``, ``inspect``,
-``available_targets``, ``available_runtimes``; and ``pool_split`` for float training scripts.
+The commands as typed functions, imported when first used: ``build``, ``preserve``, ``verify``,
+``inspect``, ``available_targets``, ``available_runtimes``; and ``pool_split`` for float training scripts.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sgsc_edge.api import available_runtimes, available_targets, build, inspect, verify
+    from sgsc_edge.api import available_runtimes, available_targets, build, inspect, preserve, verify
     from sgsc_edge.preservation.pool import pool_split
 
     __version__: str
@@ -21,6 +21,7 @@ __all__ = [
     "build",
     "inspect",
     "pool_split",
+    "preserve",
     "verify",
 ]
 
@@ -30,6 +31,7 @@ _HOMES = {
     "build": "sgsc_edge.api",
     "inspect": "sgsc_edge.api",
     "pool_split": "sgsc_edge.preservation.pool",
+    "preserve": "sgsc_edge.api",
     "verify": "sgsc_edge.api",
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,12 +13,32 @@ from sgsc_edge.errors import ConfigError
 if TYPE_CHECKING:
     from sgsc_edge.certification.certificate import Certificate
     from sgsc_edge.inspection import Inspection
+    from sgsc_edge.preservation.selection import Selection
+    from sgsc_edge.preservation.summary import Summary
     from sgsc_edge.project import Project
     from sgsc_edge.runtimes import Available
     from sgsc_edge.targets import Target
 
-# Packages of the extra `build`: checked first, so that their absence is a message and not a traceback.
-_BUILD_PACKAGES = ("torch", "onnxscript", "safetensors", "tqdm")
+# Modules of the extra `build` and the packages they come in: checked first, so that their absence is a
+# message and not a traceback.
+_BUILD_PACKAGES = {
+    "torch": "torch",
+    "onnxscript": "onnxscript",
+    "safetensors": "safetensors",
+    "tqdm": "tqdm",
+    "captum": "captum",
+    "sklearn": "scikit-learn",
+    "PIL": "pillow",
+}
+
+
+@dataclass(frozen=True)
+class Preserved:
+    """A preservation set: the samples, their summary, and the files that were written."""
+
+    selection: Selection
+    summary: Summary
+    files: tuple[Path, ...]
 
 
 def build(
@@ -56,7 +77,7 @@ def prepare(
         raise ConfigError("no target is given", where="--target", remedy="name one; see: sgsc-edge targets")
     chosen = {target.name: target for target in map(load_target, targets)}
     loaded = load_project(project, settings, known_targets={*target_names(), *chosen})
-    _require_build_packages()
+    _require_build_packages("build")
     return ((loaded.for_target(name), target) for name, target in chosen.items())
 
 
@@ -65,6 +86,35 @@ def build_target(project: Project, target: Target, out: Path) -> Certificate:
     from sgsc_edge import pipeline
 
     return pipeline.build(project, target, out / target.name)
+
+
+def preserve(
+    project: str | Path = ".", *, out: str | Path = "build", settings: Sequence[str] = ()
+) -> Preserved:
+    """Choose a project's preservation set, as a build does, and write it to ``out``.
+
+    ``preservation.json`` holds every sample with its reasons and scores; ``preservation.png`` shows the first
+    choices, where the samples are images. Raises ``SgscError``.
+    """
+    from sgsc_edge.project import load_project
+
+    loaded = load_project(project, settings)
+    _require_build_packages("preserve")
+    from sgsc_edge.artifacts import write_bytes
+    from sgsc_edge.preservation.contact_sheet import contact_sheet, has_pictures
+    from sgsc_edge.preservation.selection import write_selection
+    from sgsc_edge.preservation.sets import choose, divide, load_data
+    from sgsc_edge.preservation.summary import summarize
+
+    model = loaded.load_model()
+    data = load_data(loaded, loaded.output_size(model))
+    selection = choose(loaded, model, data)
+    files = [Path(out) / "preservation.json"]
+    write_selection(files[0], selection)
+    if has_pictures(loaded.config.model.input.shape):
+        files.append(Path(out) / "preservation.png")
+        write_bytes(files[1], contact_sheet(loaded.config, divide(data, selection), selection))
+    return Preserved(selection, summarize(selection), tuple(files))
 
 
 def verify(
@@ -104,11 +154,13 @@ def available_runtimes() -> list[Available]:
     return runtimes.available()
 
 
-def _require_build_packages() -> None:
-    missing = [name for name in _BUILD_PACKAGES if importlib.util.find_spec(name) is None]
+def _require_build_packages(command: str) -> None:
+    missing = [
+        package for module, package in _BUILD_PACKAGES.items() if importlib.util.find_spec(module) is None
+    ]
     if missing:
         raise ConfigError(
-            f"build needs {', '.join(missing)}, not installed here",
-            where="build",
+            f"{command} needs {', '.join(missing)}, not installed here",
+            where=command,
             remedy="install them with: pip install 'sgsc-edge[build]'",
         )

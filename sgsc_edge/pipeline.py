@@ -7,13 +7,14 @@ unchanged build does nothing and a killed one goes on where it stopped.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -41,17 +42,21 @@ from sgsc_edge.certification import (
     RuntimePolicy,
     SampleSet,
     certify_folder,
+    check_runtime_names,
     measure_test,
     read_certificate,
 )
-from sgsc_edge.compression.compress import Compression, logits
+from sgsc_edge.compression.compress import CONTROLLER_LOG, HISTORY, Compression, Guard, logits
 from sgsc_edge.compression.fold import CompressedModel, load_tensors
+from sgsc_edge.compression.learned import Goal
 from sgsc_edge.compression.loop import Recipe
+from sgsc_edge.compression.shrink import shrink
 from sgsc_edge.export import export_onnx, output_integers
 from sgsc_edge.graph.write_tflite import write_tflite
 from sgsc_edge.lowering import lower
 from sgsc_edge.numerics import dequantize, quantize
-from sgsc_edge.preservation.sets import PreservationSet, Samples, choose
+from sgsc_edge.preservation.selection import read_selection, write_selection
+from sgsc_edge.preservation.sets import Data, PreservationSet, Samples, choose, divide, load_data
 from sgsc_edge.project import Project
 from sgsc_edge.runtimes import available
 from sgsc_edge.targets import Target
@@ -60,13 +65,17 @@ log = logging.getLogger("sgsc_edge")
 
 COMPRESSED = "compressed.safetensors"
 CONTROL = ".control.safetensors"
+CONTROL_HISTORY = "control.jsonl"
+
 ONNX = "model.qdq.onnx"
 TFLITE = "model.tflite"
+SELECTION = "preservation.json"
 PRESERVATION = "preservation.npz"
 MANIFEST = "manifest.json"
 CERTIFICATE = "certificate.json"
 _MAX_BYTES = 1 << 31
-_TOOLS = ("sgsc-edge", "torch", "onnx", "onnxscript", "numpy", "ai-edge-litert", "onnxruntime")
+_SCORING_TOOLS = ("torch", "captum", "scikit-learn")
+_TOOLS = ("sgsc-edge", *_SCORING_TOOLS, "onnx", "onnxscript", "numpy", "ai-edge-litert", "onnxruntime")
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,9 +92,14 @@ class Build:
         return self.project.load_model()
 
     @cached_property
+    def data(self) -> Data:
+        """The user's data sets, the pool set apart."""
+        return load_data(self.project, self.project.output_size(self.model))
+
+    @cached_property
     def samples(self) -> PreservationSet:
-        """Who is trained on, looked at, judged."""
-        return choose(self.project, self.project.output_size(self.model))
+        """Who is trained on, looked at, judged, as ``preservation.json`` has it."""
+        return divide(self.data, read_selection(self.folder / SELECTION))
 
     @cached_property
     def samples_key(self) -> str:
@@ -103,17 +117,25 @@ class Build:
             train=self.samples.train.dataset,
             watch=self.samples.parts["watch"].tensors(),
             recipe=Recipe(settings.epochs, settings.batch_size, settings.learning_rate, settings.seed),
+            method=settings.chosen_method,
+            guide=self.samples.guide,
+            goal=_goal(self),
+            guard=_guard(self),
             keep_softmax=self.project.config.model.final_softmax == "keep",
             input_grid=_input_grid(self.project),
         )
 
     @cached_property
     def compressed(self) -> CompressedModel:
-        """The compressed model that ``compressed.safetensors`` holds."""
+        """The compressed model that ``compressed.safetensors`` holds, without its dead channels."""
         compressed = self.compression.restore()
         data = read_bytes(self.folder / COMPRESSED, _MAX_BYTES)
         load_tensors(compressed, safetensors.torch.load(data))
-        return compressed
+        shrunk = shrink(compressed, self.compression.sample)
+        for layer in shrunk.report.layers:
+            if layer.removed or layer.kept:
+                log.info("shrink: %s", layer)
+        return shrunk.model
 
     def digest(self, name: str) -> str:
         """SHA-256 of a file of the folder."""
@@ -146,6 +168,7 @@ def build(project: Project, target: Target, folder: Path) -> Certificate:
     with FolderLock(folder):
         this = Build(project, target, folder)
         stamps = Stamps(folder)
+        check_runtime_names(_policy(this).runtimes)
         for stage in STAGES:
             if not stage.needed(this):
                 continue
@@ -159,24 +182,47 @@ def build(project: Project, target: Target, folder: Path) -> Certificate:
         return read_certificate(folder / CERTIFICATE)
 
 
+# --- choose the preservation set ------------------------------------------------------------------
+
+
+def _preserve_key(build: Build) -> str:
+    return content_key(
+        build.project.source_hash(),
+        build.project.config_hash("model", "data", "preservation"),
+        build.project.config.compress.seed,
+        [build.data.rest.key(), build.data.pool.key()],
+        {name: version(name) for name in _SCORING_TOOLS},
+        torch.get_num_threads(),
+    )
+
+
+def _preserve(build: Build, key: str) -> None:
+    write_selection(build.folder / SELECTION, choose(build.project, build.model, build.data))
+
+
 # --- compress -------------------------------------------------------------------------------------
 
 
 def _compress_key(build: Build) -> str:
+    learns = build.project.config.compress.chosen_method == "sgsc"
     return content_key(
         build.project.source_hash(),
-        build.project.config_hash("model", "compress"),
+        build.project.config_hash("model", "compress", *(["gate"] if learns else [])),
         build.samples_key,
         {"torch": torch.__version__, "threads": torch.get_num_threads()},
     )
 
 
-def _compress(build: Build, key: str) -> None:
+def _rehearse(build: Build, key: str) -> None:
+    """What cannot ship is refused before training."""
+
     def ships(compressed: CompressedModel) -> None:
         lower(_onnx(build, compressed), build.target)
 
-    log.info("compress: rehearsing export and lowering before training")
     build.compression.rehearse(ships)
+
+
+def _compress(build: Build, key: str) -> None:
     compressed = build.compression.run(build.folder, key)
     write_bytes(build.folder / COMPRESSED, safetensors.torch.save(compressed.tensors()))
 
@@ -239,8 +285,10 @@ def _record(build: Build, key: str) -> None:
     test = build.samples.test.ids if build.samples.test else ()
     arrays["measured_ids"] = np.array(test, dtype="U16")
     write_npz(build.folder / PRESERVATION, arrays)
+    made = {name for stage in STAGES if stage.needed(build) for name in stage.outputs}
     write_manifest(
         build.folder,
+        {name for name in made - {MANIFEST, CERTIFICATE} if not name.startswith(".")},
         tools=_tools(),
         seeds={"compress": build.project.config.compress.seed},
         inputs=build.project.source_files(),
@@ -332,6 +380,30 @@ def _input_hashes(build: Build) -> Mapping[str, str]:
     }
 
 
+def _goal(build: Build) -> Goal:
+    """What ``[compress]`` asks for; a ratio is of the float parameters' bytes."""
+    settings = build.project.config.compress
+    float_bytes = 4 * sum(parameter.numel() for parameter in build.model.parameters())
+    return Goal(
+        budget=None if settings.budget is None else settings.budget.limit(float_bytes),
+        alpha=settings.alpha or 0.0,
+        gamma=settings.gamma or 0.0,
+        guide_weight=1.0 if settings.lambda_ is None else settings.lambda_,
+    )
+
+
+def _guard(build: Build) -> Guard:
+    """The controller's baseline: the float model, or the control where float training saw the watch set."""
+    gate = build.project.config.gate
+    metric: Literal["accuracy", "loss"] = "loss" if gate.metric == "loss" else "accuracy"
+    history = build.folder / CONTROL_HISTORY
+    baseline = None
+    if _has_control(build) and history.exists():
+        last = json.loads(history.read_text().splitlines()[-1])
+        baseline = last["watch_accuracy"] if metric == "accuracy" else -last["watch_loss"]
+    return Guard(metric, gate.max_drop, baseline)
+
+
 def _has_control(build: Build) -> bool:
     return build.project.gate_reference == "control"
 
@@ -353,8 +425,10 @@ def _input_grid(project: Project) -> tuple[float, int] | None:
 
 
 STAGES = (
-    Stage("compress", (COMPRESSED, "history.jsonl"), _compress_key, _compress),
-    Stage("control", (CONTROL, "control.jsonl"), _compress_key, _control, needed=_has_control),
+    Stage("preserve", (SELECTION,), _preserve_key, _preserve),
+    Stage("rehearse", (), _compress_key, _rehearse),
+    Stage("control", (CONTROL, CONTROL_HISTORY), _compress_key, _control, needed=_has_control),
+    Stage("compress", (COMPRESSED, HISTORY, CONTROLLER_LOG), _compress_key, _compress),
     Stage("export", (ONNX,), _export_key, _export),
     Stage("lower", (TFLITE,), _lower_key, _lower),
     Stage("record", (PRESERVATION, MANIFEST), _record_key, _record),

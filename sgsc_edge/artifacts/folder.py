@@ -36,13 +36,15 @@ class Manifest:
 
 
 def write_manifest(
-    folder: Path, *, tools: Mapping[str, str], seeds: Mapping[str, int], inputs: Mapping[str, str]
+    folder: Path,
+    names: Iterable[str],
+    *,
+    tools: Mapping[str, str],
+    seeds: Mapping[str, int],
+    inputs: Mapping[str, str],
 ) -> Manifest:
-    """Hash every file of ``folder`` and write ``manifest.json``.
-
-    The manifest itself, the certificates and hidden files (lock, stamps) are left out.
-    """
-    files = {name: sha256_file(folder / name) for name in _manifest_names(folder)}
+    """Hash the files ``names`` of ``folder`` (paths relative to it) and write ``manifest.json``."""
+    files = {name: sha256_file(folder / name) for name in sorted(names)}
     manifest = Manifest(files, dict(tools), dict(seeds), dict(inputs))
     write_json(folder / MANIFEST_NAME, {"schema": MANIFEST_SCHEMA, **_manifest_tables(manifest)})
     return manifest
@@ -66,17 +68,6 @@ def check_manifest(folder: Path, required: Collection[str] = ()) -> Manifest:
                 remedy="restore the file, or build again",
             )
     return manifest
-
-
-def _manifest_names(folder: Path) -> list[str]:
-    names = []
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder)
-        hidden = any(part.startswith(".") for part in name.parts)
-        certificate = len(name.parts) == 1 and name.match("certificate*.json")
-        if path.is_file() and not (hidden or certificate or name == Path(MANIFEST_NAME)):
-            names.append(name.as_posix())
-    return names
 
 
 def _manifest_tables(manifest: Manifest) -> dict[str, Mapping[str, object]]:

@@ -10,7 +10,7 @@ from sgsc_edge.certification.informational import measure_test
 from sgsc_edge.certification.policy import GatePolicy, Policy, RuntimePolicy, read_policy
 from sgsc_edge.certification.records import CertificationContext, TestSummary, Verdict
 from sgsc_edge.certification.samples import SampleSet
-from sgsc_edge.certification.verify import certify_folder, verify_folder
+from sgsc_edge.certification.verify import certify_folder, check_runtime_names, verify_folder
 
 __all__ = [
     "Certificate",
@@ -24,6 +24,7 @@ __all__ = [
     "Verdict",
     "certify",
     "certify_folder",
+    "check_runtime_names",
     "measure_test",
     "read_certificate",
     "read_policy",

@@ -38,7 +38,7 @@ _OUT: dict[str, Any] = {
     "type": click.Path(path_type=Path),
     "help": "Results lie in OUT/TARGET/.",
 }
-_SET: dict[str, Any] = {
+SET: dict[str, Any] = {
     "multiple": True,
     "type": _Setting(),
     "envvar": "SGSC_EDGE_SET",
@@ -50,12 +50,21 @@ _SET: dict[str, Any] = {
 @click.argument("project", default=".", type=click.Path(path_type=Path))
 @click.option("--target", "-t", "targets", **_TARGET)
 @click.option("--out", **_OUT)
-@click.option("--set", "settings", **_SET)
+@click.option(
+    "--method",
+    type=click.Choice(["sgsc", "qat8", "ptq"]),
+    help="Learned depths, 8-bit training, or calibration only; short for --set compress.method=...",
+)
+@click.option("--set", "settings", **SET)
 @command_options
-def command(project: Path, targets: tuple[str, ...], out: Path, settings: tuple[str, ...]) -> Result:
+def command(
+    project: Path, targets: tuple[str, ...], out: Path, method: str | None, settings: tuple[str, ...]
+) -> Result:
     """Compress, lower and certify PROJECT (a folder with sgsc.toml) for one or more targets."""
     from sgsc_edge.api import prepare
 
+    if method is not None:
+        settings = (*settings, f"compress.method={method}")
     outcomes = [_build(loaded, target, out) for loaded, target in prepare(project, targets, settings)]
     return Result(
         {"builds": [outcome.document for outcome in outcomes]},

@@ -27,6 +27,7 @@ _COMPLETE = "_SGSC_EDGE_COMPLETE"
 # name: what it does. Its module is sgsc_edge.cli.<name>, its click command is called `command` there.
 COMMANDS = {
     "build": "Compress, lower and certify a project for one or more targets.",
+    "preserve": "Choose the samples that guard a compression, and show them.",
     "verify": "Certify a build folder again, from its files alone.",
     "inspect": "Show ops, widths, shapes, quantization and bytes of a model file.",
     "targets": "List the targets that models can be built for.",

@@ -275,13 +275,14 @@ def _norm_factors(norm: BatchNorm, bias: torch.Tensor, name: str) -> tuple[torch
 
 
 def _fold_layer(layer: QuantLayer, input_scale: torch.Tensor, name: str) -> dict[str, torch.Tensor]:
-    weight, scale = layer.quantizer.integers(layer.weight), layer.quantizer.scale().detach()
+    alive = layer.mask.reshape(-1, *[1] * (layer.weight.ndim - 1)).to(torch.int8)
+    weight, scale = layer.quantizer.integers(layer.weight) * alive, layer.quantizer.scale().detach()
     bias = torch.zeros_like(scale) if layer.bias is None else layer.bias.detach()
     _check_finite(name, layer.weight.detach(), scale, bias)
     if layer.norm is not None:
         factor, bias = _norm_factors(layer.norm, bias, name)
         scale = scale * factor
-    return _with_bias(weight, scale, bias, input_scale)
+    return _with_bias(weight, scale, bias * layer.mask, input_scale)
 
 
 def _with_bias(

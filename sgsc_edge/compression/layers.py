@@ -30,10 +30,12 @@ Layer = nn.Conv2d | nn.Linear
 class QuantLayer(nn.Module):
     """A Conv2d or Linear whose weight is fake-quantized per output channel.
 
-    Parameters ``weight`` and ``bias`` keep the original's names; ``norm`` is the BatchNorm moved in.
+    Parameters ``weight`` and ``bias`` keep the original's names; ``norm`` is the BatchNorm moved in; ``mask``
+    [O] is 0 for dead channels, whose output is then exactly 0.
     """
 
     bias: torch.Tensor | None
+    mask: torch.Tensor
 
     def __init__(self, layer: Layer) -> None:
         super().__init__()
@@ -43,12 +45,20 @@ class QuantLayer(nn.Module):
         self.quantizer = WeightQuantizer(layer.weight)
         self.norm: BatchNorm | None = None
         self.enabled = True
+        self.register_buffer("mask", torch.ones(layer.weight.shape[0]))
+        self.masked = False
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Apply the layer (NCHW or [n, features]) and its BatchNorm."""
+        """Apply the layer (NCHW or [n, features]), its BatchNorm and the mask."""
         weight = self.quantizer(self.weight) if self.enabled else self.weight
         y = apply_layer(self.layer, x, weight, self.bias)
-        return y if self.norm is None else self.norm(y)
+        y = y if self.norm is None else self.norm(y)
+        return y * self.mask.reshape(-1, *[1] * (y.ndim - 2)) if self.masked else y
+
+    def set_mask(self, mask: torch.Tensor) -> None:
+        """Let channels live (1) or be 0 with their bias and norm (0); float32 or bool [O]."""
+        self.mask.copy_(mask)
+        self.masked = not bool(mask.all())
 
 
 def geometry(layer: Layer) -> Layer:
@@ -76,11 +86,13 @@ class QuantizedModel:
     ----------
     module: the FX graph with quantized layers and activation quantizers.
     kinds, placement: by node name (BatchNorms that moved into layers are gone).
+    shapes: node name -> shape for a batch of two.
     """
 
     module: fx.GraphModule
     kinds: Mapping[str, str]
     placement: Placement
+    shapes: Mapping[str, tuple[int, ...]]
 
     @property
     def ends_with_softmax(self) -> bool:
@@ -159,7 +171,7 @@ def quantize_model(
     _insert_quantizers(module, kinds, placement, input_grid)
     module.graph.lint()
     module.recompile()
-    return QuantizedModel(module, kinds, placement)
+    return QuantizedModel(module, kinds, placement, traced.shapes)
 
 
 def _drop_final_softmax(traced: Traced, sample: torch.Tensor, keep: bool) -> Traced:

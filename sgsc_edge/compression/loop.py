@@ -11,27 +11,24 @@ import json
 import logging
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
 from sgsc_edge.artifacts import write_bytes
 from sgsc_edge.compression.layers import BATCH_NORMS, QuantizedModel
+from sgsc_edge.compression.strategy import Strategy
 from sgsc_edge.errors import FileFormatError, ModelError
 
 log = logging.getLogger("sgsc_edge")
 
 CALIBRATION_SAMPLES = 1024
 _WARM_UP = 0.05
-_OBSERVED = 0.5
-_SMALLEST_PROBABILITY = 1 / 512
-"""Half a step of the int8 probabilities: the logarithm stays finite."""
 
 
 @dataclass(frozen=True)
@@ -59,20 +56,23 @@ class Trainer:
     ----------
     model: trained in place.
     data: (input, label) samples; the pool is not among them.
-    watch: called after each epoch with the model; returns what history.jsonl records.
+    strategy: what is minimised.
+    guide: indices of guide samples; ``guide_share`` of every batch is drawn from them.
+    watch: called after each epoch; returns what history.jsonl records of the watch set.
     checkpoint, history: files; a checkpoint of the same ``key`` is continued.
-    quantized: False trains the float control: the same steps without quantization.
     """
 
     model: QuantizedModel
     data: Dataset[Any]
     recipe: Recipe
-    watch: Callable[[QuantizedModel], Mapping[str, float]]
+    strategy: Strategy
+    watch: Callable[[], Mapping[str, float]]
     checkpoint: Path
     history: Path
     key: str
-    quantized: bool = True
-    label: str = "compress"
+    label: str
+    guide: Sequence[int] = ()
+    guide_share: float = 0.0
 
     def run(self) -> None:
         """Train to the end of the recipe.
@@ -82,15 +82,13 @@ class Trainer:
         ModelError: the loss is not finite.
         FileFormatError: the checkpoint is damaged.
         """
-        parameters = [p for p in self.model.module.parameters() if p.requires_grad]
-        optimizer = torch.optim.Adam(parameters, lr=self.recipe.learning_rate)
+        optimizer = torch.optim.Adam(self.strategy.parameter_groups(self.recipe.learning_rate))
+        for group in optimizer.param_groups:
+            group["peak"] = group["lr"]
         rows = self._resume(optimizer)
-        if not rows:
-            calibrate(self.model, self.data, self.recipe.batch_size)
-        steps = math.ceil(_size(self.data) / self.recipe.batch_size)
-        total = steps * self.recipe.epochs
+        steps = steps_per_epoch(_size(self.data), self.recipe.batch_size, self.guide_share)
         with tqdm(
-            total=total,
+            total=steps * self.recipe.epochs,
             initial=len(rows) * steps,
             desc=self.label,
             unit="step",
@@ -100,7 +98,8 @@ class Trainer:
             for epoch in range(len(rows), self.recipe.epochs):
                 loss = self._epoch(epoch, optimizer, progress)
                 re_estimate_norms(self.model, self.data, self.recipe.batch_size)
-                rows.append({"epoch": epoch + 1, "loss": loss, **self.watch(self.model)})
+                figures = self.strategy.end_epoch(epoch)
+                rows.append({"epoch": epoch + 1, "loss": loss, **self.watch(), **figures})
                 self._save(optimizer, rows)
                 log.info("%s: %s", self.label, _readable(rows[-1], self.recipe.epochs))
         self.model.observe(False)
@@ -110,23 +109,25 @@ class Trainer:
         """One pass over the data; returns the mean loss."""
         seed = self.recipe.seed * 100_003 + epoch
         torch.manual_seed(seed)
-        loader = DataLoader(
-            self.data, self.recipe.batch_size, shuffle=True, generator=torch.Generator().manual_seed(seed)
-        )
+        order = list(self._batches(torch.Generator().manual_seed(seed)))
+        self.strategy.start_epoch(epoch)
         self.model.module.train()
-        self.model.enable(self.quantized)
-        self.model.observe(epoch < _OBSERVED * self.recipe.epochs)
+        total = len(order) * self.recipe.epochs
         summed, seen = 0.0, 0
-        for step, (inputs, labels) in enumerate(loader, start=epoch * len(loader)):
+        for step, (inputs, labels, indices) in enumerate(
+            DataLoader(_Indexed(self.data), batch_sampler=order), start=epoch * len(order)
+        ):
             progress.update()
             if len(inputs) == 1 and seen:
                 continue  # BatchNorm cannot train on a single sample
             for group in optimizer.param_groups:
-                group["lr"] = self.recipe.learning_rate * _rate(step, len(loader) * self.recipe.epochs)
+                group["lr"] = group["peak"] * (1.0 if group.get("constant") else _rate(step, total))
             optimizer.zero_grad(set_to_none=True)
-            loss = task_loss(self.model, inputs, labels)
+            loss = self.strategy.loss(inputs, labels, indices)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
+            self.strategy.after_step(step)
+            self._forget(optimizer)
             value = loss.item()
             if not math.isfinite(value):
                 raise ModelError(
@@ -138,6 +139,26 @@ class Trainer:
             progress.set_postfix(loss=f"{summed / seen:.4f}", refresh=False)
         return summed / seen
 
+    def _batches(self, generator: torch.Generator) -> Iterator[list[int]]:
+        """Every sample once, in random order; each batch is filled up with guide samples."""
+        drawn = guide_samples(self.recipe.batch_size, self.guide_share) if self.guide else 0
+        order = torch.randperm(_size(self.data), generator=generator)
+        used = 0
+        guide = torch.tensor(self.guide, dtype=torch.int64)
+        shuffled = guide[torch.randperm(len(guide), generator=generator)]
+        for part in torch.split(order, self.recipe.batch_size - drawn):
+            picks = [int(shuffled[(used + i) % len(guide)]) for i in range(drawn)]
+            used += drawn
+            yield [*part.tolist(), *picks]
+
+    def _forget(self, optimizer: torch.optim.Optimizer) -> None:
+        """Drop the moments of parameters that the strategy has set anew."""
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                if id(parameter) in self.strategy.forget:
+                    optimizer.state.pop(parameter, None)
+        self.strategy.forget.clear()
+
     def _save(self, optimizer: torch.optim.Optimizer, rows: list[dict[str, float]]) -> None:
         buffer = io.BytesIO()
         state = {
@@ -145,6 +166,7 @@ class Trainer:
             "history": json.dumps(rows),
             "model": self.model.module.state_dict(),
             "optimizer": optimizer.state_dict(),
+            "strategy": self.strategy.state(),
         }
         torch.save(state, buffer)
         write_bytes(self.checkpoint, buffer.getvalue())
@@ -161,6 +183,7 @@ class Trainer:
             rows: list[dict[str, float]] = json.loads(state["history"])
             self.model.module.load_state_dict(state["model"])
             optimizer.load_state_dict(state["optimizer"])
+            self.strategy.load(state["strategy"])
         except Exception as error:
             raise FileFormatError(
                 f"the checkpoint cannot be read: {error}",
@@ -171,12 +194,32 @@ class Trainer:
         return rows
 
 
-def task_loss(model: QuantizedModel, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy in nats."""
-    outputs = model.module(inputs)
-    if model.ends_with_softmax:
-        return F.nll_loss(outputs.clamp_min(_SMALLEST_PROBABILITY).log(), labels)
-    return F.cross_entropy(outputs, labels)
+class _Indexed(Dataset[Any]):
+    """A data set whose samples carry their index."""
+
+    def __init__(self, data: Dataset[Any]) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return _size(self.data)
+
+    def __getitem__(self, index: int) -> tuple[Any, Any, int]:
+        inputs, label = self.data[index]
+        return inputs, label, index
+
+
+def guide_samples(batch_size: int, share: float) -> int:
+    """Guide samples in a batch: at least one where there is a share, and never the whole batch."""
+    return min(max(round(share * batch_size), 1), batch_size - 1) if share else 0
+
+
+def steps_per_epoch(samples: int, batch_size: int, guide_share: float) -> int:
+    """Optimizer steps in one pass over the samples.
+
+    >>> steps_per_epoch(1000, 100, 0.0), steps_per_epoch(1000, 100, 0.25)
+    (10, 14)
+    """
+    return math.ceil(samples / (batch_size - guide_samples(batch_size, guide_share)))
 
 
 def calibrate(model: QuantizedModel, data: Dataset[Any], batch_size: int) -> None:

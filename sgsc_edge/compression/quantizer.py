@@ -11,8 +11,16 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+MAX_BITS = 8.0
+
+FLOOR_BITS = 2.0
+"""Depth of the smallest useful grid: -1, 0, 1."""
+
 _TINY = 1e-12
 """Smallest scale; keeps an all-zero channel's parameters finite."""
+
+_HAIR = 1e-5
+"""Scales are a hair wider than the weights: rounding must not clip the largest and stop its gradient."""
 
 
 def _round_ste(x: torch.Tensor) -> torch.Tensor:
@@ -22,22 +30,40 @@ def _round_ste(x: torch.Tensor) -> torch.Tensor:
 class WeightQuantizer(nn.Module):
     """Symmetric quantizer of a weight's output channels (axis 0).
 
-    State: ``log2_scale`` [O] float32, learned; ``bits`` [O] float32, the channels' bit depths.
+    Parameters: ``log2_scale`` [O] float32; ``bits`` [O] float32, the channels' bit depths, learned where they
+    require gradients. Depths are real numbers while they are learned; the integers then reach
+    ``round(2^(b-1) - 1)``. Below :data:`FLOOR_BITS` a channel keeps three values, until its layer's mask
+    removes it: how far its depth has fallen says how little it is worth.
     """
 
     log2_scale: nn.Parameter
-    bits: torch.Tensor
+    bits: nn.Parameter
 
-    def __init__(self, weight: torch.Tensor, bits: float = 8.0) -> None:
+    def __init__(self, weight: torch.Tensor, bits: float = MAX_BITS) -> None:
         super().__init__()
         channels = weight.shape[0]
-        self.register_buffer("bits", torch.full((channels,), bits))
+        self.bits = nn.Parameter(torch.full((channels,), bits), requires_grad=False)
         largest = weight.detach().abs().reshape(channels, -1).amax(1).clamp_min(_TINY)
-        # A hair wider than the weights: rounding in log2 must not clip the largest and stop its gradient.
-        self.log2_scale = nn.Parameter((largest / self._limit()).log2() + 1e-5)
+        self.log2_scale = nn.Parameter((largest / self._limit()).detach().log2() + _HAIR)
 
     def _limit(self) -> torch.Tensor:
-        return 2 ** (self.bits - 1) - 1
+        """The largest integer before rounding, float32 [O]."""
+        floored = self.bits + (self.bits.clamp_min(FLOOR_BITS) - self.bits).detach()
+        return 2 ** (floored - 1) - 1
+
+    @torch.no_grad()
+    def set_bits(self, bits: torch.Tensor) -> None:
+        """Change depths and keep the channels' ranges: the scales follow (see also :meth:`fit_range`)."""
+        before = self._limit()
+        self.bits.copy_(bits)
+        self.log2_scale.add_((before / self._limit()).log2())
+
+    @torch.no_grad()
+    def fit_range(self, weight: torch.Tensor, channels: torch.Tensor) -> None:
+        """Set the scales of some ``channels`` (bool [O]) so that their largest weight just fits."""
+        largest = weight.detach().abs().reshape(len(weight), -1).amax(1).clamp_min(_TINY)
+        fitted = (largest / self._limit()).log2() + _HAIR
+        self.log2_scale.copy_(torch.where(channels, fitted, self.log2_scale))
 
     def scale(self) -> torch.Tensor:
         """The channels' scales, float32 [O]."""

@@ -71,6 +71,18 @@ def pool_indices(hashes: Sequence[str], fraction: float) -> tuple[list[int], lis
     return [index for index in range(len(hashes)) if index not in chosen], pool
 
 
+def distinct(hashes: Sequence[str], labels: Sequence[int]) -> dict[str, int]:
+    """Index by content hash, hashes ascending: of equal contents the one with the lowest label counts.
+
+    So the data set's order does not matter, also where a sample stands in it twice with different labels.
+    """
+    best: dict[str, int] = {}
+    for index, digest in enumerate(hashes):
+        if digest not in best or labels[index] < labels[best[digest]]:
+            best[digest] = index
+    return dict(sorted(best.items()))
+
+
 def pool_split(dataset: Dataset[Any], fraction: float = 0.2) -> tuple[Subset[Any], Subset[Any]]:
     """Split a training set into (rest, pool) by content hash.
 

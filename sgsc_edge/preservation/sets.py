@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
+from torch import nn
 from torch.utils.data import Dataset, Subset
 
 from sgsc_edge.artifacts import content_key
-from sgsc_edge.errors import DataError
-from sgsc_edge.preservation.pool import ID_LENGTH, content_hashes, pool_indices
-from sgsc_edge.preservation.split import check_disjoint, choose_parts
+from sgsc_edge.errors import FileFormatError, ModelError, SgscError
+from sgsc_edge.preservation.pool import ID_LENGTH, content_hashes, distinct, pool_indices
+from sgsc_edge.preservation.scores import Scores, score
+from sgsc_edge.preservation.select import Chosen, select
+from sgsc_edge.preservation.selection import SampleScores, Selected, Selection, SideCounts
+from sgsc_edge.preservation.split import check_disjoint, part_sizes
+from sgsc_edge.preservation.taps import find_taps
 from sgsc_edge.project import Part, Project
+from sgsc_edge.project.user_code import failed, user_code
 
 MUST_KEEP: Literal["must_keep"] = "must_keep"
 TEST: Literal["test"] = "test"
@@ -35,20 +42,40 @@ class Samples:
         """The hashes' prefixes that reports use."""
         return tuple(digest[:ID_LENGTH] for digest in self.hashes)
 
+    @cached_property
+    def labels(self) -> tuple[int, ...]:
+        """The labels, in order."""
+        return tuple(int(self.dataset[index][1]) for index in range(len(self)))
+
     def take(self, indices: Sequence[int]) -> Samples:
         """Some of the samples, in the given order."""
         return Samples(Subset(self.dataset, list(indices)), tuple(self.hashes[index] for index in indices))
 
     def tensors(self) -> tuple[torch.Tensor, torch.Tensor]:
         """(inputs float32 [n, ...], labels int64 [n])."""
-        pairs = [self.dataset[index] for index in range(len(self))]
-        labels = [int(label) for _, label in pairs]
-        return torch.stack([torch.as_tensor(x) for x, _ in pairs]), torch.tensor(labels, dtype=torch.int64)
+        inputs = [torch.as_tensor(self.dataset[index][0]) for index in range(len(self))]
+        return torch.stack(inputs), torch.tensor(self.labels, dtype=torch.int64)
 
     def key(self) -> str:
         """Hash of the samples and their labels, in order."""
-        labels = [int(self.dataset[index][1]) for index in range(len(self))]
-        return content_key(list(self.hashes), labels)
+        return content_key(list(self.hashes), list(self.labels))
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """A project's data sets before anything is chosen.
+
+    Parameters
+    ----------
+    rest: training samples that may enter a gradient.
+    pool: samples for watch and certify, different from all of rest.
+    must_keep, test: None where the project names none.
+    """
+
+    rest: Samples
+    pool: Samples
+    must_keep: Samples | None
+    test: Samples | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,47 +85,145 @@ class PreservationSet:
     Parameters
     ----------
     train: everything that may enter a gradient (guide is among it).
+    guide: the guide part's indices into ``train``.
     parts: guide, watch, certify and, where the user named them, must_keep.
     test: measured only; None where the project names none.
     """
 
     train: Samples
+    guide: tuple[int, ...]
     parts: Mapping[str, Samples]
     test: Samples | None
 
 
-def choose(project: Project, num_classes: int) -> PreservationSet:
-    """Load a project's data and choose its preservation set.
+def load_data(project: Project, num_classes: int) -> Data:
+    """Load a project's data sets and set the pool apart.
 
     Raises
     ------
-    DataError: a data set is empty, random or malformed; two parts share samples.
+    DataError: a data set is empty, random or malformed; training data and pool share samples.
     """
 
     def load(part: Part) -> Samples:
         dataset = project.load_dataset(part, num_classes)
         return Samples(dataset, tuple(content_hashes(dataset, f"data.{part}")))
 
-    train = load("train")
-    settings = project.config.preservation
+    rest = load("train")
     if project.has_dataset("pool"):
         pool = load("pool")
-        check_disjoint({"data.train": train.hashes, "data.pool": pool.hashes}, frozenset())
-        rest = train
+        check_disjoint({"data.train": rest.hashes, "data.pool": pool.hashes}, frozenset())
     else:
-        outside, inside = pool_indices(train.hashes, settings.pool_fraction)
-        rest, pool = train.take(outside), train.take(inside)
-    chosen = choose_parts(rest.hashes, pool.hashes, settings.fraction, project.config.compress.seed)
+        outside, inside = pool_indices(rest.hashes, project.config.preservation.pool_fraction)
+        rest, pool = rest.take(outside), rest.take(inside)
+    must_keep = load(MUST_KEEP) if project.has_dataset(MUST_KEEP) else None
+    return Data(rest, pool, must_keep, load(TEST) if project.has_dataset(TEST) else None)
+
+
+def choose(project: Project, model: nn.Module, data: Data) -> Selection:
+    """Score the samples with the float model (in evaluation mode) and choose the preservation set.
+
+    Raises
+    ------
+    ConfigError: preservation.layer does not fit the model.
+    DataError: a part would be empty; a chosen sample is in the test set.
+    ModelError: the model fails on a sample, or gives NaN or infinity.
+    """
+    settings, seed = project.config.preservation, project.config.compress.seed
+    total = round(settings.fraction * (len(data.rest) + len(data.pool)))
+    sizes = part_sizes(len(set(data.rest.hashes)), len(set(data.pool.hashes)), total)
+    where = project.where("preservation", "layer")
+    shares = settings.criteria()
+    try:
+        with user_code(project.root, seed):
+            taps = find_taps(model, data.rest.dataset[0][0], settings.layer, where)
+
+            def scored(side: Samples, wanted: int, name: str) -> Scores:
+                samples = (side.dataset, side.hashes, side.labels)
+                return score(model, *samples, taps=taps, wanted=wanted, seed=seed, name=name)
+
+            rest = scored(data.rest, sizes.guide, "training data")
+            pool = scored(data.pool, sizes.watch + sizes.certify, "pool")
+    except SgscError:
+        raise
+    except Exception as failure:  # the user's forward pass may raise anything
+        what, place = "the model, given training samples,", project.where("model", "factory")
+        raise failed(what, failure, project.root, place, ModelError) from failure
+    guide = select(rest, {"guide": sizes.guide}, shares, seed)
+    others = select(pool, {"watch": sizes.watch, "certify": sizes.certify}, shares, seed)
+    selection = Selection(
+        method=settings.method,
+        shares=shares,
+        seed=seed,
+        grad_cam=taps.grad_cam,
+        features=taps.features,
+        rest=_counts(data.rest, rest),
+        pool=_counts(data.pool, pool),
+        samples=(
+            *(_selected(rest, one) for one in guide),
+            *(_selected(pool, one) for part in ("watch", "certify") for one in others if one.part == part),
+        ),
+    )
+    divide(data, selection)
+    return selection
+
+
+def divide(data: Data, selection: Selection) -> PreservationSet:
+    """A project's samples by use, as a selection has it.
+
+    Raises
+    ------
+    DataError: two parts share samples.
+    FileFormatError: the selection is of other data.
+    """
+    guide = _indices(data.rest, selection, "guide")
     parts = {
-        "guide": rest.take(chosen.guide),
-        "watch": pool.take(chosen.watch),
-        "certify": pool.take(chosen.certify),
+        "guide": data.rest.take(guide),
+        "watch": data.pool.take(_indices(data.pool, selection, "watch")),
+        "certify": data.pool.take(_indices(data.pool, selection, "certify")),
     }
-    if project.has_dataset(MUST_KEEP):
-        parts[MUST_KEEP] = load(MUST_KEEP)
-    test = load(TEST) if project.has_dataset(TEST) else None
+    if data.must_keep is not None:
+        parts[MUST_KEEP] = data.must_keep
     groups = {name: samples.hashes for name, samples in parts.items()}
-    check_disjoint({**groups, TEST: test.hashes if test else ()}, _MAY_OVERLAP)
-    if not len(rest):
-        raise DataError("no training samples are left outside the pool", where="data.train")
-    return PreservationSet(rest, parts, test)
+    check_disjoint({**groups, TEST: data.test.hashes if data.test else ()}, _MAY_OVERLAP)
+    return PreservationSet(data.rest, guide, parts, data.test)
+
+
+def _indices(side: Samples, selection: Selection, part: str) -> tuple[int, ...]:
+    known = distinct(side.hashes, side.labels)
+    wanted = selection.part(part)
+    if not all(one.hash in known and side.labels[known[one.hash]] == one.label for one in wanted):
+        raise FileFormatError(
+            f"the {part} part lists samples that the data sets do not have",
+            where="preservation.json",
+            remedy="run preserve again",
+        )
+    return tuple(known[one.hash] for one in wanted)
+
+
+def _counts(side: Samples, scores: Scores) -> SideCounts:
+    labels = scores.label.tolist()
+    return SideCounts(
+        samples=len(side),
+        different=len(scores),
+        labels={str(label): labels.count(label) for label in sorted(set(labels))},
+    )
+
+
+def _selected(scores: Scores, chosen: Chosen) -> Selected:
+    at = chosen.position
+    return Selected(
+        hash=scores.hashes[at],
+        part=chosen.part,
+        label=int(scores.label[at]),
+        prediction=int(scores.prediction[at]),
+        criterion=chosen.criterion,
+        reasons=chosen.reasons,
+        ranks=dict(chosen.ranks),
+        scores=SampleScores(
+            saliency=float(scores.saliency[at]),
+            uncertainty=float(scores.uncertainty[at]),
+            margin=float(scores.margin[at]),
+            entropy=float(scores.entropy[at]),
+            cluster=int(scores.cluster[at]),
+        ),
+    )

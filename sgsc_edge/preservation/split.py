@@ -1,71 +1,57 @@
-"""The parts of a preservation set, kept apart by content.
+"""The parts of a preservation set: how large they are, and that they are apart.
 
 - *guide*: from the training data outside the pool; may enter the loss.
 - *watch*: from the pool; looked at while compressing, never in a gradient.
 - *certify*: from the pool; judged once, at the end.
 - *must_keep*: named by the user; a right decision on one of them may never flip.
-
-``fraction`` of the training data is chosen in all: half of it for guide, a quarter each for watch and
-certify. Here the choice is random, by content hash; no model takes part in it.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from sgsc_edge.errors import DataError
 from sgsc_edge.preservation.pool import ID_LENGTH
 
-PARTS = ("guide", "watch", "certify", "must_keep")
+ChosenPart = Literal["guide", "watch", "certify"]
 
 
 @dataclass(frozen=True)
-class Parts:
-    """Indices of each part: guide into the rest, watch and certify into the pool."""
+class Sizes:
+    """Samples of each part; watch and certify have equally many."""
 
-    guide: tuple[int, ...]
-    watch: tuple[int, ...]
-    certify: tuple[int, ...]
+    guide: int
+    watch: int
+    certify: int
 
 
-def choose_parts(rest: Sequence[str], pool: Sequence[str], fraction: float, seed: int) -> Parts:
-    """Choose guide, watch and certify.
+def part_sizes(rest: int, pool: int, total: int) -> Sizes:
+    """How many of ``total`` samples each part gets: half guide, a quarter each watch and certify.
 
     Parameters
     ----------
-    rest, pool: content hashes of the training samples outside and inside the pool.
-    fraction: size of all three parts together, of ``len(rest) + len(pool)``.
+    rest, pool: different samples outside and inside the pool; no part can have more.
 
     Raises
     ------
     DataError: a part would be empty.
     """
-    total = round(fraction * (len(rest) + len(pool)))
-    quarter = max(total // 4, 1)
-    shuffled = _ranked(pool, seed)
-    if len(shuffled) < 2:
+    if not rest:
         raise DataError(
-            f"the pool has {len(shuffled)} different samples; watch and certify need at least one each",
+            "no training samples are left outside the pool",
+            where="data.train",
+            remedy="bring more training data, or lower preservation.pool_fraction",
+        )
+    if pool < 2:
+        raise DataError(
+            f"the pool has {pool} different samples; watch and certify need at least one each",
             where="data.train",
             remedy="bring more training data, or name a validation set in data.pool",
         )
-    quarter = min(quarter, len(shuffled) // 2)
-    guide = _ranked(rest, seed)[: max(total - 2 * quarter, 1)]
-    if not guide:
-        raise DataError("no training samples are left outside the pool", where="data.train")
-    return Parts(tuple(guide), tuple(shuffled[:quarter]), tuple(shuffled[quarter : 2 * quarter]))
-
-
-def _ranked(hashes: Sequence[str], seed: int) -> list[int]:
-    """Indices in an order that depends on content and seed alone; equal contents appear once."""
-    first = {digest: index for index, digest in reversed(list(enumerate(hashes)))}
-
-    def rank(digest: str) -> str:
-        return hashlib.sha256(f"{seed}:{digest}".encode()).hexdigest()
-
-    return [first[digest] for digest in sorted(first, key=rank)]
+    quarter = min(max(total // 4, 1), pool // 2)
+    return Sizes(min(max(total - 2 * quarter, 1), rest), quarter, quarter)
 
 
 def check_disjoint(parts: Mapping[str, Sequence[str]], allowed: frozenset[frozenset[str]]) -> None:

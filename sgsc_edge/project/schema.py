@@ -157,13 +157,39 @@ class DataSection(_Section):
         return self
 
 
+class SharesSection(_Section):
+    """``preservation.shares``: how much of the preservation set each criterion chooses, as weights."""
+
+    saliency: Weight = 1.0
+    uncertainty: Weight = 1.0
+    diversity: Weight = 1.0
+
+    @model_validator(mode="after")
+    def _some(self) -> SharesSection:
+        if not any(weight for _, weight in self):
+            raise ValueError("at least one share must be greater than 0")
+        return self
+
+
 class PreservationSection(_Section):
-    """``[preservation]``; both fractions are of the training data."""
+    """``[preservation]``; both fractions are of the training data.
+
+    ``method``: by the criteria of ``shares``, or at random for comparison. ``layer``: the convolution of
+    Grad-CAM; without it the last one.
+    """
 
     fraction: Fraction = 0.1
     pool_fraction: Fraction = 0.2
+    method: Literal["critical", "random"] = "critical"
+    shares: SharesSection = SharesSection()
     layer: Annotated[str, Field(min_length=1)] | None = None
     must_keep: Spec | None = None
+
+    def criteria(self) -> dict[str, float]:
+        """Share of each criterion that chooses samples; they add up to 1."""
+        weights = {"random": 1.0} if self.method == "random" else self.shares.model_dump()
+        total = sum(weights.values())
+        return {name: weight / total for name, weight in weights.items() if weight}
 
 
 class GateSection(_Section):
@@ -182,7 +208,14 @@ class GateSection(_Section):
 
 
 class CompressSection(_Section):
-    """``[compress]``."""
+    """``[compress]``.
+
+    ``method``: ``sgsc`` learns depths (the default where a budget or a fixed weight is given), ``qat8``
+    trains at fixed 8 bits (the default otherwise), ``ptq`` calibrates only; these two are baselines and use
+    no budget.
+    """
+
+    method: Literal["sgsc", "qat8", "ptq"] | None = None
 
     epochs: Positive = 8
     batch_size: Annotated[int, Field(ge=2)] = 128  # BatchNorm cannot train on a single sample
@@ -192,6 +225,22 @@ class CompressSection(_Section):
     gamma: Weight | None = None
     lambda_: Annotated[Weight | None, Field(alias="lambda")] = None
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+    @model_validator(mode="after")
+    def _goal_fits(self) -> CompressSection:
+        if self.chosen_method == "sgsc" and self.budget is None and self.gamma is None:
+            raise ValueError("method 'sgsc' needs a budget, or a fixed gamma")
+        if self.budget is not None and self.gamma is not None:
+            raise ValueError("budget and gamma exclude each other: one bounds the size, the other weighs it")
+        return self
+
+    @property
+    def chosen_method(self) -> Literal["sgsc", "qat8", "ptq"]:
+        """The method in force."""
+        if self.method is not None:
+            return self.method
+        given = (self.budget, self.alpha, self.gamma, self.lambda_)
+        return "qat8" if all(value is None for value in given) else "sgsc"
 
 
 class Config(_Section):
@@ -227,10 +276,6 @@ def _given(value: object) -> bool:
     return True
 
 
-_LEARNED = (
-    "learned bit depths are not available in this version; leave this key out for plain 8-bit compression"
-)
-
 NOT_YET = (
     NotYet(
         ("model", "task"), _other_than("classification"), "only 'classification' is supported in this version"
@@ -243,11 +288,6 @@ NOT_YET = (
     NotYet(
         ("data", "holdout"), _given, "statistics over an independent sample are not available in this version"
     ),
-    NotYet(("preservation", "layer"), _given, "selection by Grad-CAM is not available in this version"),
-    NotYet(("compress", "budget"), _given, _LEARNED),
-    NotYet(("compress", "alpha"), _given, _LEARNED),
-    NotYet(("compress", "gamma"), _given, _LEARNED),
-    NotYet(("compress", "lambda"), _given, _LEARNED),
 )
 
 

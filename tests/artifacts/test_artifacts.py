@@ -198,12 +198,16 @@ def folder(tmp_path: Path) -> Path:
     for name in ["model.tflite", "package/readme.txt", "certificate.json", ".lock"]:
         artifacts.write_bytes(tmp_path / name, name.encode())
     artifacts.write_manifest(
-        tmp_path, tools={"numpy": "2"}, seeds={"build": 0}, inputs={"model.py": "0" * 64}
+        tmp_path,
+        ["package/readme.txt", "model.tflite"],
+        tools={"numpy": "2"},
+        seeds={"build": 0},
+        inputs={"model.py": "0" * 64},
     )
     return tmp_path
 
 
-def test_the_manifest_lists_all_files_but_itself_certificates_and_hidden_ones(folder: Path) -> None:
+def test_the_manifest_lists_the_named_files(folder: Path) -> None:
     manifest = artifacts.check_manifest(folder, required=["model.tflite"])
     assert manifest.files == {
         name: artifacts.sha256_bytes(name.encode()) for name in ["model.tflite", "package/readme.txt"]

@@ -69,6 +69,9 @@ def context(
     )
 
 
+BUILT = ("model.tflite", "model.qdq.onnx", "preservation.npz")
+
+
 def write_folder(folder: Path, edit: Callable[[Arrays], object] = lambda arrays: None) -> Path:
     """A finished, uncertified build folder; ``edit`` changes the recorded arrays first."""
     arrays = recorded_arrays()
@@ -77,5 +80,5 @@ def write_folder(folder: Path, edit: Callable[[Arrays], object] = lambda arrays:
     (folder / "model.tflite").write_bytes(tiny_model.tflite_bytes())
     (folder / "model.qdq.onnx").write_bytes(tiny_model.onnx_bytes())
     write_npz(folder / "preservation.npz", arrays)
-    write_manifest(folder, tools={"sgsc-edge": "0"}, seeds={"seed": 0}, inputs={})
+    write_manifest(folder, BUILT, tools={"sgsc-edge": "0"}, seeds={"seed": 0}, inputs={})
     return folder

@@ -98,7 +98,7 @@ def test_version() -> None:
     ("args", "message"),
     [
         (("biuld",), "No such command 'biuld'. Did you mean 'build'?"),
-        (("zzz",), "No such command 'zzz'. Commands: build, verify, inspect, targets, runtimes."),
+        (("zzz",), "No such command 'zzz'. Commands: build, preserve, verify, inspect, targets, runtimes."),
         (("targets", "--jsn"), "--json"),
         (("build", "."), "Missing option '--target'"),
         (("verify",), "Missing argument 'FOLDER'"),

@@ -43,7 +43,7 @@ def build(folder: Path, *options: str) -> tuple[int, str]:
         (CONFIG.replace("epochs", "epoch"), ("compress.epoch", "did you mean 'epochs'", "sgsc.toml:")),
         (CONFIG.replace("data:train", "data:trian"), ("trian",)),
         (CONFIG.replace("model:build", "modell:build"), ("modell",)),
-        (CONFIG + 'budget = "2 kB"\n', ("compress.budget", "not available in this version")),
+        (CONFIG + 'budget = "2 kB"\ngamma = 1.0\n', ("compress", "exclude each other")),
         (CONFIG.replace("shape = [1, 8, 8]", "shape = [1, 9, 9]"), ("[1, 8, 8]", "[1, 9, 9]")),
     ],
 )

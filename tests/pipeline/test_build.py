@@ -20,10 +20,12 @@ FILES = {
     "model.qdq.onnx",
     "model.tflite",
     "compressed.safetensors",
+    "preservation.json",
     "preservation.npz",
     "certificate.json",
     "manifest.json",
     "history.jsonl",
+    "controller.jsonl",
 }
 
 
@@ -59,7 +61,7 @@ def test_an_unchanged_build_runs_no_stage(built: Path) -> None:
     before = {path.name: path.stat().st_mtime_ns for path in target(built).iterdir()}
     ran = sgsc_edge("build", built, "--target", "tflite-int8", "--out", built / "build", "-v")
     assert ran.code == 0, ran.err
-    assert ran.err.count("unchanged") == 5
+    assert ran.err.count("unchanged") == 7
     after = {path.name: path.stat().st_mtime_ns for path in target(built).iterdir()}
     del before[".lock"], after[".lock"]
     assert before == after
@@ -94,6 +96,35 @@ def test_the_sources_are_stated_as_they_are_where_the_models_bytes_stay(built: P
     assert manifest["inputs"]["model.py"] == sha256_file(source)
     after = json.loads((target(built) / "certificate.json").read_text())["predicate"]["inputs"]
     assert {name for name in after if after[name] != before[name]} == {"sources"}
+
+
+def stored_bytes(folder: Path) -> int:
+    """Weights, biases and their scales in the file that ships."""
+    model = sgsc_edge("inspect", target(folder) / "model.tflite", "--json").document
+    return sum(
+        tensor["payload_bytes"] + tensor["parameter_bytes"]
+        for tensor in model["tensors"]
+        if tensor["share"] in ("weights", "bias")
+    )
+
+
+def test_a_budget_is_met_in_the_file_that_ships(built: Path, project: Callable[..., Path]) -> None:
+    budget = 280
+    assert stored_bytes(built) > budget
+    folder = project(config=CONFIG.replace("epochs = 3", f'epochs = 12\nbudget = "{budget} B"'))
+    ran = sgsc_edge("build", folder, "--target", "tflite-int8", "--out", folder / "build")
+    assert ran.code == 0, ran.err
+    assert "shrink:" in ran.err
+    history = [json.loads(row) for row in (target(folder) / "history.jsonl").read_text().splitlines()]
+    assert stored_bytes(folder) == history[-1]["bytes"] <= budget
+    predicate = json.loads((target(folder) / "certificate.json").read_text())["predicate"]
+    assert predicate["verdict"] == "PASSED"
+
+
+def test_calibration_alone_is_a_baseline_from_the_same_command(built: Path, tmp_path: Path) -> None:
+    ran = sgsc_edge("build", built, "--target", "tflite-int8", "--out", tmp_path, "--method", "ptq")
+    assert ran.code in (0, 1), ran.err
+    assert (tmp_path / "tflite-int8" / "history.jsonl").read_bytes() == b""
 
 
 def test_a_model_that_saw_the_pool_is_compared_with_a_control(project: Callable[..., Path]) -> None:

@@ -135,11 +135,6 @@ def test_a_wrong_value_is_reported_at_its_line(
             "data.holdout=data:holdout",
             "statistics over an independent sample are not available in this version",
         ),
-        ("preservation.layer=features.8", "selection by Grad-CAM is not available in this version"),
-        ("compress.budget=6 kB", "learned bit depths are not available in this version"),
-        ("compress.alpha=1.0", "learned bit depths are not available in this version"),
-        ("compress.gamma=1.0", "learned bit depths are not available in this version"),
-        ("compress.lambda=1.0", "learned bit depths are not available in this version"),
     ],
 )
 def test_what_this_version_does_not_execute_is_refused(tmp_path: Path, setting: str, message: str) -> None:
@@ -151,13 +146,10 @@ def test_what_this_version_does_not_execute_is_refused(tmp_path: Path, setting: 
 
 def test_everything_wrong_is_reported_at_once(tmp_path: Path) -> None:
     text = GOOD.replace("epochs", "epoch").replace("max_drop = 0.01", 'max_drop = "x"')
-    found = problems(
-        write(tmp_path, text), "compress.budget=1 kB", "model.input.shape=[0]", "targets.x.gate.max_drop=1"
-    )
-    assert len(found) == 5
+    found = problems(write(tmp_path, text), "model.input.shape=[0]", "targets.x.gate.max_drop=1")
+    assert len(found) == 4
     assert all(
-        any(part in problem for problem in found)
-        for part in ("epoch:", "max_drop", "budget", "shape", "target")
+        any(part in problem for problem in found) for part in ("epoch:", "max_drop", "shape", "target")
     )
 
 
@@ -331,3 +323,64 @@ def test_budgets(text: str, budget: Budget, limit: int) -> None:
 def test_what_is_no_budget_is_refused(value: object) -> None:
     with pytest.raises(ValueError, match=r"size|ratio"):
         parse_budget(value)
+
+
+def test_the_shares_of_the_criteria_add_up_to_1(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD)
+    assert load_project(path).config.preservation.criteria() == {
+        "saliency": 1 / 3,
+        "uncertainty": 1 / 3,
+        "diversity": 1 / 3,
+    }
+    some = ["preservation.shares.saliency=3", "preservation.shares.diversity=0"]
+    assert load_project(path, some).config.preservation.criteria() == {"saliency": 0.75, "uncertainty": 0.25}
+    random = load_project(path, ["preservation.method=random"])
+    assert random.config.preservation.criteria() == {"random": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            [f"preservation.shares.{name}=0" for name in ("saliency", "uncertainty", "diversity")],
+            "greater than 0",
+        ),
+        (["preservation.shares.diversty=1"], "did you mean 'diversity'?"),
+        (["preservation.shares.saliency=-1"], "greater than or equal to 0"),
+        (["preservation.method=clever"], "'critical' or 'random'"),
+    ],
+)
+def test_wrong_shares_and_methods_are_refused(tmp_path: Path, settings: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_project(write(tmp_path, GOOD), settings)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "method"),
+    [
+        ((), "qat8"),
+        (("compress.budget=6 kB",), "sgsc"),
+        (("compress.gamma=0.1", "compress.lambda=0.5"), "sgsc"),
+        (("compress.budget=0.1x", "compress.method=ptq"), "ptq"),
+        (("compress.budget=0.1x", "compress.method=qat8"), "qat8"),
+    ],
+)
+def test_a_goal_chooses_the_method_unless_one_is_named(
+    tmp_path: Path, settings: tuple[str, ...], method: str
+) -> None:
+    assert load_project(write(tmp_path), settings).config.compress.chosen_method == method
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (("compress.method=sgsc",), "needs a budget, or a fixed gamma"),
+        (("compress.alpha=1.0",), "needs a budget, or a fixed gamma"),
+        (("compress.budget=6 kB", "compress.gamma=1.0"), "exclude each other"),
+    ],
+)
+def test_goals_that_do_not_fit_are_refused(tmp_path: Path, settings: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_project(write(tmp_path), settings)
+    assert message in str(caught.value)

@@ -1,0 +1,83 @@
+"""``sgsc-edge preserve [PROJECT]``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from sgsc_edge.cli.build import SET
+from sgsc_edge.cli.output import CONTEXT, Result, command_options, table
+
+if TYPE_CHECKING:
+    from sgsc_edge.api import Preserved
+    from sgsc_edge.preservation.selection import Selected
+    from sgsc_edge.preservation.summary import Group
+
+
+@click.command("preserve", context_settings=CONTEXT)
+@click.argument("project", default=".", type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    default="build",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Folder for preservation.json and preservation.png.",
+)
+@click.option("--set", "settings", **SET)
+@command_options
+def command(project: Path, out: Path, settings: tuple[str, ...]) -> Result:
+    """Choose PROJECT's preservation set, as a build does, and show it."""
+    from sgsc_edge.api import preserve
+
+    preserved = preserve(project, out=out, settings=settings)
+    selection = preserved.selection
+    document = {
+        "files": [str(path) for path in preserved.files],
+        **selection.model_dump(mode="json", exclude={"samples"}),
+        **preserved.summary.to_json(),
+    }
+    return Result(document, _text(preserved))
+
+
+def _text(preserved: Preserved) -> str:
+    selection, summary = preserved.selection, preserved.summary
+    saliency = (
+        f"Grad-CAM at {selection.grad_cam}"
+        if selection.grad_cam is not None
+        else f"gradient times activation at {selection.features}"
+    )
+    head = (
+        f"{selection.rest.different} training samples and a pool of {selection.pool.different}; "
+        f"saliency: {saliency}; clusters: input of {selection.features}"
+    )
+    groups = [_HEADINGS, *(_group_row(group) for group in summary.groups)]
+    hardest = [_HARDEST, *(_sample_row(one) for samples in summary.hardest.values() for one in samples)]
+    missing = [
+        f"{part} has no sample of label {', '.join(map(str, labels))}: raise preservation.fraction"
+        for part, labels in summary.uncovered.items()
+        if labels
+    ]
+    files = "\n".join(str(path) for path in preserved.files)
+    return "\n\n".join([head, table(groups), table(hardest), *missing, files])
+
+
+_HEADINGS = (
+    *("part", "criterion", "samples", "share", "labels", "clusters", "float wrong"),
+    *("1 - max p (10 %, 50 %, 90 %)", "saliency (10 %, 50 %, 90 %)"),
+)
+_HARDEST = ("part", "hardest sample", "label", "decided", "1 - max p", "margin", "chosen for")
+
+
+def _group_row(group: Group) -> tuple[str, ...]:
+    counts = (group.samples, f"{group.share:.1%}", group.classes, group.clusters, group.errors)
+    figures = (
+        "  ".join(f"{value:.2g}" for value in group.quantiles[name]) for name in ("uncertainty", "saliency")
+    )
+    return (group.part, group.criterion, *map(str, counts), *figures)
+
+
+def _sample_row(one: Selected) -> tuple[str, ...]:
+    scores = (f"{one.scores.uncertainty:.3f}", f"{one.scores.margin:.3f}")
+    return (one.part, one.hash[:16], str(one.label), str(one.prediction), *scores, ", ".join(one.reasons))

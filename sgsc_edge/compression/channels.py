@@ -1,0 +1,131 @@
+"""Which channels of which value live, followed through the network.
+
+Each layer says how alive its output channels are, 1 or 0 (or between, where gradients shall flow); this
+module follows that through activations, pools, Add, Concat and flatten to the inputs of the layers behind.
+A channel counts as dead only where its value is exactly 0; wherever an op could make something else of it,
+it counts as alive.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import fx, nn
+
+from sgsc_edge.compression.layers import QUANTIZER_PREFIX, QuantizedModel, QuantLayer
+from sgsc_edge.size import CHANNEL_BYTES
+
+_KEEP_ZERO = frozenset(
+    {
+        *("Relu", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean", "Pad"),
+        *("Dropout", "Identity", "Squeeze"),
+    }
+)
+"""Ops that make 0 of 0, channel by channel (a Clip whose range leaves out 0 is refused by lowering)."""
+
+
+@dataclass(frozen=True, eq=False)
+class LayerUse:
+    """One layer where it is called: its name, module, and the liveness of its inputs and outputs.
+
+    ``inputs`` [I] and ``outputs`` [O] are float32 in 0..1.
+    """
+
+    name: str
+    layer: QuantLayer
+    inputs: torch.Tensor
+    outputs: torch.Tensor
+
+    @property
+    def kernel(self) -> int:
+        """Weights for one input and one output channel."""
+        return math.prod(self.layer.weight.shape[2:])
+
+    def stored_bytes(self, bits: torch.Tensor) -> torch.Tensor:
+        """Bytes as the target stores them (``sgsc_edge.size``); channel i takes ``bits`` [O] a weight."""
+        if is_depthwise(self.layer):
+            weights = self.outputs * self.kernel
+        else:
+            reads = self.inputs.sum() / _groups(self.layer)
+            weights = self.outputs * reads * self.kernel
+        return (weights * bits / 8).sum() + self.outputs.sum() * CHANNEL_BYTES
+
+
+def answering(model: QuantizedModel) -> frozenset[str]:
+    """Names of the layers whose channels are the model's outputs: no class may be removed."""
+    (output,) = (node for node in model.module.graph.nodes if node.op == "output")
+    found, pending = set(), list(output.all_input_nodes)
+    while pending:
+        node = pending.pop()
+        called = model.module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if isinstance(called, QuantLayer):
+            found.add(str(node.target))
+        else:
+            pending.extend(node.all_input_nodes)
+    return frozenset(found)
+
+
+def is_depthwise(layer: QuantLayer) -> bool:
+    """Whether each output channel reads one input channel."""
+    return _groups(layer) > 1 and layer.weight.shape[1] == 1
+
+
+def _groups(layer: QuantLayer) -> int:
+    return layer.layer.groups if isinstance(layer.layer, nn.Conv2d) else 1
+
+
+def follow(model: QuantizedModel, alive: Mapping[str, torch.Tensor]) -> Iterator[LayerUse]:
+    """The layers in order, with the liveness that reaches their inputs.
+
+    Parameters
+    ----------
+    alive: layer name -> liveness of its own output channels, float32 [O].
+    """
+    values: dict[str, _Value] = {}
+    for node in model.module.graph.nodes:
+        inputs = [values[argument.name] for argument in node.all_input_nodes if argument.name in values]
+        if node.name not in model.kinds:
+            if inputs and str(node.target).startswith(QUANTIZER_PREFIX):
+                values[node.name] = inputs[0]
+            continue
+        shape = model.shapes[node.name]
+        called = model.module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if isinstance(called, QuantLayer):
+            outputs = alive[str(node.target)]
+            if is_depthwise(called):
+                outputs = outputs * inputs[0].live.repeat_interleave(len(outputs) // len(inputs[0].live))
+            yield LayerUse(str(node.target), called, inputs[0].live, outputs)
+            values[node.name] = _Value(outputs, shape)
+        else:
+            values[node.name] = _Value(_through(node, model, inputs, shape), shape)
+
+
+@dataclass(frozen=True, eq=False)
+class _Value:
+    """Liveness of a value's channels (axis 1) and its shape for a batch of two."""
+
+    live: torch.Tensor
+    shape: tuple[int, ...]
+
+
+def _through(
+    node: fx.Node, model: QuantizedModel, inputs: list[_Value], shape: tuple[int, ...]
+) -> torch.Tensor:
+    """Liveness behind an op that is no layer."""
+    kind, channels = model.kinds[node.name], shape[1] if len(shape) > 1 else 1
+    lives = [value.live for value in inputs]
+    if kind in _KEEP_ZERO and len(lives[0]) == channels:
+        return lives[0]
+    if kind in ("Add", "Mul") and all(len(live) == channels for live in lives):
+        # 0 + 0 is 0, and so is 0 times anything.
+        return torch.maximum(lives[0], lives[-1]) if kind == "Add" else lives[0] * lives[-1]
+    if kind == "Concat" and sum(map(len, lives)) == channels:
+        return torch.cat(lives)
+    if kind in ("Flatten", "Reshape") and len(shape) == 2 and len(inputs[0].shape) == 4:
+        cells = inputs[0].shape[2] * inputs[0].shape[3]
+        if len(lives[0]) * cells == channels:
+            return lives[0].repeat_interleave(cells)
+    return torch.ones(channels)

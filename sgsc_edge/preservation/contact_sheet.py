@@ -1,0 +1,153 @@
+"""The preservation set as a picture: a row a part and criterion, its first choices of every class in turn."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sgsc_edge.preservation.selection import Selected, Selection
+from sgsc_edge.preservation.sets import PreservationSet
+from sgsc_edge.project import Config
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from PIL.ImageDraw import ImageDraw
+
+COLUMNS = 20
+_SIDE = 56  # pixels of a thumbnail's longer side
+_GAP = 6
+_TEXT = 14  # height of a line
+_LEFT = 96  # width of the row titles
+_TITLE = 24
+_INK, _PALE, _WRONG, _PAPER = (32, 32, 32), (120, 120, 120), (190, 30, 30), (255, 255, 255)
+
+Pixels = NDArray[np.uint8]
+
+
+def has_pictures(shape: Sequence[int]) -> bool:
+    """Whether a sample's shape is that of an image: [1 or 3, H, W]."""
+    return len(shape) == 3 and shape[0] in (1, 3) and min(shape[1:]) > 1
+
+
+def contact_sheet(config: Config, samples: PreservationSet, selection: Selection) -> bytes:
+    """PNG of the first choices; under each its label, then the float model's decision, red where wrong.
+
+    The samples must be images (``has_pictures``); values go from black to white over the range that
+    ``model.input`` states, or else over that of the samples shown.
+    """
+    from PIL import Image, ImageDraw
+
+    rows = {
+        (part, criterion): _first_choices(selection.part(part), criterion)
+        for part in ("guide", "watch", "certify")
+        for criterion in selection.shares
+    }
+    pixels = _pixels(config, _inputs(samples, [one for row in rows.values() for one in row]))
+    columns = max((len(row) for row in rows.values()), default=1)
+    step, height = _SIDE + _GAP, _SIDE + 2 * _TEXT + _GAP
+    size = (_LEFT + columns * step + _GAP, _TITLE + len(rows) * height + _GAP)
+    sheet = Image.new("RGB", size, _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    names = config.data.classes
+    _title(draw, config.project.name, selection)
+    for number, ((part, criterion), row) in enumerate(rows.items()):
+        top = _TITLE + number * height
+        draw.text((_GAP, top), part, fill=_INK)
+        draw.text((_GAP, top + _TEXT), criterion, fill=_PALE)
+        for column, one in enumerate(row):
+            left = _LEFT + column * step
+            sheet.paste(_thumbnail(pixels[one.hash]), (left, top))
+            _caption(draw, (left, top + _SIDE), one, names)
+    file = io.BytesIO()
+    sheet.save(file, format="PNG", optimize=True)
+    return file.getvalue()
+
+
+def _first_choices(part: Sequence[Selected], criterion: str) -> list[Selected]:
+    """The first choice of each class, then the second ones, and so on."""
+    before: Counter[int] = Counter()
+    turns = []
+    for one in sorted(
+        (one for one in part if one.criterion == criterion), key=lambda one: one.ranks[criterion]
+    ):
+        turns.append((before[one.label], one.label, one))
+        before[one.label] += 1
+    return [one for *_, one in sorted(turns, key=lambda turn: turn[:2])][:COLUMNS]
+
+
+def _inputs(samples: PreservationSet, shown: Sequence[Selected]) -> dict[str, NDArray[np.float32]]:
+    """Inputs [C, H, W] by content hash."""
+    places = {
+        digest: (part, index) for part in samples.parts.values() for index, digest in enumerate(part.hashes)
+    }
+    found = {}
+    for one in shown:
+        part, index = places[one.hash]
+        found[one.hash] = np.asarray(part.dataset[index][0], dtype=np.float32)
+    return found
+
+
+def _pixels(config: Config, inputs: Mapping[str, NDArray[np.float32]]) -> dict[str, Pixels]:
+    """RGB uint8 [H, W, 3] by content hash."""
+    stated = config.model.input
+
+    def per_channel(values: Sequence[float]) -> NDArray[np.float32]:
+        return np.array(values, dtype=np.float32)[:, None, None]
+
+    raw = {
+        digest: values * per_channel(stated.std or (1.0,)) + per_channel(stated.mean or (0.0,))
+        for digest, values in inputs.items()
+    }
+    low, high = stated.range or (
+        min((float(values.min()) for values in raw.values()), default=0.0),
+        max((float(values.max()) for values in raw.values()), default=1.0),
+    )
+    scale = 255 / (high - low) if high > low else 0.0
+    pixels = {}
+    for digest, values in raw.items():
+        image = np.clip(np.rint((values - low) * scale), 0, 255).astype(np.uint8)
+        image = image[::-1] if stated.color == "bgr" else image
+        rgb = np.broadcast_to(image, (3, *image.shape[1:]))
+        pixels[digest] = np.ascontiguousarray(rgb.transpose(1, 2, 0))
+    return pixels
+
+
+def _thumbnail(pixels: Pixels) -> Image:
+    """At most ``_SIDE`` pixels wide and high; small images grow by whole factors."""
+    from PIL import Image
+
+    image = Image.fromarray(pixels)
+    longest = max(image.size)
+    if longest <= _SIDE:
+        factor = _SIDE // longest
+        return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+    size = (max(image.width * _SIDE // longest, 1), max(image.height * _SIDE // longest, 1))
+    return image.resize(size, Image.Resampling.BOX)
+
+
+def _title(draw: ImageDraw, name: str, selection: Selection) -> None:
+    parts = ", ".join(f"{len(selection.part(part))} {part}" for part in ("guide", "watch", "certify"))
+    text = f"{name}: preservation set ({parts}). First choices of each class: label, then float decision"
+    draw.text((_GAP, _GAP), _latin(text), fill=_INK)
+
+
+def _caption(draw: ImageDraw, corner: tuple[int, int], one: Selected, names: Sequence[str] | None) -> None:
+    """Label and decision on two lines, cut to the thumbnail's width."""
+    left, top = corner
+    wrong = one.label != one.prediction
+    for line, label in enumerate((one.label, one.prediction)):
+        text = _latin(names[label] if names else str(label))
+        while len(text) > 1 and draw.textlength(text) > _SIDE:
+            text = text[:-1]
+        ink = _INK if line == 0 else _WRONG if wrong else _PALE
+        draw.text((left, top + line * (_TEXT - 2)), text, fill=ink)
+
+
+def _latin(text: str) -> str:
+    """Text for Pillow's own font, which has no more than Latin letters in some builds."""
+    return text.encode("latin-1", "replace").decode("latin-1")

@@ -1,0 +1,185 @@
+"""What the float model says about each sample: decision, saliency, uncertainty, cluster.
+
+Samples are put into the order of their content hashes, equal contents counted once, before they are cut into
+batches: the figures depend neither on the data set's order nor on what else shares a sample's content.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from sgsc_edge.errors import ModelError
+from sgsc_edge.preservation.diversity import MAX_CLUSTERS, clusters
+from sgsc_edge.preservation.pool import ID_LENGTH, distinct
+from sgsc_edge.preservation.saliency import Saliency, grad_cam, gradient_times_activation
+from sgsc_edge.preservation.taps import Taps, inputs_of
+from sgsc_edge.preservation.uncertainty import uncertainty
+
+MAX_FEATURES = 1024
+"""Wider features are projected at random to this width for clustering (Johnson-Lindenstrauss)."""
+
+_BATCH = 256
+_BATCH_VALUES = 2**21  # input values a batch at most: 13 images of 3x224x224
+_LOG_EVERY_S = 10.0
+
+log = logging.getLogger("sgsc_edge")
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Samples in the order of their content hashes, with one entry each in every column.
+
+    Parameters
+    ----------
+    hashes: content hashes, ascending, each once.
+    index: int64 [n], positions in the data set.
+    label, prediction: int64 [n].
+    saliency: float64 [n], see ``saliency``.
+    uncertainty, margin, entropy: float64 [n], see ``uncertainty``; the first is 1 - max p.
+    cluster: int64 [n]; distance: float64 [n] to the cluster's centre; see ``diversity``.
+    """
+
+    hashes: tuple[str, ...]
+    index: NDArray[np.int64]
+    label: NDArray[np.int64]
+    prediction: NDArray[np.int64]
+    saliency: NDArray[np.float64]
+    uncertainty: NDArray[np.float64]
+    margin: NDArray[np.float64]
+    entropy: NDArray[np.float64]
+    cluster: NDArray[np.int64]
+    distance: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.hashes)
+
+
+def score(
+    model: nn.Module,
+    dataset: Dataset[tuple[Tensor, int]],
+    hashes: Sequence[str],
+    labels: Sequence[int],
+    *,
+    taps: Taps,
+    wanted: int,
+    seed: int,
+    name: str,
+) -> Scores:
+    """Score the samples of a data set with a float model in evaluation mode; nothing in it is changed.
+
+    Parameters
+    ----------
+    hashes, labels: of every sample, in the data set's order; see ``distinct``.
+    wanted: how many samples will be chosen; there are no more clusters than that.
+    seed: of the clustering.
+    name: what is scored, for progress and errors.
+
+    Raises
+    ------
+    ModelError: a logit, feature or gradient is not finite, or no gradient reaches the layer.
+    """
+    chosen = distinct(hashes, labels)
+    order, index = list(chosen), np.array(list(chosen.values()), dtype=np.int64)
+    logits, saliency, features = _observe(model, dataset, index, taps, name)
+    for values in (logits, saliency, features):
+        _check_finite(values, order, name)
+    found = clusters(features, min(wanted, MAX_CLUSTERS), seed)
+    doubt = uncertainty(logits)
+    return Scores(
+        hashes=tuple(order),
+        index=index,
+        label=np.array([labels[position] for position in index], dtype=np.int64),
+        prediction=logits.argmax(axis=1).astype(np.int64),
+        saliency=saliency.astype(np.float64),
+        uncertainty=doubt.least_confidence,
+        margin=doubt.margin,
+        entropy=doubt.entropy,
+        cluster=found.cluster,
+        distance=found.distance,
+    )
+
+
+def _observe(
+    model: nn.Module, dataset: Dataset[tuple[Tensor, int]], order: NDArray[np.int64], taps: Taps, name: str
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Logits [n, K], saliency [n] and features [n, d]: one forward and one partial backward pass a batch."""
+    modules = dict(model.named_modules())
+    columns: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
+    with _logits_of(model, modules, taps) as (run, latest), inputs_of(modules[taps.features]) as features:
+        saliency = _saliency(run, modules, taps)
+        for inputs in _batches(dataset, order, name):
+            columns[1].append(saliency(inputs))
+            columns[0].append(latest[0].detach().clone())
+            columns[2].append(_flat_features(features[0].detach(), modules[taps.features]))
+    logits, intensity, penultimate = (torch.cat(column).numpy() for column in columns)
+    return logits, intensity, penultimate
+
+
+@contextlib.contextmanager
+def _logits_of(
+    model: nn.Module, modules: dict[str, nn.Module], taps: Taps
+) -> Iterator[tuple[Callable[[Tensor], Tensor], list[Tensor]]]:
+    """A function from inputs [n, ...] to each decision's logit [n]; the list has its last logits [n, K]."""
+    latest: list[Tensor] = []
+    with contextlib.ExitStack() as stack:
+        ending = None if taps.softmax is None else stack.enter_context(inputs_of(modules[taps.softmax]))
+
+        def run(inputs: Tensor) -> Tensor:
+            outputs: Tensor = model(inputs)
+            latest[:] = [outputs if ending is None else ending[0]]
+            decided = latest[0].detach().argmax(1, keepdim=True)
+            return latest[0].gather(1, decided).squeeze(1)
+
+        yield run, latest
+
+
+def _saliency(run: Callable[[Tensor], Tensor], modules: dict[str, nn.Module], taps: Taps) -> Saliency:
+    if taps.grad_cam is None:
+        return gradient_times_activation(run, modules[taps.features], taps.features)
+    return grad_cam(run, modules[taps.grad_cam], taps.grad_cam)
+
+
+def _flat_features(features: Tensor, layer: nn.Module) -> Tensor:
+    """One row a sample: the mean over positions where the layer has several, projected where too wide."""
+    if isinstance(layer, nn.Linear):
+        rows = features.flatten(1, -2).mean(1) if features.ndim > 2 else features
+    else:
+        rows = features.flatten(2).mean(2)
+    if rows.shape[1] > MAX_FEATURES:
+        generator = torch.Generator().manual_seed(0)
+        rows = rows @ (torch.randn(rows.shape[1], MAX_FEATURES, generator=generator) / MAX_FEATURES**0.5)
+    return rows.clone()
+
+
+def _batches(dataset: Dataset[tuple[Tensor, int]], order: NDArray[np.int64], name: str) -> Iterator[Tensor]:
+    """Stacked inputs in the given order, with a line of progress now and then."""
+    size = max(1, min(_BATCH, _BATCH_VALUES // max(dataset[int(order[0])][0].numel(), 1)))
+    started = shown = time.monotonic()
+    for start in range(0, len(order), size):
+        yield torch.stack([dataset[int(index)][0] for index in order[start : start + size]])
+        now, done = time.monotonic(), min(start + size, len(order))
+        if now - shown >= _LOG_EVERY_S and done < len(order):
+            shown = now
+            left = (now - started) / done * (len(order) - done)
+            log.info("preserve: %s: %d of %d samples, %.0f s left", name, done, len(order), left)
+
+
+def _check_finite(values: NDArray[np.float32], hashes: Sequence[str], name: str) -> None:
+    bad = np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))
+    if len(bad):
+        raise ModelError(
+            f"the float model gives NaN or infinity for {len(bad)} samples of {name} "
+            f"(the first has the id {hashes[bad[0]][:ID_LENGTH]})",
+            where="model.factory",
+            remedy="train the float model again, or remove these samples",
+        )

@@ -1,0 +1,117 @@
+"""``preservation.json``: which samples were chosen, by what, and what the float model said about them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sgsc_edge.artifacts import read_json, write_json
+from sgsc_edge.errors import FileFormatError
+from sgsc_edge.preservation.split import ChosenPart
+
+SCHEMA = "sgsc-edge-preservation/1"
+_MAX_BYTES = 2**30
+
+Count = Annotated[int, Field(ge=0)]
+
+
+class _Frozen(BaseModel):
+    """Immutable, without unknown keys, silent conversions, NaN or infinities."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class SampleScores(_Frozen):
+    """What the float model said about a sample.
+
+    Parameters
+    ----------
+    saliency: Grad-CAM intensity, see ``sgsc_edge.preservation.saliency``.
+    uncertainty, margin, entropy: 1 - max p, p of the first class minus the second, and nats.
+    cluster: of the penultimate features; numbered for the training data and for the pool on their own.
+    """
+
+    saliency: float
+    uncertainty: float
+    margin: float
+    entropy: float
+    cluster: Count
+
+
+class Selected(_Frozen):
+    """One sample of the preservation set.
+
+    Parameters
+    ----------
+    hash: SHA-256 of the content; its first 16 digits are the id of reports.
+    criterion: chose it.
+    reasons: every criterion that had it among the first choices of its class.
+    ranks: its rank within its class by each criterion, from 1.
+    """
+
+    hash: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    part: ChosenPart
+    label: Count
+    prediction: Count
+    criterion: str
+    reasons: Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
+    ranks: dict[str, Count]
+    scores: SampleScores
+
+
+class SideCounts(_Frozen):
+    """What the samples were chosen from: all, different ones, and different ones of each label."""
+
+    samples: Count
+    different: Count
+    labels: dict[str, Count]
+
+
+class Selection(_Frozen):
+    """A preservation set without its samples' contents.
+
+    Parameters
+    ----------
+    shares: criterion -> its share; they add up to 1.
+    grad_cam: the layer of Grad-CAM; None where gradient times activation took its place.
+    features: the layer whose input was clustered.
+    rest, pool: what guide, and what watch and certify, were chosen from.
+    samples: by part (guide, watch, certify), then as chosen: by class, the criteria in turn.
+    """
+
+    method: Literal["critical", "random"]
+    shares: dict[str, float]
+    seed: Count
+    grad_cam: str | None
+    features: str
+    rest: SideCounts
+    pool: SideCounts
+    samples: Annotated[tuple[Selected, ...], Field(strict=False)]
+
+    def part(self, name: str) -> tuple[Selected, ...]:
+        """The samples of one part."""
+        return tuple(sample for sample in self.samples if sample.part == name)
+
+
+def write_selection(path: Path, selection: Selection) -> None:
+    """Write ``preservation.json``; the same selection gives the same bytes."""
+    document: Mapping[str, object] = selection.model_dump(mode="json")
+    write_json(path, {"schema": SCHEMA, **document})
+
+
+def read_selection(path: Path) -> Selection:
+    """Read ``preservation.json``; ``FileFormatError`` where it is malformed."""
+    document = read_json(path, _MAX_BYTES)
+    if not isinstance(document, dict) or document.pop("schema", None) != SCHEMA:
+        raise FileFormatError(f"is no {SCHEMA} document", where=str(path), remedy="run preserve again")
+    try:
+        return Selection.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise FileFormatError(
+            f"{place}: {first['msg']}", where=str(path), remedy="run preserve again"
+        ) from error

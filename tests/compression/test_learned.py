@@ -1,0 +1,220 @@
+"""Learned depths: gradients, sizes, the exact fit, the controller, and whole small compressions."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from compression.models import Busy, Plain, inputs, randomised
+from compression.test_loop import compression, data
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from sgsc_edge.compression.channels import follow
+from sgsc_edge.compression.compress import Compression, Guard
+from sgsc_edge.compression.controller import Controller
+from sgsc_edge.compression.fit import fit, stored_bytes
+from sgsc_edge.compression.layers import QuantizedModel, quantize_model
+from sgsc_edge.compression.learned import Goal
+from sgsc_edge.compression.loop import Trainer
+from sgsc_edge.size import LayerSize
+
+
+def masks_of(model: QuantizedModel) -> dict[str, torch.Tensor]:
+    return {name: torch.ones(len(layer.mask)) for name, layer in model.layers()}
+
+
+def quantized(network: nn.Module) -> QuantizedModel:
+    return quantize_model(randomised(network), inputs()[0])
+
+
+def test_stored_bytes_follow_the_formula() -> None:
+    model = quantized(Plain())
+    assert stored_bytes(model, masks_of(model)) == sum(
+        size.nbytes for size in (LayerSize(inputs=1, outputs=4, kernel=9), LayerSize(inputs=36, outputs=3))
+    )
+
+
+def test_a_dead_channel_takes_its_readers_columns_along() -> None:
+    model = quantized(Plain())
+    masks = masks_of(model)
+    masks["features.0"][1] = 0.0
+    uses = {use.name: use for use in follow(model, masks)}
+    assert uses["head"].inputs.tolist() == [1.0] * 9 + [0.0] * 9 + [1.0] * 18
+    assert stored_bytes(model, masks) == stored_bytes(model, masks_of(model)) - (9 + 28) - 9 * 3
+
+
+def test_liveness_passes_depthwise_add_and_concat() -> None:
+    model = quantized(Busy())
+    masks = masks_of(model)
+    masks["first"][0] = 0.0
+    masks["depthwise"][1] = 0.0
+    uses = {use.name: use for use in follow(model, masks)}
+    assert uses["depthwise"].outputs.tolist() == [0.0, 0.0, 1.0, 1.0]  # its own, and its input's
+    assert uses["head"].inputs.tolist() == [1.0] * 8  # a shift by a constant and a lone norm revive zeros
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(400, 1400), st.integers(0, 50))
+def test_the_fit_never_exceeds_the_budget_and_keeps_the_important(budget: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    model = quantized(nn.Sequential(nn.Conv2d(1, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 3), nn.ReLU()))
+    importance = {name: torch.rand(len(mask)) for name, mask in masks_of(model).items()}
+    kept = fit(model, masks_of(model), importance, budget)
+    assert stored_bytes(model, kept) <= budget
+    assert all(mask.sum() >= 1 for mask in kept.values())
+    first = importance["0"]
+    if (kept["0"] == 0).any():
+        assert first[kept["0"] > 0].min() >= first[kept["0"] == 0].max()
+
+
+def test_the_smallest_network_is_kept_where_no_budget_suffices() -> None:
+    model = quantized(Plain())
+    importance = {name: torch.rand(len(mask)) for name, mask in masks_of(model).items()}
+    kept = fit(model, masks_of(model), importance, budget=1)
+    assert [int(mask.sum()) for mask in kept.values()] == [1, 3]  # every class keeps its logit
+
+
+def test_the_task_loss_moves_depths() -> None:
+    model = compression().calibrated()
+    for _, layer in model.layers():
+        layer.quantizer.bits.requires_grad_(True)
+        layer.quantizer.bits.data.fill_(3.0)  # the clamp binds: the scale is still that of 8 bits
+    x, labels = data().tensors
+    nn.functional.cross_entropy(model.module(x), labels).backward()
+    for name, layer in model.layers():
+        assert layer.quantizer.bits.grad is not None, name
+        assert float(layer.quantizer.bits.grad.abs().max()) > 0, name
+
+
+# --- the controller -------------------------------------------------------------------------------
+
+BITS = {"a": torch.tensor([8.0, 3.0, 1.0]), "b": torch.tensor([4.0] * 7)}
+SENSITIVITY = {"a": torch.tensor([9.0, 5.0, 8.0]), "b": torch.tensor([0.1] * 7)}
+
+
+def test_small_falls_are_left_alone() -> None:
+    controller = Controller(baseline=0.99, trip=0.02, release=0.01)
+    assert controller.check(1, 0.975, BITS, SENSITIVITY) == {}
+    assert not controller.holding
+    assert controller.actions == []
+
+
+def test_the_most_sensitive_channels_get_bits_back_until_it_holds() -> None:
+    controller = Controller(baseline=0.99, trip=0.02, release=0.01)
+    changed = controller.check(10, 0.90, BITS, SENSITIVITY)
+    assert {name: bits.tolist() for name, bits in changed.items()} == {"a": [8.0, 3.0, 4.0]}
+    (action,) = controller.actions
+    assert action["step"] == 10
+    assert action["restored"] == [
+        {"layer": "a", "channel": 2, "sensitivity": 8.0, "before": 1.0, "after": 4.0}
+    ]
+    assert controller.holding
+    assert controller.check(20, 0.975, BITS, SENSITIVITY)  # better than trip, not yet within release
+    assert controller.check(30, 0.985, BITS, SENSITIVITY) == {}
+    assert not controller.holding
+
+
+# --- whole compressions ---------------------------------------------------------------------------
+
+
+def trained() -> nn.Module:
+    """A float model that has learned the task."""
+    torch.manual_seed(0)
+    model = Plain().train()
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    x, labels = data().tensors
+    for _ in range(60):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), labels).backward()
+        optimizer.step()
+    return model.eval()
+
+
+def learning(budget: int | None, **options: float | bool) -> Compression:
+    goal = Goal(budget=budget, **options)  # type: ignore[arg-type]
+    return replace(
+        compression(epochs=12),
+        model=trained(),
+        method="sgsc",
+        guide=tuple(range(0, 120, 4)),
+        goal=goal,
+        guard=Guard("accuracy", 0.1),
+    )
+
+
+def history(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+
+
+def test_a_budget_is_met_and_the_task_still_learned(tmp_path: Path) -> None:
+    this = learning(280)
+    model = this.quantized()
+    assert stored_bytes(model, masks_of(model)) > 280
+    this.run(tmp_path, "key")
+    rows = history(tmp_path)
+    assert 0.75 * 280 <= rows[-1]["bytes"] <= 280  # channels of this network take 64 bytes
+    assert rows[-1]["learned_bytes"] <= rows[-1]["bytes"]
+    assert rows[-1]["watch_accuracy"] > 0.9
+
+
+def test_dead_channels_have_no_integers_and_no_bias(tmp_path: Path) -> None:
+    tensors = learning(280).run(tmp_path, "key").tensors()
+    dead = (tensors["features.0.weight"] == 0).flatten(1).all(1)
+    assert 1 <= int(dead.sum()) < 4
+    assert not tensors["features.0.bias"][dead].any()
+
+
+def test_a_killed_compression_ends_as_an_unbroken_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sgsc_edge.compression.loop import Trainer
+
+    unbroken = learning(280).run(tmp_path / "a", "key").tensors()
+    save = Trainer._save
+
+    class StopError(Exception):
+        pass
+
+    for epochs in (3, 9):  # while learning, and while settling
+
+        def killed(trainer: Trainer, *rest: object, epochs: int = epochs) -> None:
+            save(trainer, *rest)  # type: ignore[arg-type]
+            if len(rest[1]) == epochs:  # type: ignore[arg-type]
+                raise StopError
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Trainer, "_save", killed)
+            with pytest.raises(StopError):
+                learning(280).run(tmp_path / "b", "key")
+    resumed = learning(280).run(tmp_path / "b", "key").tensors()
+    for name, tensor in unbroken.items():
+        assert torch.equal(tensor, resumed[name]), name
+    for name in ("history.jsonl", "controller.jsonl"):
+        assert (tmp_path / "a" / name).read_text() == (tmp_path / "b" / name).read_text()
+
+
+def test_the_controller_saves_a_run_that_fails_without_it(tmp_path: Path) -> None:
+    """A fixed weight far too large: nothing but the controller stands against it."""
+    ends = {}
+    for guard in (False, True):
+        folder = tmp_path / str(guard)
+        this = replace(learning(None, gamma=30.0, guard=guard), guard=Guard("loss", 0.1))
+        this.run(folder, "key")
+        ends[guard] = history(folder)[-1]["watch_loss"]
+        actions = (folder / "controller.jsonl").read_text().splitlines()
+        assert bool(actions) == guard
+    assert ends[True] < 0.2
+    assert ends[False] > 1.0  # as good as guessing among three classes
+
+
+def test_ptq_calibrates_without_training(tmp_path: Path) -> None:
+    this = replace(compression(), method="ptq")
+    tensors = this.run(tmp_path, "key").tensors()
+    assert history(tmp_path) == []
+    assert len(data()) == 120
+    assert int(tensors["features.0.weight"].abs().max()) == 127
