@@ -89,7 +89,7 @@ lint: $(STAMPS)/dev  ## ruff and mypy only
 
 # --- benchmarks: results go to benchmarks/results/*.json and into docs/results.md ----------------------------
 
-.PHONY: bench-exactness bench-digits bench-mnist bench-lowering bench-cli bench-reproducible bench-report
+.PHONY: bench-exactness bench-digits bench-mnist bench-preserve bench-lowering bench-cli bench-reproducible bench-report
 bench-exactness: $(STAMPS)/demo  ## kernels against the integer executor, on the certify sets
 	$(BIN)/python -m benchmarks.exactness
 
@@ -98,6 +98,9 @@ bench-digits: $(STAMPS)/demo  ## digits: float against int8, five seeds
 
 bench-mnist: $(STAMPS)/demo $(MNIST)/float.safetensors  ## MNIST: float against int8
 	$(BIN)/python -m benchmarks.mnist_int8
+
+bench-preserve: $(STAMPS)/demo $(MNIST)/float.safetensors  ## time of choosing MNIST's preservation set
+	$(BIN)/python -m benchmarks.preserve_time
 
 bench-lowering: $(STAMPS)/demo  ## lowering time against onnx2tf (makes an environment of its own)
 	$(BIN)/python -m benchmarks.lowering_time

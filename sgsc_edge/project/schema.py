@@ -77,6 +77,11 @@ def _as_list(value: object) -> object:
     return [value] if isinstance(value, (int, float)) and not isinstance(value, bool) else value
 
 
+def _as_name(value: object) -> object:
+    """A layer of an ``nn.Sequential`` is called by its number: ``--set preservation.layer=3`` names one."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
 Spec = Annotated[str, AfterValidator(_spec)]
 Task = Annotated[str, AfterValidator(_one_of(TASKS))]
 Metric = Annotated[str, AfterValidator(_one_of(METRICS))]
@@ -182,7 +187,7 @@ class PreservationSection(_Section):
     pool_fraction: Fraction = 0.2
     method: Literal["critical", "random"] = "critical"
     shares: SharesSection = SharesSection()
-    layer: Annotated[str, Field(min_length=1)] | None = None
+    layer: Annotated[str, BeforeValidator(_as_name), Field(min_length=1)] | None = None
     must_keep: Spec | None = None
 
     def criteria(self) -> dict[str, float]:

@@ -13,7 +13,17 @@ import pytest
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT))  # benchmarks/ is not part of the installed package
 
-from benchmarks import digits_seeds, exactness, lowering_time, mnist_int8, record, report, timing  # noqa: E402
+from benchmarks import (  # noqa: E402
+    digits_seeds,
+    exactness,
+    lowering_time,
+    mnist_int8,
+    preserve_time,
+    record,
+    report,
+    timing,
+)
+from sgsc_edge.preservation.selection import Selection, SideCounts  # noqa: E402
 
 
 @pytest.fixture
@@ -104,3 +114,21 @@ def test_a_failing_process_is_not_timed() -> None:
     with pytest.raises(SystemExit, match=r"(?s)exit code 3.*reason"):
         timing.wall_time([sys.executable, "-c", "import sys; print('reason'); sys.exit(3)"])
     assert timing.wall_time([sys.executable, "-c", "raise SystemExit(1)"], allowed=(0, 1)) > 0
+
+
+@pytest.mark.parametrize(("seconds", "met"), [(89.0, True), (91.0, False)])
+def test_preserve_limit_is_on_the_median(seconds: float, met: bool) -> None:
+    counts = SideCounts(samples=30_000, different=30_000, labels={"0": 30_000})
+    selection = Selection(
+        method="critical",
+        shares={},
+        seed=0,
+        grad_cam=None,
+        features="c",
+        rest=counts,
+        pool=counts,
+        samples=(),
+    )
+    rows = preserve_time.rows([1.0, seconds, 200.0], selection)
+    assert [row.met for row in rows] == [met, None, None, None]
+    assert "60,000" in rows[0].measure
