@@ -222,7 +222,7 @@ def test_options_come_from_the_environment_too(project: Path) -> None:
         "build",
         project,
         SGSC_EDGE_TARGET="tflite-int8",
-        SGSC_EDGE_SET="compress.epochs=0;compress.budget=6 kB",
+        SGSC_EDGE_SET="compress.epochs=0;compress.budget=6 kg",
         SGSC_EDGE_JSON="1",
     )
     assert [problem.split(":")[1] for problem in document(done)["error"]["problems"]] == [

@@ -14,11 +14,15 @@ import onnx
 import pytest
 from pipeline.conftest import CONFIG, DATA, MODEL, sgsc_edge
 
-from sgsc_edge.artifacts import read_npz, sha256_file, write_npz
+from sgsc_edge.artifacts import read_npz, sha256_file, write_json, write_npz
+from sgsc_edge.certification.certificate import read_certificate, seal
+from sgsc_edge.certification.records import Digest
+from sgsc_edge.certification.samples import SampleSet
 
 COMMAND = (sys.executable, "-m", "sgsc_edge.cli.main")
 LAST = "nn.Linear(36, 3)"
 TARGET = ("--target", "tflite-int8")
+FIELDS = ("inputs", "labels", "ids", "float_logits", "compressed_logits")
 TWO_OUTPUTS = """class Two(nn.Module):
         def forward(self, x):
             return x, x
@@ -184,10 +188,6 @@ def rewrite_samples(built: Path, change: Callable[[dict[str, np.ndarray]], None]
     after = sha256_file(folder / "preservation.npz")
     path = folder / "manifest.json"
     path.write_text(path.read_text().replace(before, after))
-    from sgsc_edge.artifacts import write_json
-    from sgsc_edge.certification.certificate import read_certificate, seal
-    from sgsc_edge.certification.records import Digest
-
     certificate = read_certificate(folder / "certificate.json")
     subjects = tuple(
         subject.model_copy(update={"digest": Digest(sha256=after)})
@@ -195,7 +195,13 @@ def rewrite_samples(built: Path, change: Callable[[dict[str, np.ndarray]], None]
         else subject
         for subject in certificate.statement.subject
     )
-    statement = seal(certificate.statement.model_copy(update={"subject": subjects}))
+    sets = {
+        name: row.model_copy(update={"samples": len(samples), "sha256": samples.sha256})
+        for name, row in certificate.predicate.sets.items()
+        for samples in [SampleSet(**{field: arrays[f"{name}_{field}"] for field in FIELDS})]
+    }
+    predicate = certificate.predicate.model_copy(update={"sets": sets})
+    statement = seal(certificate.statement.model_copy(update={"subject": subjects, "predicate": predicate}))
     write_json(folder / "certificate.json", statement.model_dump(mode="json", by_alias=True))
     return folder
 
