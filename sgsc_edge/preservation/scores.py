@@ -23,7 +23,7 @@ from sgsc_edge.preservation.diversity import MAX_CLUSTERS, clusters
 from sgsc_edge.preservation.pool import ID_LENGTH, distinct
 from sgsc_edge.preservation.saliency import Saliency, grad_cam, gradient_times_activation
 from sgsc_edge.preservation.taps import Taps, inputs_of
-from sgsc_edge.preservation.uncertainty import uncertainty
+from sgsc_edge.preservation.uncertainty import as_logits, uncertainty
 
 MAX_FEATURES = 1024
 """Wider features are projected at random to this width for clustering (Johnson-Lindenstrauss)."""
@@ -94,7 +94,7 @@ def score(
     for values in (logits, saliency, features):
         _check_finite(values, order, name)
     found = clusters(features, min(wanted, MAX_CLUSTERS), seed)
-    doubt = uncertainty(logits)
+    doubt = uncertainty(as_logits(logits))
     return Scores(
         hashes=tuple(order),
         index=index,
@@ -135,7 +135,7 @@ def _logits_of(
         ending = None if taps.softmax is None else stack.enter_context(inputs_of(modules[taps.softmax]))
 
         def run(inputs: Tensor) -> Tensor:
-            outputs: Tensor = model(inputs)
+            outputs: Tensor = model(inputs.clone())  # a model may change its input in place
             latest[:] = [outputs if ending is None else ending[0]]
             decided = latest[0].detach().argmax(1, keepdim=True)
             return latest[0].gather(1, decided).squeeze(1)

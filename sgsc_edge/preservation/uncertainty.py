@@ -29,6 +29,18 @@ class Uncertainty:
     entropy: Float
 
 
+def as_logits(outputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Logits of a model's outputs [n, K]: the logarithms where every row is a softmax, else the outputs.
+
+    A softmax that a model computes by a function cannot be looked behind. Rows of one add up to 1 but for
+    the roundings of K sums and K quotients (2^-24 each), on every sample; logits do not.
+    """
+    sums = outputs.sum(axis=1, dtype=np.float64)
+    if outputs.min() < 0 or np.abs(sums - 1).max() > outputs.shape[1] * 2.0**-23:
+        return outputs
+    return np.log(np.maximum(outputs, np.finfo(np.float32).tiny))
+
+
 def uncertainty(logits: NDArray[np.float32]) -> Uncertainty:
     """Measures of logits [n, K], K >= 2.
 

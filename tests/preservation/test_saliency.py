@@ -106,6 +106,43 @@ class Detached(nn.Module):
         return logits
 
 
+class Careless(nn.Module):
+    """Changes its input in place and ends in a functional softmax."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        x -= 0.5
+        x += 0.5
+        return torch.softmax(self.inner(x), 1)
+
+
+def test_a_model_may_change_its_input_and_end_in_a_functional_softmax() -> None:
+    model, inputs = ready(sequential()), images(30)
+    plain, ended = scored(model, inputs), scored(Careless(model), inputs)
+    assert ended.prediction.tolist() == plain.prediction.tolist()
+    np.testing.assert_allclose(ended.uncertainty, plain.uncertainty, rtol=1e-3)
+    np.testing.assert_allclose(ended.margin, plain.margin, atol=1e-5)
+
+
+def test_an_error_of_the_model_itself_is_not_taken_for_a_missing_gradient() -> None:
+    class Fails(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(36, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            if len(x) > 2:
+                raise RuntimeError("out of luck")
+            logits: Tensor = self.head(x.flatten(1))
+            return logits
+
+    with pytest.raises(RuntimeError, match="out of luck"):
+        scored(ready(Fails()), images(3))
+
+
 def test_a_layer_that_no_gradient_reaches_is_named() -> None:
     with pytest.raises(ModelError, match="no gradient reaches layer 'convolution'") as caught:
         scored(ready(Detached()), images(3))

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from sgsc_edge.preservation.uncertainty import uncertainty
+from sgsc_edge.preservation.uncertainty import as_logits, uncertainty
 
 
 def test_the_three_measures_on_paper() -> None:
@@ -22,6 +22,19 @@ def test_confident_samples_are_still_told_apart() -> None:
     found = uncertainty(np.array([[90, 0], [100, 0]], dtype=np.float32))
     assert found.least_confidence[0] == pytest.approx(np.exp(-90), rel=1e-9)
     assert found.least_confidence[0] > found.least_confidence[1] > 0
+
+
+def test_probabilities_are_recognised_and_logits_are_left_alone() -> None:
+    logits = np.random.default_rng(0).normal(size=(50, 10)).astype(np.float32) * 9
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
+    assert as_logits(logits) is logits
+    found, expected = uncertainty(as_logits(probabilities)), uncertainty(logits)
+    np.testing.assert_allclose(found.least_confidence, expected.least_confidence, rtol=1e-4)
+    almost = probabilities.copy()
+    almost[7] *= 1.001
+    assert as_logits(almost) is almost
+    assert np.isfinite(as_logits(np.eye(3, dtype=np.float32))).all()
 
 
 @settings(max_examples=60, deadline=None)
