@@ -11,6 +11,10 @@ from sgsc_edge.artifacts import write_bytes
 SECTIONS = {
     "exactness": ("Exactness", "Real kernels against the NumPy integer executor, on whole certify sets."),
     "digits_seeds": ("Digits, float against int8", "Five seeds, each trained and built anew."),
+    "digits_budget": (
+        "Digits under a budget",
+        "Learned depths; every channel that stays is stored in 8 bits.",
+    ),
     "mnist_int8": ("MNIST, float against int8", "The paper's CNN on the 10,000 test samples."),
     "preserve_time": ("Preservation set", "Grad-CAM, uncertainty and clusters of the 60,000 MNIST samples."),
     "lowering_time": ("Lowering time", "Whole processes, runs of both converters alternating."),
