@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -177,4 +178,5 @@ def test_ctrl_c_ends_with_130_and_the_build_goes_on(built: Path, tmp_path: Path)
         *["--set", "compress.epochs=60"],
     )
     assert ran.code == 0, ran.err
-    assert f"going on after epoch {finished}" in ran.err
+    (resumed,) = re.findall(r"going on after epoch (\d+)", ran.err)
+    assert int(resumed) in (finished, finished + 1)  # the checkpoint is written before the history
