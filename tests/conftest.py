@@ -9,3 +9,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 # Doctest collection imports every file as a module of its own name, and there are several of this one.
 collect_ignore_glob = ["conftest.py", "*/conftest.py"]
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Name bytes by their length: the workers of one run must agree on every name, whatever the content is."""
+    return f"{len(val)}bytes" if isinstance(val, bytes) else None

@@ -22,7 +22,7 @@ VALUES = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
 CONTENT = struct.pack(">HBB3I", 0, 8, 3, 2, 4, 3) + VALUES.tobytes()
 PACKED = gzip.compress(CONTENT, mtime=0)
 FILE = sources.IdxFile("tiny-idx3-ubyte", VALUES.shape, hashlib.sha256(CONTENT).hexdigest())
-OTHER = gzip.compress(CONTENT[:-1] + b"\xff")
+OTHER = gzip.compress(CONTENT[:-1] + b"\xff", mtime=0)
 
 
 class Mirror:
