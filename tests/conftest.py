@@ -12,5 +12,5 @@ collect_ignore_glob = ["conftest.py", "*/conftest.py"]
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:
-    """Name bytes by their length: the workers of one run must agree on every name, whatever the content is."""
+    """Name bytes by their length: the workers of one run must agree on every name, whatever is in them."""
     return f"{len(val)}bytes" if isinstance(val, bytes) else None
