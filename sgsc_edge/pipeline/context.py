@@ -1,0 +1,147 @@
+"""What the stages of one build share: its project, target and folder, and what is loaded from them once."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import safetensors.torch
+from torch import nn
+
+from sgsc_edge.artifacts import content_key, read_bytes, sha256_file
+from sgsc_edge.compression.compress import Compression, Guard
+from sgsc_edge.compression.fold import CompressedModel, load_tensors
+from sgsc_edge.compression.learned import Goal
+from sgsc_edge.compression.loop import Recipe
+from sgsc_edge.compression.shrink import shrink
+from sgsc_edge.preservation.selection import read_selection
+from sgsc_edge.preservation.sets import Data, PreservationSet, divide, load_data
+from sgsc_edge.project import Project
+from sgsc_edge.targets import Target
+
+log = logging.getLogger("sgsc_edge")
+
+COMPRESSED = "compressed.safetensors"
+CONTROL = ".control.safetensors"
+CONTROL_HISTORY = "control.jsonl"
+ONNX = "model.qdq.onnx"
+TFLITE = "model.tflite"
+SELECTION = "preservation.json"
+PRESERVATION = "preservation.npz"
+MANIFEST = "manifest.json"
+CERTIFICATE = "certificate.json"
+MAX_BYTES = 1 << 31
+
+
+@dataclass(frozen=True, eq=False)
+class Build:
+    """One run of the road: a project, a target, and the folder that the files go to."""
+
+    project: Project
+    target: Target
+    folder: Path
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The user's float model."""
+        return self.project.load_model()
+
+    @cached_property
+    def data(self) -> Data:
+        """The user's data sets, the pool set apart."""
+        return load_data(self.project, self.project.output_size(self.model))
+
+    @cached_property
+    def samples(self) -> PreservationSet:
+        """Who is trained on, looked at, judged, as ``preservation.json`` has it."""
+        return divide(self.data, read_selection(self.folder / SELECTION))
+
+    @cached_property
+    def samples_key(self) -> str:
+        """Hash of all samples and of the part each one has."""
+        parts = {name: part.key() for name, part in self.samples.parts.items()}
+        return content_key(self.samples.train.key(), parts)
+
+    @cached_property
+    def compression(self) -> Compression:
+        """What compression starts from."""
+        settings = self.project.config.compress
+        return Compression(
+            model=self.model,
+            sample=self.samples.train.dataset[0][0],
+            train=self.samples.train.dataset,
+            watch=self.samples.parts["watch"].tensors(),
+            recipe=Recipe(settings.epochs, settings.batch_size, settings.learning_rate, settings.seed),
+            method=settings.chosen_method,
+            guide=self.samples.guide,
+            goal=_goal(self),
+            guard=_guard(self),
+            keep_softmax=self.project.config.model.final_softmax == "keep",
+            input_grid=_input_grid(self.project),
+        )
+
+    @cached_property
+    def compressed(self) -> CompressedModel:
+        """The compressed model that ``compressed.safetensors`` holds, without its dead channels."""
+        compressed = self.compression.restore()
+        data = read_bytes(self.folder / COMPRESSED, MAX_BYTES)
+        load_tensors(compressed, safetensors.torch.load(data))
+        shrunk = shrink(compressed, self.compression.sample)
+        for layer in shrunk.report.layers:
+            if layer.removed or layer.kept:
+                log.info("shrink: %s", layer)
+        return shrunk.model
+
+    @property
+    def has_control(self) -> bool:
+        """Whether the gate compares with a control, the float model fine-tuned as the compressed one."""
+        return self.project.gate_reference == "control"
+
+    def digest(self, name: str) -> str:
+        """SHA-256 of a file of the folder."""
+        return sha256_file(self.folder / name)
+
+
+def _goal(build: Build) -> Goal:
+    """What ``[compress]`` asks for; a ratio is of the float parameters' bytes."""
+    settings = build.project.config.compress
+    float_bytes = 4 * sum(parameter.numel() for parameter in build.model.parameters())
+    return Goal(
+        budget=None if settings.budget is None else settings.budget.limit(float_bytes),
+        alpha=settings.alpha or 0.0,
+        gamma=settings.gamma or 0.0,
+        guide_weight=1.0 if settings.lambda_ is None else settings.lambda_,
+    )
+
+
+def _guard(build: Build) -> Guard:
+    """The controller's baseline: the float model, or the control where float training saw the watch set."""
+    gate = build.project.config.gate
+    metric: Literal["accuracy", "loss"] = "loss" if gate.metric == "loss" else "accuracy"
+    history = build.folder / CONTROL_HISTORY
+    baseline = None
+    if build.has_control and history.exists():
+        last = json.loads(history.read_text().splitlines()[-1])
+        baseline = last["watch_accuracy"] if metric == "accuracy" else -last["watch_loss"]
+    return Guard(metric, gate.max_drop, baseline)
+
+
+def _input_grid(project: Project) -> tuple[float, int] | None:
+    """The input's (scale, zero point) where the project states the raw value range.
+
+    With 256 raw levels, whole-number steps of the raw values are then steps of the integers: a device
+    needs no floating point in front of the model where the zero point comes out exact.
+    """
+    stated = project.config.model.input
+    if stated.range is None:
+        return None
+    means, deviations = np.atleast_1d(stated.mean or 0.0), np.atleast_1d(stated.std or 1.0)
+    low = min(0.0, float(((stated.range[0] - means) / deviations).min()))
+    high = max(0.0, float(((stated.range[1] - means) / deviations).max()))
+    scale = float(np.float32((high - low) / 255))
+    return scale, int(np.clip(round(-128 - low / scale), -128, 127))

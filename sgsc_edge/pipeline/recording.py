@@ -1,0 +1,49 @@
+"""Recording of samples: what ``preservation.npz`` holds of them, and what certification measures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+
+from sgsc_edge.artifacts import read_bytes
+from sgsc_edge.compression.compress import logits
+from sgsc_edge.export import output_integers
+from sgsc_edge.numerics import dequantize, quantize
+from sgsc_edge.pipeline.context import CONTROL, MAX_BYTES, Build
+from sgsc_edge.preservation.sets import Samples
+
+
+def recorded(build: Build, samples: Samples) -> dict[str, NDArray[Any]]:
+    """One part of ``preservation.npz``: the integers that every runtime is fed, and what models say."""
+    inputs, labels = samples.tensors()
+    grid = build.compressed.input
+    scale, zero_point = float(grid.scale), int(grid.zero_point)
+    integers = quantize(inputs.numpy(), scale, zero_point)
+    fed = dequantize(integers, scale, zero_point)
+    arrays = {
+        "inputs": np.ascontiguousarray(np.moveaxis(integers, 1, -1)) if integers.ndim == 4 else integers,
+        "labels": labels.numpy(),
+        "ids": np.array(samples.ids, dtype="U16"),
+        "float_logits": _float_logits(build, inputs),
+        "compressed_logits": output_integers(build.compressed, fed),
+    }
+    if build.has_control:
+        arrays["control_logits"] = _control_logits(build, inputs)
+    return arrays
+
+
+def _float_logits(build: Build, inputs: torch.Tensor) -> NDArray[np.float32]:
+    model = build.compression.quantized()
+    model.enable(False)
+    return logits(model, inputs).numpy()
+
+
+def _control_logits(build: Build, inputs: torch.Tensor) -> NDArray[np.float32]:
+    model = build.compression.quantized()
+    model.module.load_state_dict(safetensors.torch.load(read_bytes(build.folder / CONTROL, MAX_BYTES)))
+    model.enable(False)
+    return logits(model, inputs).numpy()
