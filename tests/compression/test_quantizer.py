@@ -77,3 +77,28 @@ def test_prescribed_parameters_never_move() -> None:
     quantizer(torch.tensor([-9.0, 9.0]))
     scale, zero_point = quantizer.parameters_of_grid()
     assert (float(scale), int(zero_point)) == (1 / 256, -128)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.floats(1e-6, 1e3), st.integers(-128, 127), st.integers(0, 99))
+def test_activations_are_rounded_as_torch_rounds_them(scale: float, zero_point: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    grid = torch.arange(-300, 300) * torch.tensor(scale)
+    values = torch.cat([grid, grid + scale / 2, torch.randn(500, generator=generator) * scale * 200])
+    low, high = scale * (-128 - zero_point), scale * (127 - zero_point)
+    quantizer = ActivationQuantizer((scale, zero_point))
+    found, wanted = (values.clone().requires_grad_() for _ in range(2))
+    rounded = quantizer(found)
+    expected = torch.fake_quantize_per_tensor_affine(
+        wanted, torch.tensor(scale), torch.tensor(zero_point, dtype=torch.int32), -128, 127
+    )
+    assert torch.equal(rounded, expected)
+    rounded.sum().backward()
+    expected.sum().backward()
+    assert found.grad is not None
+    assert wanted.grad is not None
+    # Ties at the very ends of the range round to even there and here: only they may differ.
+    ends = torch.isclose(values, torch.tensor(low - scale / 2)) | torch.isclose(
+        values, torch.tensor(high + scale / 2)
+    )
+    assert torch.equal(found.grad[~ends], wanted.grad[~ends])
