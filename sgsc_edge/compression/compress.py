@@ -7,20 +7,20 @@ only calibrates activation ranges and rounds.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import nn
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from sgsc_edge.artifacts import write_bytes
 from sgsc_edge.compression.controller import Controller
 from sgsc_edge.compression.fold import CompressedModel, fold
 from sgsc_edge.compression.layers import QuantizedModel, quantize_model
-from sgsc_edge.compression.learned import GUIDE_SHARE, Goal, Learned
+from sgsc_edge.compression.learned import Goal, Learned
 from sgsc_edge.compression.loop import Recipe, Trainer, calibrate, re_estimate_norms, steps_per_epoch
 from sgsc_edge.compression.strategy import Plain, Strategy, task_losses
 
@@ -28,6 +28,8 @@ Method = Literal["sgsc", "qat8", "ptq"]
 HISTORY = "history.jsonl"
 CONTROLLER_LOG = "controller.jsonl"
 _SENSITIVITY_SAMPLES = 512
+_EVALUATED = 256
+"""Samples of a batch that is only evaluated."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ class Compression:
             self._trainer(model, plain, folder, "compress", key).run()
         else:
             learned = self._learned(model)
-            self._trainer(model, learned, folder, "compress", key, guided=True).run()
+            self._trainer(model, learned, folder, "compress", key, self.guide_share).run()
             actions = learned.controller.actions
         rows = "".join(json.dumps(row, sort_keys=True) + "\n" for row in actions)
         write_bytes(folder / CONTROLLER_LOG, rows.encode())
@@ -127,39 +129,51 @@ class Compression:
         """A compressed model of this architecture whose integers are yet to be loaded."""
         return fold(self.quantized())
 
-    def watch_figures(self, model: QuantizedModel) -> dict[str, float]:
-        """Accuracy and loss (nats) of a model on the watch set."""
-        inputs, labels = self.watch
-        outputs = logits(model, inputs)
-        losses = task_losses(model, outputs, labels)
-        right = (outputs.argmax(1) == labels).double().mean()
-        return {"watch_accuracy": float(right), "watch_loss": float(losses.double().mean())}
+    def figures(self, model: QuantizedModel) -> dict[str, float]:
+        """Accuracy and loss (nats) of a model on the guide and the watch set, for the history."""
+        guide = _judge(model, DataLoader(Subset(self.train, self.guide), _EVALUATED)) if self.guide else {}
+        return {f"guide_{name}": value for name, value in guide.items()} | {
+            f"watch_{name}": value for name, value in self._watched(model).items()
+        }
+
+    def _watched(self, model: QuantizedModel) -> dict[str, float]:
+        return _judge(model, zip(*(torch.split(part, _EVALUATED) for part in self.watch), strict=True))
 
     def _score(self, model: QuantizedModel) -> float:
         """The guarded metric, higher is better."""
-        figures = self.watch_figures(model)
-        return figures["watch_accuracy"] if self.guard.metric == "accuracy" else -figures["watch_loss"]
+        figures = self._watched(model)
+        return figures["accuracy"] if self.guard.metric == "accuracy" else -figures["loss"]
 
     def _learned(self, model: QuantizedModel) -> Learned:
         float_model = self.quantized()
         float_model.enable(False)
-        inputs = torch.stack([self.train[index][0] for index in range(len(self.train))])  # type: ignore[arg-type]
         baseline = self._score(float_model) if self.guard.baseline is None else self.guard.baseline
-        chosen = list(self.guide)[:: max(len(self.guide) // _SENSITIVITY_SAMPLES, 1)]
-        pairs = [self.train[index] for index in chosen]
-        batch_size = self.recipe.batch_size
+        samples, batch_size = len(self.train), self.recipe.batch_size  # type: ignore[arg-type]
+        with float_model.evaluating() as module:
+            teacher = torch.cat([module(inputs) for inputs, _ in DataLoader(self.train, _EVALUATED)])
         return Learned(
             model,
             self.goal,
             Controller(baseline, trip=2 * self.guard.max_drop, release=self.guard.max_drop),
             epochs=self.recipe.epochs,
-            steps=steps_per_epoch(len(inputs), batch_size, GUIDE_SHARE),
-            teacher=logits(float_model, inputs),
+            steps=steps_per_epoch(samples, batch_size, self.guide_share),
+            teacher=teacher,
             guide=self.guide,
             watch=lambda: self._score(model),
-            guide_batch=(torch.stack([x for x, _ in pairs]), torch.tensor([int(y) for _, y in pairs])),
+            sensitivity_batch=self._sensitivity_batch(samples),
             refresh=lambda: re_estimate_norms(model, self.train, batch_size),
         )
+
+    def _sensitivity_batch(self, samples: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Evenly spaced guide samples, or training samples where the guide takes no part."""
+        candidates = self.guide if self.guide_share else range(samples)
+        pairs = [self.train[i] for i in candidates[:: max(len(candidates) // _SENSITIVITY_SAMPLES, 1)]]
+        return torch.stack([x for x, _ in pairs]), torch.tensor([int(y) for _, y in pairs])
+
+    @property
+    def guide_share(self) -> float:
+        """Share of each batch that the method draws from the guide set."""
+        return self.goal.guide_share if self.method == "sgsc" and self.guide else 0.0
 
     def _trainer(
         self,
@@ -168,25 +182,36 @@ class Compression:
         folder: Path,
         label: str,
         key: str,
-        *,
-        guided: bool = False,
+        guide_share: float = 0.0,
     ) -> Trainer:
         return Trainer(
             model=model,
             data=self.train,
             recipe=self.recipe,
             strategy=strategy,
-            watch=lambda: self.watch_figures(model),
+            figures=lambda: self.figures(model),
             checkpoint=folder / f".{label}.checkpoint.pt",
             history=folder / (HISTORY if label == "compress" else f"{label}.jsonl"),
             key=key,
             label=label,
-            guide=self.guide if guided else (),
-            guide_share=GUIDE_SHARE if guided else 0.0,
+            guide=self.guide,
+            guide_share=guide_share,
         )
 
 
-def logits(model: QuantizedModel, inputs: torch.Tensor, batch: int = 256) -> torch.Tensor:
+def logits(model: QuantizedModel, inputs: torch.Tensor) -> torch.Tensor:
     """Logits float32 [n, K] in evaluation mode."""
     with model.evaluating() as module:
-        return torch.cat([module(chunk) for chunk in torch.split(inputs, batch)])
+        return torch.cat([module(chunk) for chunk in torch.split(inputs, _EVALUATED)])
+
+
+def _judge(model: QuantizedModel, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> dict[str, float]:
+    """Accuracy and mean loss (nats) of a model on labelled batches, in evaluation mode."""
+    right, loss, seen = 0, 0.0, 0
+    with model.evaluating() as module:
+        for inputs, labels in batches:
+            outputs = module(inputs)
+            right += int((outputs.argmax(1) == labels).sum())
+            loss += float(task_losses(model, outputs, labels).double().sum())
+            seen += len(labels)
+    return {"accuracy": right / seen, "loss": loss / seen}

@@ -5,7 +5,9 @@ The loss of a batch, after arXiv 2505.00350 (eq. 4), with the size as a constrai
     Λ = L(train) + λ · L(guide) + μ · ‖L‖ · log(R / B) + α · mean|w|
 
 L is cross-entropy plus the divergence from the float model's logits (computed once, no teacher runs along);
-guide samples are a fixed share of every batch, so they cost no second forward pass. R is the size with each
+guide samples are a fixed share of every batch, so they cost no second forward pass; λ, where it is not fixed,
+is the multiplier of a second constraint: it rises while the watch metric lies below its floor, and comes back
+to 1 above it. R is the size with each
 channel at its present depth and each consumer's dead inputs left out (arXiv 2301.13142), B the budget, μ a
 multiplier that rises while the stored bytes exceed their path down to B and falls below it; ‖L‖, the running
 mean of the loss, keeps the two terms comparable however small the loss has become. With a fixed γ the term is
@@ -65,6 +67,15 @@ _STRONGEST = 20.0
 
 _SMOOTHING = 0.05
 
+_GUIDE_GAIN = 0.5
+"""Growth of log λ at a check that finds the watch metric at the controller's trip; as much down at none."""
+
+_GUIDE_STRONGEST = 4.0
+"""Bound of λ where it moves."""
+
+_NO_DROP = 1e-3
+"""Stands for an allowed drop of 0 where a fall is measured by it."""
+
 _SIZED_EVERY = 5
 """Steps between two measurements of the size."""
 
@@ -76,15 +87,21 @@ class Goal:
     Parameters
     ----------
     budget: stored bytes that must not be exceeded; None with a fixed ``gamma``.
-    alpha, gamma, guide_weight: the paper's fixed weights α, γ and λ.
+    alpha, gamma: the paper's fixed weights α and γ.
+    guide_weight: λ; None lets the watch metric move it, 0 makes guide samples ordinary training samples.
     guard: whether the controller acts.
     """
 
     budget: int | None
     alpha: float = 0.0
     gamma: float = 0.0
-    guide_weight: float = 1.0
+    guide_weight: float | None = None
     guard: bool = True
+
+    @property
+    def guide_share(self) -> float:
+        """Share of a batch that is drawn from the guide set."""
+        return 0.0 if self.guide_weight == 0 else GUIDE_SHARE
 
 
 class Learned(Strategy):
@@ -95,7 +112,7 @@ class Learned(Strategy):
     teacher: the float model's outputs on the training set, float32 [N, K], by training index.
     guide: training indices of the guide set.
     watch: measures the watch set: higher is better.
-    guide_batch: (inputs, labels) on which sensitivities are measured.
+    sensitivity_batch: (inputs, labels) on which sensitivities are measured; never of the watch set.
     """
 
     def __init__(
@@ -109,7 +126,7 @@ class Learned(Strategy):
         teacher: torch.Tensor,
         guide: Sequence[int],
         watch: Callable[[], float],
-        guide_batch: tuple[torch.Tensor, torch.Tensor],
+        sensitivity_batch: tuple[torch.Tensor, torch.Tensor],
         refresh: Callable[[], None],
     ) -> None:
         self.model, self.goal, self.controller = model, goal, controller
@@ -117,11 +134,13 @@ class Learned(Strategy):
         self.learning_epochs = max(math.floor(LEARNING_SHARE * epochs), 1)
         self.epochs = epochs
         self.learning_steps = self.learning_epochs * steps
-        self.teacher, self.watch, self.guide_batch, self.refresh = teacher, watch, guide_batch, refresh
+        self.teacher, self.watch, self.refresh = teacher, watch, refresh
+        self.sensitivity_batch = sensitivity_batch
         self.answers = answering(model)
         self.is_guide = torch.zeros(len(teacher), dtype=torch.bool)
         self.is_guide[list(guide)] = True
         self.multiplier = 0.0
+        self.guide_weight = 1.0 if goal.guide_weight is None else goal.guide_weight
         self.scale = 1.0
         self.full_bytes = stored_bytes(model, self._alive())
         self.frozen = False
@@ -159,9 +178,10 @@ class Learned(Strategy):
         outputs = self.model.module(inputs)
         losses = task_losses(self.model, outputs, labels) + self._divergence(outputs, indices)
         guide = self.is_guide[indices]
-        total = losses.mean() if not guide.any() or guide.all() else losses[~guide].mean()
-        if guide.any() and not guide.all():
-            total = total + self.goal.guide_weight * losses[guide].mean()
+        if self.guide_weight and guide.any() and not guide.all():
+            total = losses[~guide].mean() + self.guide_weight * losses[guide].mean()
+        else:
+            total = losses.mean()
         if self.goal.alpha:
             total = total + self.goal.alpha * self._mean_magnitude()
         if not self.frozen and not self.controller.holding:
@@ -181,11 +201,11 @@ class Learned(Strategy):
             self._press(done)
         if done % max(self.learning_steps // _REMOVALS, 1) == 0 and not self.controller.holding:
             self._remove(done)
-        if self.goal.guard and done % max(self.learning_steps // _CHECKS, 1) == 0:
+        if done % max(self.learning_steps // _CHECKS, 1) == 0:
             self._check(done)
 
     def end_epoch(self, epoch: int) -> dict[str, float]:
-        """Sizes, depths and the multiplier."""
+        """Sizes, depths and the multipliers μ and λ."""
         alive = self._alive()
         depths = torch.cat([layer.quantizer.bits.detach() for layer in self.layers.values()])
         return {
@@ -194,13 +214,15 @@ class Learned(Strategy):
             "channels": float(sum(mask.sum() for mask in alive.values())),
             "mean_bits": float(depths.mean()),
             "multiplier": self.multiplier,
+            "guide_multiplier": self.guide_weight,
             "controller_actions": float(len(self.controller.actions)),
         }
 
     def state(self) -> dict[str, Any]:
-        """Multiplier, phase, learned depths and the controller."""
+        """Multipliers, phase, learned depths and the controller."""
         return {
             "multiplier": self.multiplier,
+            "guide_weight": self.guide_weight,
             "scale": self.scale,
             "frozen": self.frozen,
             "learned": self.learned,
@@ -211,6 +233,7 @@ class Learned(Strategy):
     def load(self, state: dict[str, Any]) -> None:
         """Take back :meth:`state`; masks come with the model."""
         self.multiplier, self.scale = state["multiplier"], state["scale"]
+        self.guide_weight = state["guide_weight"]
         self.frozen, self.learned = state["frozen"], state["learned"]
         self.controller.holding, self.controller.actions = state["holding"], state["actions"]
         for layer in self.layers.values():
@@ -301,8 +324,21 @@ class Learned(Strategy):
         return float(self.goal.budget * (self.full_bytes / self.goal.budget) ** left)
 
     def _check(self, step: int) -> None:
+        """Look at the watch set: λ follows how far it is below its floor, the controller gives bits back."""
+        moves = self.goal.guide_weight is None
+        if not (self.goal.guard or moves):
+            return
         self.refresh()
         metric = self.watch()
+        if moves:
+            allowed = max(self.controller.release, _NO_DROP)
+            below = (self.controller.baseline - metric) / allowed - 1
+            grown = self.guide_weight * math.exp(_GUIDE_GAIN * min(max(below, -1.0), 1.0))
+            self.guide_weight = min(max(grown, 1.0), _GUIDE_STRONGEST)
+        if self.goal.guard:
+            self._protect(step, metric)
+
+    def _protect(self, step: int, metric: float) -> None:
         bits = {name: layer.quantizer.bits.detach() for name, layer in self.layers.items()}
         falls = self.controller.baseline - metric
         limit = self.controller.release if self.controller.holding else self.controller.trip
@@ -319,7 +355,7 @@ class Learned(Strategy):
             log.info("controller: watch fell by %.4f at step %d; channels get bits back", falls, step)
 
     def sensitivity(self) -> Masks:
-        """How much the guide loss would change if a channel's output did, first order, [O] by layer.
+        """How much the loss would change if a channel's output did, first order, [O] by layer.
 
         Channels are asked at full depth, dead ones as if they could come back; the watch set takes no part.
         """
@@ -328,7 +364,7 @@ class Learned(Strategy):
             name: (q.bits.detach().clone(), q.log2_scale.detach().clone()) for name, q in quantizers.items()
         }
         scores = {name: torch.zeros(len(layer.mask)) for name, layer in self.layers.items()}
-        inputs, labels = self.guide_batch
+        inputs, labels = self.sensitivity_batch
         with self.model.evaluating() as module, torch.enable_grad():
             for name, layer in self.layers.items():
                 dead = layer.mask == 0

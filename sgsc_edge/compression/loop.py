@@ -58,7 +58,7 @@ class Trainer:
     data: (input, label) samples; the pool is not among them.
     strategy: what is minimised.
     guide: indices of guide samples; ``guide_share`` of every batch is drawn from them.
-    watch: called after each epoch; returns what history.jsonl records of the watch set.
+    figures: called after each epoch; what history.jsonl records of the model beside the strategy's figures.
     checkpoint, history: files; a checkpoint of the same ``key`` is continued.
     """
 
@@ -66,7 +66,7 @@ class Trainer:
     data: Dataset[Any]
     recipe: Recipe
     strategy: Strategy
-    watch: Callable[[], Mapping[str, float]]
+    figures: Callable[[], Mapping[str, float]]
     checkpoint: Path
     history: Path
     key: str
@@ -98,8 +98,8 @@ class Trainer:
             for epoch in range(len(rows), self.recipe.epochs):
                 loss = self._epoch(epoch, optimizer, progress)
                 re_estimate_norms(self.model, self.data, self.recipe.batch_size)
-                figures = self.strategy.end_epoch(epoch)
-                rows.append({"epoch": epoch + 1, "loss": loss, **self.watch(), **figures})
+                own = self.strategy.end_epoch(epoch)
+                rows.append({"epoch": epoch + 1, "loss": loss, **self.figures(), **own})
                 self._save(optimizer, rows)
                 log.info("%s: %s", self.label, _readable(rows[-1], self.recipe.epochs))
         self.model.observe(False)
@@ -141,7 +141,7 @@ class Trainer:
 
     def _batches(self, generator: torch.Generator) -> Iterator[list[int]]:
         """Every sample once, in random order; each batch is filled up with guide samples."""
-        drawn = guide_samples(self.recipe.batch_size, self.guide_share) if self.guide else 0
+        drawn = guide_samples(self.recipe.batch_size, self.guide_share)
         order = torch.randperm(_size(self.data), generator=generator)
         used = 0
         guide = torch.tensor(self.guide, dtype=torch.int64)
