@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import safetensors.torch
+import torch
 from torch import nn
 
 from sgsc_edge.artifacts import content_key, read_bytes, sha256_file
@@ -36,6 +37,8 @@ PRESERVATION = "preservation.npz"
 MANIFEST = "manifest.json"
 CERTIFICATE = "certificate.json"
 MAX_BYTES = 1 << 31
+
+_NOBODY = (torch.empty(0), torch.empty(0, dtype=torch.int64))
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,30 +71,49 @@ class Build:
         return content_key(self.samples.train.key(), parts)
 
     @cached_property
-    def compression(self) -> Compression:
-        """What compression starts from."""
-        settings = self.project.config.compress
+    def untrained(self) -> Compression:
+        """Everything that compression starts from but the preservation set: enough to calibrate and restore."""
+        settings, rest = self.project.config.compress, self.data.rest
         return Compression(
             model=self.model,
-            sample=self.samples.train.dataset[0][0],
-            train=self.samples.train.dataset,
-            watch=self.samples.parts["watch"].tensors(),
+            sample=rest.dataset[0][0],
+            train=rest.dataset,
+            watch=_NOBODY,
             recipe=Recipe(settings.epochs, settings.batch_size, settings.learning_rate, settings.seed),
             method=settings.chosen_method,
-            guide=self.samples.guide,
-            goal=_goal(self),
-            guard=_guard(self),
             keep_softmax=self.project.config.model.final_softmax == "keep",
             input_grid=_input_grid(self.project),
         )
 
+    def compression(self) -> Compression:
+        """What training starts from; made anew, for the guard follows from the control's history."""
+        return replace(
+            self.untrained,
+            watch=self.samples.parts["watch"].tensors(),
+            guide=self.samples.guide,
+            goal=_goal(self),
+            guard=self.guard,
+        )
+
+    @property
+    def guard(self) -> Guard:
+        """The controller's baseline: the float model, or the control where float training saw the watch set."""
+        gate = self.project.config.gate
+        metric: Literal["accuracy", "loss"] = "loss" if gate.metric == "loss" else "accuracy"
+        history = self.folder / CONTROL_HISTORY
+        baseline = None
+        if self.has_control and history.exists():
+            last = json.loads(history.read_text().splitlines()[-1])
+            baseline = last["watch_accuracy"] if metric == "accuracy" else -last["watch_loss"]
+        return Guard(metric, gate.max_drop, baseline)
+
     @cached_property
     def compressed(self) -> CompressedModel:
         """The compressed model that ``compressed.safetensors`` holds, without its dead channels."""
-        compressed = self.compression.restore()
+        compressed = self.untrained.restore()
         data = read_bytes(self.folder / COMPRESSED, MAX_BYTES)
         load_tensors(compressed, safetensors.torch.load(data))
-        shrunk = shrink(compressed, self.compression.sample)
+        shrunk = shrink(compressed, self.untrained.sample)
         for layer in shrunk.report.layers:
             if layer.removed or layer.kept:
                 log.info("shrink: %s", layer)
@@ -115,20 +137,9 @@ def _goal(build: Build) -> Goal:
         budget=None if settings.budget is None else settings.budget.limit(float_bytes),
         alpha=settings.alpha or 0.0,
         gamma=settings.gamma or 0.0,
-        guide_weight=1.0 if settings.lambda_ is None else settings.lambda_,
+        guide_weight=settings.lambda_,
+        guard=settings.controller,
     )
-
-
-def _guard(build: Build) -> Guard:
-    """The controller's baseline: the float model, or the control where float training saw the watch set."""
-    gate = build.project.config.gate
-    metric: Literal["accuracy", "loss"] = "loss" if gate.metric == "loss" else "accuracy"
-    history = build.folder / CONTROL_HISTORY
-    baseline = None
-    if build.has_control and history.exists():
-        last = json.loads(history.read_text().splitlines()[-1])
-        baseline = last["watch_accuracy"] if metric == "accuracy" else -last["watch_loss"]
-    return Guard(metric, gate.max_drop, baseline)
 
 
 def _input_grid(project: Project) -> tuple[float, int] | None:

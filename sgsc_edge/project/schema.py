@@ -217,7 +217,8 @@ class CompressSection(_Section):
 
     ``method``: ``sgsc`` learns depths (the default where a budget or a fixed weight is given), ``qat8``
     trains at fixed 8 bits (the default otherwise), ``ptq`` calibrates only; these two are baselines and use
-    no budget.
+    no budget. ``controller``: whether channels get bits back when the watch set falls; with it off and
+    ``lambda = 0`` nothing guards the compression (for comparison).
     """
 
     method: Literal["sgsc", "qat8", "ptq"] | None = None
@@ -229,6 +230,7 @@ class CompressSection(_Section):
     alpha: Weight | None = None
     gamma: Weight | None = None
     lambda_: Annotated[Weight | None, Field(alias="lambda")] = None
+    controller: bool = True
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
     @model_validator(mode="after")
