@@ -21,6 +21,7 @@ from sgsc_edge.certification.records import (
     Statement,
     Verdict,
 )
+from sgsc_edge.certification.samples import MUST_KEEP
 from sgsc_edge.errors import FileFormatError
 
 CERTIFICATE_NAME = "certificate.json"
@@ -99,6 +100,19 @@ class Certificate:
     def gate_lines(self) -> list[str]:
         """One line a gate, e.g. ``passed  lowering tflm: share of ... 0 (at most 0.005)``."""
         return [_gate_line(gate) for gate in self.gates]
+
+    def warning_lines(self) -> list[str]:
+        """One line a gate that its set is too small for."""
+        return [f"warning: {one.message}" for one in self.predicate.warnings]
+
+    def must_keep_line(self) -> str:
+        """How many must_keep samples there are, how many of them were trained on; empty without any."""
+        row = self.predicate.sets.get(MUST_KEEP)
+        if row is None:
+            return ""
+        line = f"{MUST_KEEP}: {row.samples} samples ({row.trained_on or 0} trained on)"
+        float_model = self.predicate.references.get("float", {}).get(MUST_KEEP)
+        return line if float_model is None else f"{line}, {float_model.correct} decided rightly by float"
 
 
 def seal(statement: Statement) -> Statement:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sgsc_edge.certification.certificate import Certificate, seal
 from sgsc_edge.certification.compare import measure, measure_reference
-from sgsc_edge.certification.gates import all_gates, verdict_of
+from sgsc_edge.certification.gates import all_gates, coarse_gates, verdict_of
 from sgsc_edge.certification.metrics import OutputGrid
 from sgsc_edge.certification.records import (
     PREDICATE_TYPE,
@@ -24,7 +24,7 @@ from sgsc_edge.certification.records import (
     Statement,
     Subject,
 )
-from sgsc_edge.certification.samples import GATED_PARTS, MUST_KEEP, SampleSet
+from sgsc_edge.certification.samples import CERTIFY, GATED_PARTS, MUST_KEEP, SampleSet
 
 COMPRESSED = "torch"
 """Name of the compressed PyTorch model among the runtimes: its outputs are recorded by the build."""
@@ -87,10 +87,16 @@ def certify(
         policy_sha256=policy.sha256,
         reference_saw_certify=context.reference_saw_certify,
         sets={
-            part: SetRow(samples=len(s), sha256=s.sha256, gated=part in GATED_PARTS)
+            part: SetRow(
+                samples=len(s),
+                sha256=s.sha256,
+                gated=part in GATED_PARTS,
+                trained_on=None if s.trained_on is None else int(s.trained_on.sum()),
+            )
             for part, s in sets.items()
         },
         gates=gates,
+        warnings=coarse_gates(policy.gate, len(sets[CERTIFY])),
         references={name: parts for name, parts in references.items() if parts},
         runtimes=(compressed, *rows),
         test=context.test,

@@ -3,7 +3,8 @@
 *compression*: on the certify set, the compressed model's metric against the reference's (``float`` or
 ``control``); its drop (for losses: rise) may be at most ``max_drop``.
 *must_keep*: no sample that the float model decides rightly is decided wrongly by the compressed model,
-nor on a required runtime.
+nor on a required runtime. The float model is the user's, also where ``reference`` names the control; a sample
+that it decides wrongly cannot flip.
 *lowering*: on the certify set, for each required runtime, the share of decisions that differ from the
 compressed model is at most ``max_lowering_flips``.
 
@@ -14,11 +15,13 @@ measured, else PASSED.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 
 from sgsc_edge.certification.metrics import METRICS
 from sgsc_edge.certification.policy import GatePolicy
-from sgsc_edge.certification.records import Gate, Measurement, RuntimeRow, Verdict
+from sgsc_edge.certification.records import CoarseGate, Gate, Measurement, RuntimeRow, Verdict
 from sgsc_edge.certification.samples import CERTIFY, MUST_KEEP
 
 References = Mapping[str, Mapping[str, Measurement | None]]
@@ -47,6 +50,40 @@ def verdict_of(gates: Sequence[Gate]) -> Verdict:
     if "failed" in found:
         return Verdict.FAILED
     return Verdict.PASSED if found == {"passed"} else Verdict.NOT_MEASURED
+
+
+def coarse_gates(policy: GatePolicy, samples: int) -> tuple[CoarseGate, ...]:
+    """The gates whose threshold is finer than one of ``samples`` certify decisions.
+
+    A threshold of 0 is exact on any set, a loss has no smallest step, and without samples nothing is measured
+    at all: none of these is coarse.
+    """
+    thresholds = [("lowering", "max_lowering_flips", policy.max_lowering_flips)]
+    if policy.metric == "accuracy":
+        thresholds.insert(0, ("compression", "max_drop", policy.max_drop))
+    return tuple(
+        _coarse_gate(gate, key, threshold, samples)
+        for gate, key, threshold in thresholds
+        # Fractions of the decimals that the policy spells: 100 samples are enough for 0.01.
+        if samples and 0 < samples * Fraction(str(threshold)) < 1
+    )
+
+
+def _coarse_gate(gate: str, key: str, threshold: float, samples: int) -> CoarseGate:
+    needed = math.ceil(1 / Fraction(str(threshold)))
+    return CoarseGate.model_validate(
+        {
+            "gate": gate,
+            "set": CERTIFY,
+            "samples": samples,
+            "threshold": threshold,
+            "needed": needed,
+            "message": (
+                f"the {gate} gate is finer than its set can decide: one of {samples} {CERTIFY} samples is "
+                f"{1 / samples:.3g}, more than {key} = {threshold:g}; {needed} samples would be needed"
+            ),
+        }
+    )
 
 
 def _compression_gate(policy: GatePolicy, references: References, compressed: RuntimeRow) -> Gate:

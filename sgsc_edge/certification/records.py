@@ -113,13 +113,34 @@ class Gate(BaseModel):
 
 
 class SetRow(BaseModel):
-    """One set of samples: its size, the hash of its ids, labels and inputs, and whether it gates."""
+    """One set of samples: its size, the hash of its ids, labels and inputs, and whether it gates.
+
+    ``trained_on``: how many of them compression may have trained on; stated for must_keep, None for the
+    parts whose name says it: of guide all, of watch and certify none.
+    """
 
     model_config = STRICT
 
     samples: Count
     sha256: Sha256
     gated: bool
+    trained_on: Count | None
+
+
+class CoarseGate(BaseModel):
+    """A warning: a set too small for a gate's threshold, which only a measured 0 can meet on it.
+
+    ``samples`` decide in steps of 1/samples, which is more than ``threshold``; ``needed`` samples would do.
+    """
+
+    model_config = STRICT
+
+    gate: Literal["compression", "lowering"]
+    set: str
+    samples: Count
+    threshold: float
+    needed: Count
+    message: str
 
 
 class CertificationContext(BaseModel):
@@ -151,6 +172,7 @@ class Predicate(BaseModel):
     reference_saw_certify: bool
     sets: dict[str, SetRow]
     gates: Annotated[tuple[Gate, ...], Field(strict=False)]
+    warnings: Annotated[tuple[CoarseGate, ...], Field(strict=False)]
     references: dict[str, dict[str, Measurement | None]]
     runtimes: Annotated[tuple[RuntimeRow, ...], Field(strict=False)]
     test: dict[str, TestSummary]

@@ -2,7 +2,8 @@
 
 For each part p: ``p_inputs`` int8 [n, ...], ``p_labels`` int64 [n], ``p_ids`` text [n],
 ``p_float_logits`` float32 [n, K], ``p_compressed_logits`` int8 [n, K] and, where a control was trained,
-``p_control_logits`` float32 [n, K]; ``measured_ids`` text [m] holds the ids of the test samples.
+``p_control_logits`` float32 [n, K]. ``must_keep_trained_on`` bool [n] marks the samples among those that may
+enter a gradient. ``measured_ids`` text [m] holds the ids of the test samples.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import combinations
 from types import MappingProxyType
 
 import numpy as np
@@ -31,7 +33,8 @@ class SampleSet:
 
     ``inputs`` int8 [n, H, W, C] (device integers), ``labels`` int64 [n], ``ids`` text [n] (content-hash
     prefixes), ``float_logits`` float32 [n, K] of the user's model, ``compressed_logits`` int8 [n, K] of
-    the compressed one, ``control_logits`` float32 [n, K] of the control or None.
+    the compressed one, ``control_logits`` float32 [n, K] of the control or None, ``trained_on`` bool [n] of
+    must_keep: whether compression may have trained on the sample, None for the other parts.
     """
 
     inputs: NDArray[np.int8]
@@ -40,6 +43,7 @@ class SampleSet:
     float_logits: NDArray[np.float32]
     compressed_logits: NDArray[np.int8]
     control_logits: NDArray[np.float32] | None = None
+    trained_on: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -70,15 +74,19 @@ _FIELDS: Mapping[str, tuple[str, int | None]] = MappingProxyType(
 def read_samples(arrays: Mapping[str, NDArray[np.generic]], *, where: str) -> dict[str, SampleSet]:
     """The parts in ``arrays`` by name, checked.
 
-    Raises FileFormatError for missing arrays, wrong types or shapes, DataError for labels out of range
-    and for samples that are in two parts or among the measured ones. ``must_keep`` is the user's own
-    choice and may overlap. Non-finite logits pass: what needs them is then not measured.
+    Raises FileFormatError for missing arrays, wrong types or shapes, and for must_keep samples marked
+    otherwise than the part that has them says; DataError for labels out of range and for samples that are in
+    two parts or among the measured ones. ``must_keep`` may overlap the other parts, not the measured ones.
+    Non-finite logits pass: what needs them is then not measured.
     """
-    names = [*REQUIRED_PARTS, *([MUST_KEEP] if f"{MUST_KEEP}_inputs" in arrays else [])]
+    given = any(name.startswith(f"{MUST_KEEP}_") for name in arrays)
+    names = [*REQUIRED_PARTS, *([MUST_KEEP] if given else [])]
     sets = {name: _read_part(arrays, name, where) for name in names}
     _check_agreement(sets, where)
     measured = _read(arrays, "measured_ids", "text", 1, where)
     _check_overlaps(sets, {str(value) for value in measured}, where)
+    if given:
+        _check_marks(sets, where)
     return sets
 
 
@@ -90,6 +98,8 @@ def _read_part(arrays: Mapping[str, NDArray[np.generic]], part: str, where: str)
     control = f"{part}_control_logits"
     if control in arrays:
         read["control_logits"] = _read(arrays, control, "float32", 2, where)
+    if part == MUST_KEEP:
+        read["trained_on"] = _read(arrays, f"{part}_trained_on", "bool", 1, where)
     lengths = {field: len(array) for field, array in read.items()}
     if len(set(lengths.values())) != 1:
         raise FileFormatError(f"the arrays of '{part}' differ in length: {lengths}", where=where)
@@ -139,8 +149,8 @@ def _check_agreement(sets: Mapping[str, SampleSet], where: str) -> None:
 
 
 def _check_overlaps(sets: Mapping[str, SampleSet], measured: set[str], where: str) -> None:
-    """DataError when a sample is twice in guide, watch and certify together, or also in the test set."""
-    groups = {name: {str(value) for value in sets[name].ids} for name in REQUIRED_PARTS}
+    """DataError when a sample is twice in guide, watch and certify together, or any is in the test set."""
+    groups = {name: _ids(sets[name]) for name in REQUIRED_PARTS}
     for name, distinct in groups.items():
         if len(distinct) != len(sets[name]):
             raise DataError(
@@ -149,14 +159,37 @@ def _check_overlaps(sets: Mapping[str, SampleSet], measured: set[str], where: st
                 remedy="build again; a sample counted twice would be judged twice",
             )
     groups["the test set"] = measured
-    names = list(groups)
-    for i, first in enumerate(names):
-        for second in names[i + 1 :]:
-            shared = sorted(groups[first] & groups[second])
-            if shared:
-                shown = ", ".join(shared[:_SHOWN_IDS]) + (", ..." if len(shared) > _SHOWN_IDS else "")
-                raise DataError(
-                    f"{len(shared)} samples are in both {first} and {second}: {shown}",
-                    where=where,
-                    remedy="remove duplicates between the data sets and build again",
-                )
+    pairs = list(combinations(groups, 2))
+    if MUST_KEEP in sets:
+        groups[MUST_KEEP] = _ids(sets[MUST_KEEP])
+        pairs.append((MUST_KEEP, "the test set"))
+    for first, second in pairs:
+        shared = groups[first] & groups[second]
+        if shared:
+            raise DataError(
+                f"{len(shared)} samples are in both {first} and {second}: {_listed(shared)}",
+                where=where,
+                remedy="remove duplicates between the data sets and build again",
+            )
+
+
+def _check_marks(sets: Mapping[str, SampleSet], where: str) -> None:
+    """Guide samples may enter a gradient, those of watch and certify never do."""
+    kept = sets[MUST_KEEP]
+    trained = {str(value) for value in kept.ids[kept.trained_on]}
+    never = _ids(kept) - trained
+    wrong = (_ids(sets["guide"]) & never) | ((_ids(sets["watch"]) | _ids(sets[CERTIFY])) & trained)
+    if wrong:
+        raise FileFormatError(
+            f"'{MUST_KEEP}_trained_on' contradicts the part that has the sample: {_listed(wrong)}",
+            where=where,
+            remedy="build again; samples of guide are trained on, those of watch and certify are not",
+        )
+
+
+def _ids(samples: SampleSet) -> set[str]:
+    return {str(value) for value in samples.ids}
+
+
+def _listed(ids: set[str]) -> str:
+    return ", ".join(sorted(ids)[:_SHOWN_IDS]) + (", ..." if len(ids) > _SHOWN_IDS else "")

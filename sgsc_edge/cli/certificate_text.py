@@ -12,8 +12,9 @@ if TYPE_CHECKING:
 
 
 def certificate_text(certificate: Certificate, folder: Path) -> str:
-    """The certify set, the test set, a line a gate, what differs from the record, the verdict, the files."""
-    blocks = [table(certificate.summary_rows()), _test_line(certificate), "\n".join(certificate.gate_lines())]
+    """The certify set, must_keep and test, a line a gate, warnings, differences, the verdict, the files."""
+    blocks = [table(certificate.summary_rows()), certificate.must_keep_line(), _test_line(certificate)]
+    blocks += ["\n".join(certificate.gate_lines()), "\n".join(certificate.warning_lines())]
     if certificate.differences:
         blocks.append("\n".join(["differs from the recorded certificate:", *certificate.differences]))
     sizes = ", ".join(f"{name} {(folder / name).stat().st_size:,} bytes" for name in certificate.subjects)

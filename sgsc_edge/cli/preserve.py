@@ -12,8 +12,8 @@ from sgsc_edge.cli.output import CONTEXT, Result, command_options, table
 
 if TYPE_CHECKING:
     from sgsc_edge.api import Preserved
-    from sgsc_edge.preservation.selection import Selected
-    from sgsc_edge.preservation.summary import Group
+    from sgsc_edge.preservation.selection import MustKept, Selected
+    from sgsc_edge.preservation.summary import Group, Kept
 
 
 @click.command("preserve", context_settings=CONTEXT)
@@ -35,7 +35,7 @@ def command(project: Path, out: Path, settings: tuple[str, ...]) -> Result:
     selection = preserved.selection
     document = {
         "files": [str(path) for path in preserved.files],
-        **selection.model_dump(mode="json", exclude={"samples"}),
+        **selection.model_dump(mode="json", exclude={"samples", "must_keep"}),
         **preserved.summary.to_json(),
     }
     return Result(document, _text(preserved))
@@ -60,7 +60,29 @@ def _text(preserved: Preserved) -> str:
         if labels
     ]
     files = "\n".join(str(path) for path in preserved.files)
-    return "\n\n".join([head, table(groups), table(hardest), *missing, files])
+    return "\n\n".join([head, table(groups), table(hardest), *_must_keep(summary.must_keep), *missing, files])
+
+
+_SHOWN_KEPT = 10
+_KEPT = ("must_keep sample", "label", "decided", "margin", "part", "trained on", "reason")
+
+
+def _must_keep(kept: Kept) -> list[str]:
+    """How many there are, and the closest decisions among them."""
+    count = len(kept.samples)
+    if not count:
+        return []
+    head = (
+        f"must_keep: {count} samples ({kept.trained_on} trained on), {kept.right} decided rightly by float; "
+        f"the {min(count, _SHOWN_KEPT)} with the lowest margins:"
+    )
+    return [head, table([_KEPT, *(_kept_row(one) for one in kept.samples[:_SHOWN_KEPT])])]
+
+
+def _kept_row(one: MustKept) -> tuple[str, ...]:
+    decided = (str(one.label), str(one.prediction), f"{one.margin:.3f}")
+    trained = "yes" if one.trained_on else "no"
+    return (one.hash[:16], *decided, one.part or "-", trained, one.reason.replace("_", " "))
 
 
 _HEADINGS = (

@@ -31,19 +31,21 @@ def recorded(build: Build, samples: Samples) -> dict[str, NDArray[Any]]:
         "float_logits": _float_logits(build, inputs),
         "compressed_logits": output_integers(build.compressed, fed),
     }
+    if samples.trained_on is not None:
+        arrays["trained_on"] = np.array(samples.trained_on, dtype=np.bool_)
     if build.has_control:
         arrays["control_logits"] = _control_logits(build, inputs)
     return arrays
 
 
 def _float_logits(build: Build, inputs: torch.Tensor) -> NDArray[np.float32]:
-    model = build.compression.quantized()
+    model = build.untrained.quantized()
     model.enable(False)
     return logits(model, inputs).numpy()
 
 
 def _control_logits(build: Build, inputs: torch.Tensor) -> NDArray[np.float32]:
-    model = build.compression.quantized()
+    model = build.untrained.quantized()
     model.module.load_state_dict(safetensors.torch.load(read_bytes(build.folder / CONTROL, MAX_BYTES)))
     model.enable(False)
     return logits(model, inputs).numpy()

@@ -1,4 +1,7 @@
-"""The preservation set as a picture: a row a part and criterion, its first choices of every class in turn."""
+"""The preservation set as a picture: a row a part and criterion, its first choices of every class in turn.
+
+A last row has the must_keep samples, where there are any, lowest margins first.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from sgsc_edge.preservation.selection import Selected, Selection
-from sgsc_edge.preservation.sets import PreservationSet
+from sgsc_edge.preservation.selection import MustKept, Selected, Selection
+from sgsc_edge.preservation.sets import MUST_KEEP, PreservationSet
 from sgsc_edge.project import Config
 
 if TYPE_CHECKING:
@@ -42,11 +45,14 @@ def contact_sheet(config: Config, samples: PreservationSet, selection: Selection
     """
     from PIL import Image, ImageDraw
 
-    rows = {
+    rows: dict[tuple[str, str], Sequence[Selected | MustKept]] = {
         (part, criterion): _first_choices(selection.part(part), criterion)
         for part in ("guide", "watch", "certify")
         for criterion in selection.shares
     }
+    if selection.must_keep:
+        closest = sorted(selection.must_keep, key=lambda one: (one.margin, one.hash))
+        rows[MUST_KEEP, "lowest margin"] = closest[:COLUMNS]
     pixels = _pixels(config, _inputs(samples, [one for row in rows.values() for one in row]))
     columns = max((len(row) for row in rows.values()), default=1)
     step, height = _SIDE + _GAP, _SIDE + 2 * _TEXT + _GAP
@@ -80,7 +86,7 @@ def _first_choices(part: Sequence[Selected], criterion: str) -> list[Selected]:
     return [one for *_, one in sorted(turns, key=lambda turn: turn[:2])][:COLUMNS]
 
 
-def _inputs(samples: PreservationSet, shown: Sequence[Selected]) -> dict[str, NDArray[np.float32]]:
+def _inputs(samples: PreservationSet, shown: Sequence[Selected | MustKept]) -> dict[str, NDArray[np.float32]]:
     """Inputs [C, H, W] by content hash."""
     places = {
         digest: (part, index) for part in samples.parts.values() for index, digest in enumerate(part.hashes)
@@ -131,12 +137,17 @@ def _thumbnail(pixels: Pixels) -> Image:
 
 
 def _title(draw: ImageDraw, name: str, selection: Selection) -> None:
-    parts = ", ".join(f"{len(selection.part(part))} {part}" for part in ("guide", "watch", "certify"))
+    counts = {part: len(selection.part(part)) for part in ("guide", "watch", "certify")}
+    if selection.must_keep:
+        counts[MUST_KEEP] = len(selection.must_keep)
+    parts = ", ".join(f"{count} {part}" for part, count in counts.items())
     text = f"{name}: preservation set ({parts}). First choices of each class: label, then float decision"
     draw.text((_GAP, _GAP), _latin(text), fill=_INK)
 
 
-def _caption(draw: ImageDraw, corner: tuple[int, int], one: Selected, names: Sequence[str] | None) -> None:
+def _caption(
+    draw: ImageDraw, corner: tuple[int, int], one: Selected | MustKept, names: Sequence[str] | None
+) -> None:
     """Label and decision on two lines, cut to the thumbnail's width."""
     left, top = corner
     wrong = one.label != one.prediction

@@ -64,6 +64,14 @@ class Scores:
         return len(self.hashes)
 
 
+@dataclass(frozen=True, eq=False)
+class Decisions:
+    """What the float model decides (int64 [n]) and by which margin (float64 [n], see ``uncertainty``)."""
+
+    prediction: NDArray[np.int64]
+    margin: NDArray[np.float64]
+
+
 def score(
     model: nn.Module,
     dataset: Dataset[tuple[Tensor, int]],
@@ -107,6 +115,20 @@ def score(
         cluster=found.cluster,
         distance=found.distance,
     )
+
+
+def decide(
+    model: nn.Module, dataset: Dataset[tuple[Tensor, int]], hashes: Sequence[str], *, taps: Taps, name: str
+) -> Decisions:
+    """Decisions and margins of all samples of a data set, in its order; ``ModelError`` as in ``score``."""
+    modules, outputs = dict(model.named_modules()), []
+    with torch.no_grad(), _logits_of(model, modules, taps) as (run, latest):
+        for inputs in _batches(dataset, np.arange(len(hashes)), name):
+            run(inputs)
+            outputs.append(latest[0].clone())
+    logits = torch.cat(outputs).numpy()
+    _check_finite(logits, hashes, name)
+    return Decisions(logits.argmax(axis=1).astype(np.int64), uncertainty(as_logits(logits)).margin)
 
 
 def _observe(

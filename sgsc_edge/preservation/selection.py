@@ -12,7 +12,7 @@ from sgsc_edge.artifacts import read_json, write_json
 from sgsc_edge.errors import FileFormatError
 from sgsc_edge.preservation.split import ChosenPart
 
-SCHEMA = "sgsc-edge-preservation/1"
+SCHEMA = "sgsc-edge-preservation/2"
 _MAX_BYTES = 2**30
 
 Count = Annotated[int, Field(ge=0)]
@@ -62,6 +62,27 @@ class Selected(_Frozen):
     scores: SampleScores
 
 
+class MustKept(_Frozen):
+    """One sample whose right decision may never flip.
+
+    Parameters
+    ----------
+    prediction, margin: the float model's decision, and p of its first class minus p of the second.
+    reason: ``lowest_margin``: one of the closest right decisions of the guide part, as many as the user asked
+        for; ``named``: by the user's callable.
+    part: the part that has the sample too; None where none has.
+    trained_on: whether it is among the samples that may enter a gradient.
+    """
+
+    hash: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    label: Count
+    prediction: Count
+    margin: float
+    reason: Literal["lowest_margin", "named"]
+    part: ChosenPart | None
+    trained_on: bool
+
+
 class SideCounts(_Frozen):
     """What the samples were chosen from: all, different ones, and different ones of each label."""
 
@@ -80,6 +101,7 @@ class Selection(_Frozen):
     features: the layer whose input was clustered.
     rest, pool: what guide, and what watch and certify, were chosen from.
     samples: by part (guide, watch, certify), then as chosen: by class, the criteria in turn.
+    must_keep: by margin, or as the user names them.
     """
 
     method: Literal["critical", "random"]
@@ -90,6 +112,7 @@ class Selection(_Frozen):
     rest: SideCounts
     pool: SideCounts
     samples: Annotated[tuple[Selected, ...], Field(strict=False)]
+    must_keep: Annotated[tuple[MustKept, ...], Field(strict=False)]
 
     def part(self, name: str) -> tuple[Selected, ...]:
         """The samples of one part."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -13,10 +13,11 @@ from torch.utils.data import Dataset, Subset
 
 from sgsc_edge.artifacts import content_key
 from sgsc_edge.errors import FileFormatError, ModelError, SgscError
+from sgsc_edge.preservation import must_keep
 from sgsc_edge.preservation.pool import ID_LENGTH, content_hashes, distinct, pool_indices
-from sgsc_edge.preservation.scores import Scores, score
+from sgsc_edge.preservation.scores import Decisions, Scores, decide, score
 from sgsc_edge.preservation.select import Chosen, select
-from sgsc_edge.preservation.selection import SampleScores, Selected, Selection, SideCounts
+from sgsc_edge.preservation.selection import MustKept, SampleScores, Selected, Selection, SideCounts
 from sgsc_edge.preservation.split import check_disjoint, part_sizes
 from sgsc_edge.preservation.taps import find_taps
 from sgsc_edge.project import Part, Project
@@ -29,10 +30,15 @@ _MAY_OVERLAP = frozenset(frozenset({MUST_KEEP, other}) for other in ("guide", "w
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """Named samples: a data set of (input, label), and each input's content hash."""
+    """Named samples: a data set of (input, label), and each input's content hash.
+
+    ``trained_on`` says of each must_keep sample whether its content is among what may enter a gradient; None
+    for other samples.
+    """
 
     dataset: Dataset[Any]
     hashes: tuple[str, ...]
+    trained_on: tuple[bool, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.hashes)
@@ -69,7 +75,8 @@ class Data:
     ----------
     rest: training samples that may enter a gradient.
     pool: samples for watch and certify, different from all of rest.
-    must_keep, test: None where the project names none.
+    must_keep: the samples that the user's callable names; None without one.
+    test: None where the project names none.
     """
 
     rest: Samples
@@ -85,8 +92,9 @@ class PreservationSet:
     Parameters
     ----------
     train: everything that may enter a gradient (guide is among it).
-    guide: the guide part's indices into ``train``.
-    parts: guide, watch, certify and, where the user named them, must_keep.
+    guide: indices into ``train`` of what the guide share of a batch is drawn from: the guide part, then the
+        must_keep samples that are trained on and not in it.
+    parts: guide, watch, certify and, where the user wants such samples, must_keep.
     test: measured only; None where the project names none.
     """
 
@@ -124,7 +132,8 @@ def choose(project: Project, model: nn.Module, data: Data) -> Selection:
 
     Raises
     ------
-    ConfigError: preservation.layer does not fit the model.
+    ConfigError: preservation.layer does not fit the model; fewer than preservation.must_keep guide samples
+        are decided rightly.
     DataError: a part would be empty; a chosen sample is in the test set.
     ModelError: the model fails on a sample, or gives NaN or infinity.
     """
@@ -143,6 +152,9 @@ def choose(project: Project, model: nn.Module, data: Data) -> Selection:
 
             rest = scored(data.rest, sizes.guide, "training data")
             pool = scored(data.pool, sizes.watch + sizes.certify, "pool")
+            decided = None
+            if (keep := data.must_keep) is not None:
+                decided = decide(model, keep.dataset, keep.hashes, taps=taps, name="the must_keep samples")
     except SgscError:
         raise
     except Exception as failure:  # the user's forward pass may raise anything
@@ -150,6 +162,10 @@ def choose(project: Project, model: nn.Module, data: Data) -> Selection:
         raise failed(what, failure, project.root, place, ModelError) from failure
     guide = select(rest, {"guide": sizes.guide}, shares, seed)
     others = select(pool, {"watch": sizes.watch, "certify": sizes.certify}, shares, seed)
+    samples = (
+        *(_selected(rest, one) for one in guide),
+        *(_selected(pool, one) for part in ("watch", "certify") for one in others if one.part == part),
+    )
     selection = Selection(
         method=settings.method,
         shares=shares,
@@ -158,13 +174,33 @@ def choose(project: Project, model: nn.Module, data: Data) -> Selection:
         features=taps.features,
         rest=_counts(data.rest, rest),
         pool=_counts(data.pool, pool),
-        samples=(
-            *(_selected(rest, one) for one in guide),
-            *(_selected(pool, one) for part in ("watch", "certify") for one in others if one.part == part),
-        ),
+        samples=samples,
+        must_keep=_must_kept(project, data, rest, [one.position for one in guide], samples, decided),
     )
     divide(data, selection)
     return selection
+
+
+def _must_kept(
+    project: Project,
+    data: Data,
+    rest: Scores,
+    guide: Sequence[int],
+    samples: Sequence[Selected],
+    decided: Decisions | None,
+) -> tuple[MustKept, ...]:
+    """What ``preservation.must_keep`` asks for: a number of guide samples, or what a callable names."""
+    wanted = project.config.preservation.must_keep
+    if isinstance(wanted, int):
+        where = project.where("preservation", MUST_KEEP)
+        return must_keep.lowest_margins(rest, guide, wanted, where=where)
+    if data.must_keep is None or decided is None:
+        return ()
+    parts = {one.hash: one.part for one in samples}
+    trained = frozenset(data.rest.hashes)
+    return must_keep.named(
+        data.must_keep.hashes, data.must_keep.labels, decided, parts=parts, trained=trained
+    )
 
 
 def divide(data: Data, selection: Selection) -> PreservationSet:
@@ -175,29 +211,58 @@ def divide(data: Data, selection: Selection) -> PreservationSet:
     DataError: two parts share samples.
     FileFormatError: the selection is of other data.
     """
-    guide = _indices(data.rest, selection, "guide")
+    guide = _indices(data.rest, selection.part("guide"), "guide")
     parts = {
         "guide": data.rest.take(guide),
-        "watch": data.pool.take(_indices(data.pool, selection, "watch")),
-        "certify": data.pool.take(_indices(data.pool, selection, "certify")),
+        "watch": data.pool.take(_indices(data.pool, selection.part("watch"), "watch")),
+        "certify": data.pool.take(_indices(data.pool, selection.part("certify"), "certify")),
     }
-    if data.must_keep is not None:
-        parts[MUST_KEEP] = data.must_keep
+    kept = data.must_keep
+    if kept is None and selection.must_keep:
+        kept = parts["guide"].take(_indices(parts["guide"], selection.must_keep, MUST_KEEP))
+    if kept is not None:
+        trained = frozenset(data.rest.hashes)
+        kept = replace(kept, trained_on=tuple(digest in trained for digest in kept.hashes))
+        parts[MUST_KEEP] = kept
     groups = {name: samples.hashes for name, samples in parts.items()}
     check_disjoint({**groups, TEST: data.test.hashes if data.test else ()}, _MAY_OVERLAP)
-    return PreservationSet(data.rest, guide, parts, data.test)
+    _check_must_keep(kept, selection.must_keep)
+    guarded = (*guide, *_trained_beside(data.rest, parts["guide"], kept))
+    return PreservationSet(data.rest, guarded, parts, data.test)
 
 
-def _indices(side: Samples, selection: Selection, part: str) -> tuple[int, ...]:
+def _indices(side: Samples, wanted: Sequence[Selected | MustKept], part: str) -> tuple[int, ...]:
     known = distinct(side.hashes, side.labels)
-    wanted = selection.part(part)
     if not all(one.hash in known and side.labels[known[one.hash]] == one.label for one in wanted):
-        raise FileFormatError(
-            f"the {part} part lists samples that the data sets do not have",
-            where="preservation.json",
-            remedy="run preserve again",
-        )
+        raise _of_other_data(part)
     return tuple(known[one.hash] for one in wanted)
+
+
+def _trained_beside(rest: Samples, guide: Samples, kept: Samples | None) -> tuple[int, ...]:
+    """Indices of the must_keep samples that training has, with the same label, and the guide part has not."""
+    if kept is None:
+        return ()
+    known: dict[tuple[str, int], int] = {}
+    for index, sample in enumerate(zip(rest.hashes, rest.labels, strict=True)):
+        known.setdefault(sample, index)
+    there = set(guide.hashes)
+    wanted = dict.fromkeys(zip(kept.hashes, kept.labels, strict=True))
+    return tuple(known[one] for one in wanted if one in known and one[0] not in there)
+
+
+def _check_must_keep(kept: Samples | None, listed: Sequence[MustKept]) -> None:
+    """A list of other samples, or one that calls a trained sample unseen, is of other data."""
+    found = [] if kept is None else list(zip(kept.hashes, kept.labels, kept.trained_on or (), strict=True))
+    if found != [(one.hash, one.label, one.trained_on) for one in listed]:
+        raise _of_other_data(MUST_KEEP)
+
+
+def _of_other_data(part: str) -> FileFormatError:
+    return FileFormatError(
+        f"the {part} part lists samples that the data sets do not have",
+        where="preservation.json",
+        remedy="run preserve again",
+    )
 
 
 def _counts(side: Samples, scores: Scores) -> SideCounts:

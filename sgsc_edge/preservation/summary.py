@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sgsc_edge.preservation.pool import ID_LENGTH
-from sgsc_edge.preservation.selection import Selected, Selection
+from sgsc_edge.preservation.selection import MustKept, Selected, Selection
 
 QUANTILES = (0.1, 0.5, 0.9)
 HARDEST = 5
@@ -46,13 +46,44 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """The must_keep samples, lowest margins first.
+
+    ``trained_on`` of them may enter a gradient; ``right`` are decided rightly by the float model: only these
+    can flip.
+    """
+
+    samples: tuple[MustKept, ...]
+
+    @property
+    def trained_on(self) -> int:
+        """How many may enter a gradient."""
+        return sum(one.trained_on for one in self.samples)
+
+    @property
+    def right(self) -> int:
+        """How many the float model decides rightly."""
+        return sum(one.label == one.prediction for one in self.samples)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values; samples by hash and id."""
+        return {
+            "count": len(self.samples),
+            "trained_on": self.trained_on,
+            "right": self.right,
+            "samples": [{**one.model_dump(mode="json"), "id": one.hash[:ID_LENGTH]} for one in self.samples],
+        }
+
+
+@dataclass(frozen=True)
 class Summary:
-    """Groups by part and criterion, the labels of each part, and the lowest margins of each part."""
+    """Groups by part and criterion, labels and lowest margins of each part, and the must_keep samples."""
 
     groups: tuple[Group, ...]
     labels: Mapping[str, Mapping[str, int]]
     uncovered: Mapping[str, tuple[int, ...]]
     hardest: Mapping[str, tuple[Selected, ...]]
+    must_keep: Kept
 
     def to_json(self) -> dict[str, Any]:
         """JSON values; samples by id."""
@@ -68,6 +99,7 @@ class Summary:
             "labels": self.labels,
             "uncovered": self.uncovered,
             "hardest": hardest,
+            "must_keep": self.must_keep.to_json(),
         }
 
 
@@ -86,7 +118,8 @@ def summarize(selection: Selection) -> Summary:
         labels[part] = {str(label): own.count(label) for label in sorted(set(own))}
         uncovered[part] = tuple(sorted({int(label) for label in side.labels} - set(own)))
         hardest[part] = tuple(sorted(samples, key=lambda one: (one.scores.margin, one.hash))[:HARDEST])
-    return Summary(tuple(_groups(selection, parts)), labels, uncovered, hardest)
+    kept = Kept(tuple(sorted(selection.must_keep, key=lambda one: (one.margin, one.hash))))
+    return Summary(tuple(_groups(selection, parts)), labels, uncovered, hardest, kept)
 
 
 def _groups(selection: Selection, parts: Sequence[str]) -> Iterator[Group]:

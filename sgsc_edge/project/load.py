@@ -104,10 +104,10 @@ class Project:
         return self.dataset_spec(part) is not None
 
     def dataset_spec(self, part: Part) -> str | None:
-        """The ``module:function`` that makes the data set of ``part``."""
+        """The ``module:function`` that makes the data set of ``part``; None where the user names none."""
         section = self.config.preservation if part == "must_keep" else self.config.data
-        spec: str | None = getattr(section, part)
-        return spec
+        spec = getattr(section, part)
+        return spec if isinstance(spec, str) else None  # must_keep may be a number
 
     def source_files(self) -> dict[str, str]:
         """SHA-256 of the user's files by path relative to ``root``: all Python files, and the checkpoint."""

@@ -7,7 +7,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    model_validator,
+)
 
 from sgsc_edge.config_text import Key, nearest, parse_size
 
@@ -80,6 +88,18 @@ def _as_list(value: object) -> object:
 def _as_name(value: object) -> object:
     """A layer of an ``nn.Sequential`` is called by its number: ``--set preservation.layer=3`` names one."""
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _must_keep(value: object) -> str | int:
+    """One validator for both forms: a union would report a mistake once a form."""
+    if isinstance(value, str):
+        return _spec(value)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(
+            'give a "module:function" that names samples, or a number of guide samples, at least 1, '
+            f"not {value!r}"
+        )
+    return value
 
 
 Spec = Annotated[str, AfterValidator(_spec)]
@@ -180,7 +200,8 @@ class PreservationSection(_Section):
     """``[preservation]``; both fractions are of the training data.
 
     ``method``: by the criteria of ``shares``, or at random for comparison. ``layer``: the convolution of
-    Grad-CAM; without it the last one.
+    Grad-CAM; without it the last one. ``must_keep``: samples whose right decision may never flip: a callable
+    that names them, or how many of the guide samples with the lowest margins.
     """
 
     fraction: Fraction = 0.1
@@ -188,7 +209,7 @@ class PreservationSection(_Section):
     method: Literal["critical", "random"] = "critical"
     shares: SharesSection = SharesSection()
     layer: Annotated[str, BeforeValidator(_as_name), Field(min_length=1)] | None = None
-    must_keep: Spec | None = None
+    must_keep: Annotated[str | int, PlainValidator(_must_keep)] | None = None
 
     def criteria(self) -> dict[str, float]:
         """Share of each criterion that chooses samples; they add up to 1."""

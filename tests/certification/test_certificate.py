@@ -47,7 +47,10 @@ def test_it_is_an_in_toto_statement_about_the_files() -> None:
     assert predicate["verdict"] == "PASSED"
     assert predicate["target"] == "tflite-int8"
     assert predicate["policy_sha256"] == sha256_bytes(canonical_json(predicate["policy"]))
-    assert predicate["sets"]["certify"] == {"samples": 50, "sha256": SETS["certify"].sha256, "gated": True}
+    row = {"samples": 50, "sha256": SETS["certify"].sha256, "gated": True, "trained_on": None}
+    assert predicate["sets"]["certify"] == row
+    assert predicate["sets"]["must_keep"]["trained_on"] == 4
+    assert predicate["warnings"] == []
     assert predicate["sets"]["guide"]["gated"] is False
     assert predicate["reference_saw_certify"] is False
     assert [row["name"] for row in predicate["runtimes"]] == ["torch", "numpy", "tensorflow", "tflm"]
@@ -113,6 +116,9 @@ def change(*keys: str | int, value: object) -> Callable[[Any], None]:
         (change("predicate", "sets", "certify", "sha256", value="xyz"), "predicate.sets.certify.sha256"),
         (change("predicate", "gates", value=[{}]), "predicate.gates.0"),
         (lambda document: document["predicate"].pop("policy"), "predicate.policy"),
+        (lambda document: document["predicate"].pop("warnings"), "predicate.warnings"),
+        (change("predicate", "sets", "must_keep", "trained_on", value=0), "has been edited"),
+        (change("predicate", "sets", "must_keep", "trained_on", value=True), "must_keep.trained_on"),
         (lambda document: document.pop("predicate"), "predicate"),
     ],
 )
@@ -171,3 +177,30 @@ def test_the_summary_shows_every_model_and_gate() -> None:
     assert lines[0].startswith("passed")
     assert lines[-1].startswith("failed")
     assert lines[-1].endswith("0.02, at most 0")
+
+
+def test_must_keep_is_shown_with_how_many_were_trained_on() -> None:
+    assert issue().must_keep_line() == "must_keep: 6 samples (4 trained on), 6 decided rightly by float"
+    without = {part: samples for part, samples in SETS.items() if part != "must_keep"}
+    runs = {"numpy": RuntimeRun("not_run")}
+    certificate = certify(context(), without, runs, OutputGrid(0.1, 3), subjects=SUBJECTS, tools={})
+    assert certificate.must_keep_line() == ""
+
+
+def test_a_threshold_finer_than_the_set_is_a_warning_and_no_verdict(tmp_path: Path) -> None:
+    certificate = issue(max_drop=0.05, max_lowering_flips=0.004)
+    assert (certificate.verdict, certificate.exit_code) == ("PASSED", 0)
+    (line,) = certificate.warning_lines()
+    assert line == (
+        "warning: the lowering gate is finer than its set can decide: one of 50 certify samples is 0.02, "
+        "more than max_lowering_flips = 0.004; 250 samples would be needed"
+    )
+    (found,) = certificate.to_json()["predicate"]["warnings"]
+    assert (found["gate"], found["set"], found["samples"], found["needed"]) == (
+        "lowering",
+        "certify",
+        50,
+        250,
+    )
+    write_json(tmp_path / "certificate.json", certificate.to_json())
+    assert read_certificate(tmp_path / "certificate.json").warning_lines() == [line]

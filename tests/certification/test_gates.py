@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from sgsc_edge.certification.gates import all_gates, verdict_of
+from sgsc_edge.certification.gates import all_gates, coarse_gates, verdict_of
 from sgsc_edge.certification.policy import GatePolicy
 from sgsc_edge.certification.records import Gate, Measurement, RuntimeRow, Verdict
 
@@ -136,3 +136,41 @@ def test_the_verdict_is_failed_before_not_measured_before_passed() -> None:
     assert verdict_of([passed, missing]) is Verdict.NOT_MEASURED
     assert verdict_of([missing, failed, passed]) is Verdict.FAILED
     assert verdict_of([]) is Verdict.NOT_MEASURED
+
+
+@pytest.mark.parametrize("samples", [1, 49, 99, 100, 199, 200, 10_000])
+def test_a_gate_is_coarse_where_one_sample_is_more_than_its_threshold(samples: int) -> None:
+    """0.01 needs 100 samples and 0.005 needs 200, although neither is exact in floating point."""
+    found = {one.gate: one for one in coarse_gates(policy(), samples)}
+    expected = {"compression": 100, "lowering": 200}
+    assert {gate: one.needed for gate, one in found.items()} == {
+        gate: needed for gate, needed in expected.items() if samples < needed
+    }
+    for one in found.values():
+        assert (one.set, one.samples) == ("certify", samples)
+        assert f"one of {samples} certify samples" in one.message
+        assert f"{one.needed} samples would be needed" in one.message
+
+
+@pytest.mark.parametrize(
+    ("samples", "gate", "coarse"),
+    [
+        (0, {}, []),  # nothing is measured at all: the gates say so
+        (10, {"max_drop": 0, "max_lowering_flips": 0}, []),  # exact on any set
+        (10, {"metric": "loss", "max_lowering_flips": 0.2}, []),  # a loss has no smallest step
+        (10, {"metric": "loss"}, ["lowering"]),
+        (3, {"max_drop": 0.3, "max_lowering_flips": 0.4}, ["compression"]),
+        (1, {"max_drop": 1.0, "max_lowering_flips": 1.0}, []),
+        (10**9, {"max_drop": 1e-12, "max_lowering_flips": 5e-324}, ["compression", "lowering"]),
+    ],
+)
+def test_what_is_no_coarse_gate(samples: int, gate: dict[str, object], coarse: list[str]) -> None:
+    assert [one.gate for one in coarse_gates(policy(**gate), samples)] == coarse
+
+
+def test_needed_samples_are_just_enough() -> None:
+    for threshold in (0.3, 0.03, 0.007, 0.9, 1e-5):
+        given = policy(max_drop=threshold, max_lowering_flips=1.0)
+        (one,) = coarse_gates(given, 1)
+        assert coarse_gates(given, one.needed - 1) if one.needed > 1 else True
+        assert not coarse_gates(given, one.needed)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from build_folders import SIZES, Arrays, recorded_arrays
+from build_folders import SIZES, TRAINED_ON, Arrays, recorded_arrays
 
 from sgsc_edge.certification.samples import read_samples
 from sgsc_edge.errors import DataError, FileFormatError, SgscError
@@ -17,6 +17,9 @@ def test_the_parts_are_read() -> None:
     sets = read_samples(arrays, where=WHERE)
     assert {part: len(samples) for part, samples in sets.items()} == SIZES
     assert all(samples.control_logits is None for samples in sets.values())
+    marks = {part: samples.trained_on for part, samples in sets.items()}
+    assert marks.pop("must_keep").tolist() == list(TRAINED_ON)
+    assert set(marks.values()) == {None}
     arrays["certify_control_logits"] = arrays["certify_float_logits"]
     assert read_samples(arrays, where=WHERE)["certify"].control_logits is not None
     for name in list(arrays):
@@ -46,6 +49,31 @@ def item(name: str, index: object, value: object) -> Callable[[Arrays], None]:
         (lambda a: a.pop("measured_ids"), FileFormatError, "'measured_ids' is missing"),
         (lambda a: a.pop("watch_inputs"), FileFormatError, "'watch_inputs' is missing"),
         (lambda a: a.pop("must_keep_labels"), FileFormatError, "'must_keep_labels' is missing"),
+        (lambda a: a.pop("must_keep_inputs"), FileFormatError, "'must_keep_inputs' is missing"),
+        (lambda a: a.pop("must_keep_trained_on"), FileFormatError, "'must_keep_trained_on' is missing"),
+        (put("must_keep_trained_on", lambda a: a.astype(np.int8)), FileFormatError, "int8[6], expected bool"),
+        (
+            put("must_keep_trained_on", lambda a: a[:, None]),
+            FileFormatError,
+            "bool[6, 1], expected bool with 1",
+        ),
+        (put("must_keep_trained_on", lambda a: a[:5]), FileFormatError, "'must_keep' differ in length"),
+        (
+            item("must_keep_ids", 4, "guide0003"),
+            FileFormatError,
+            "contradicts the part that has the sample: guide0",
+        ),
+        (
+            item("must_keep_ids", 0, "watch0003"),
+            FileFormatError,
+            "contradicts the part that has the sample: watch0",
+        ),
+        (
+            item("must_keep_ids", 0, "certify0003"),
+            FileFormatError,
+            "contradicts the part that has the sample",
+        ),
+        (item("must_keep_ids", 1, "test0"), DataError, "both must_keep and the test set: test0"),
         (put("certify_inputs", lambda a: a.astype(np.uint8)), FileFormatError, "is uint8"),
         (put("certify_labels", lambda a: a.astype(np.int32)), FileFormatError, "expected int64"),
         (put("certify_labels", lambda a: a[:, None]), FileFormatError, "with 1 dim"),
@@ -74,5 +102,5 @@ def test_bad_records_are_refused(edit, error: type[SgscError], words: str) -> No
 
 def test_must_keep_samples_are_the_users_choice() -> None:
     arrays = recorded_arrays()
-    arrays["must_keep_ids"][0], arrays["must_keep_ids"][1] = "certify0001", "test0"
+    arrays["must_keep_ids"][0], arrays["must_keep_ids"][5] = "guide0001", "certify0001"
     assert len(read_samples(arrays, where=WHERE)) == 4

@@ -13,7 +13,16 @@ import numpy as np
 import pytest
 from build_folders import BUILT, Arrays, context, without_certify_samples, write_folder
 
-from sgsc_edge.artifacts import MANIFEST_NAME, canonical_json, sha256_bytes, write_manifest
+from sgsc_edge.artifacts import (
+    MANIFEST_NAME,
+    canonical_json,
+    read_json,
+    sha256_bytes,
+    write_json,
+    write_manifest,
+)
+from sgsc_edge.certification.certificate import CERTIFICATE_NAME, seal
+from sgsc_edge.certification.records import Statement
 from sgsc_edge.certification.verify import certify_folder, verify_folder
 from sgsc_edge.errors import ConfigError, DataError, FileFormatError, SgscError
 
@@ -193,6 +202,44 @@ def test_a_flipped_must_keep_sample_fails(folder: Path) -> None:
     failed = [gate for gate in found.gates if gate.status == "failed"]
     assert [(gate.name, gate.subject) for gate in failed] == [("must_keep", "torch"), ("must_keep", "numpy")]
     assert found.predicate.runtimes[0].sets["must_keep"].negative_flips == ("must_keep0002",)
+
+
+def test_must_keep_goes_by_the_float_model_whatever_the_reference(folder: Path) -> None:
+    """The control decides one sample as compressed, wrongly; float decides another wrongly: no flip."""
+
+    def disagree(arrays: Arrays) -> None:
+        for part in ("certify", "must_keep"):
+            arrays[f"{part}_control_logits"] = arrays[f"{part}_compressed_logits"].astype(np.float32)
+        for index, float_is_right in ((2, True), (3, False)):
+            label = (arrays["must_keep_labels"][index] + 1) % 3
+            arrays["must_keep_labels"][index] = label
+            if float_is_right:
+                arrays["must_keep_float_logits"][index] = np.eye(3, dtype=np.float32)[label]
+
+    found = certify_folder(rewrite(folder, disagree), context(reference="control"))
+    assert found.exit_code == 1
+    failed = [(gate.name, gate.subject, gate.measured) for gate in found.gates if gate.status == "failed"]
+    assert failed == [("must_keep", "torch", 1.0), ("must_keep", "numpy", 1.0)]
+    assert found.predicate.runtimes[1].sets["must_keep"].negative_flips == ("must_keep0002",)
+    assert found.must_keep_line() == "must_keep: 6 samples (4 trained on), 5 decided rightly by float"
+
+
+@pytest.mark.parametrize("marks", [(False,) * 6, (True,) * 6])
+def test_marks_other_than_the_certificate_says_are_refused(folder: Path, marks: tuple[bool, ...]) -> None:
+    """Samples and manifest are replaced alike: the certificate still has another number of trained ones."""
+
+    def forge(arrays: Arrays) -> None:
+        arrays["must_keep_trained_on"] = np.array(marks)
+
+    certify_folder(folder, context())
+    recorded = read_json(folder / CERTIFICATE_NAME, 2**20)
+    certify_folder(rewrite(folder, forge), context())
+    fresh = read_json(folder / CERTIFICATE_NAME, 2**20)
+    fresh["predicate"]["sets"] = recorded["predicate"]["sets"]
+    statement = Statement.model_validate_json(json.dumps(fresh))
+    write_json(folder / CERTIFICATE_NAME, seal(statement).model_dump(mode="json", by_alias=True))
+    with pytest.raises(FileFormatError, match="is about other samples"):
+        verify_folder(folder)
 
 
 def test_a_device_that_decides_otherwise_fails_the_lowering_gate(folder: Path) -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 from torch.utils.data import TensorDataset
 
 from sgsc_edge.preservation.contact_sheet import contact_sheet, has_pictures
-from sgsc_edge.preservation.selection import SampleScores, Selected, Selection, SideCounts
+from sgsc_edge.preservation.selection import MustKept, SampleScores, Selected, Selection, SideCounts
 from sgsc_edge.preservation.sets import PreservationSet, Samples
 from sgsc_edge.project import Config
 
@@ -18,8 +18,13 @@ COUNTS = SideCounts(samples=9, different=9, labels={"0": 9})
 SCORES = SampleScores(saliency=1.0, uncertainty=0.5, margin=0.5, entropy=0.5, cluster=0)
 
 
-def sheet(images: torch.Tensor, prediction: int = 0, **stated: Any) -> np.ndarray:
-    """RGB [H, W, 3] of a sheet with one part of these images, one criterion, in the order of ranks."""
+def sheet(
+    images: torch.Tensor, prediction: int = 0, margins: tuple[float, ...] = (), **stated: Any
+) -> np.ndarray:
+    """RGB [H, W, 3] of a sheet with one part of these images, one criterion, in the order of ranks.
+
+    The first images are must_keep samples of these margins.
+    """
     config = Config.model_validate(
         {
             "project": {"name": "net"},
@@ -52,6 +57,18 @@ def sheet(images: torch.Tensor, prediction: int = 0, **stated: Any) -> np.ndarra
         rest=COUNTS,
         pool=COUNTS,
         samples=chosen,
+        must_keep=tuple(
+            MustKept(
+                hash=digest,
+                label=0,
+                prediction=prediction,
+                margin=margin,
+                reason="named",
+                part="guide",
+                trained_on=True,
+            )
+            for digest, margin in zip(hashes, margins, strict=False)
+        ),
     )
     samples = PreservationSet(part, tuple(range(len(images))), {"guide": part}, None)
     data = contact_sheet(config, samples, selection)
@@ -76,6 +93,14 @@ def test_a_stated_range_mean_and_deviation_give_the_raw_values_back() -> None:
     assert pixel(picture) == [191, 0, 255]
     swapped = sheet(images, mean=[0.5, 0.0, 1.0], std=[0.25, 1.0, 1.0], range=[0.0, 1.0], color="bgr")
     assert pixel(swapped) == [255, 0, 191]
+
+
+def test_must_keep_samples_have_a_row_of_their_own_lowest_margins_first() -> None:
+    images = torch.stack([torch.full((1, 4, 4), value) for value in (-1.0, 0.0, 1.0)])
+    without, picture = sheet(images), sheet(images, margins=(0.5, 0.25))
+    assert picture.shape == (without.shape[0] + 90, *without.shape[1:])
+    assert [pixel(picture[3 * 90 :], number) for number in range(2)] == [[128] * 3, [0] * 3]
+    assert pixel(picture[3 * 90 :], 2) == [255] * 3  # paper
 
 
 def test_wrong_decisions_are_red() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from sgsc_edge.errors import FileFormatError
 from sgsc_edge.preservation.selection import (
+    MustKept,
     SampleScores,
     Selected,
     Selection,
@@ -33,6 +34,11 @@ def sample(number: int, part: str, label: int, margin: float, **changes: Any) ->
     return Selected(**(fields | changes))
 
 
+def kept(number: int, margin: float, **changes: Any) -> MustKept:
+    fields = {"label": 0, "prediction": 0, "reason": "named", "part": None, "trained_on": False}
+    return MustKept(hash=f"{number:064x}", margin=margin, **(fields | changes))
+
+
 def selection() -> Selection:
     return Selection(
         method="critical",
@@ -48,6 +54,7 @@ def selection() -> Selection:
             sample(3, "watch", 0, 0.2),
             sample(4, "certify", 0, 0.3),
         ),
+        must_keep=(kept(1, 0.9, trained_on=True), kept(7, 0.2, prediction=1), kept(4, 0.3, part="certify")),
     )
 
 
@@ -61,7 +68,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 
 
 def spoil_schema(document: dict[str, Any]) -> None:
-    document["schema"] = "sgsc-edge-preservation/0"
+    document["schema"] = "sgsc-edge-preservation/1"
 
 
 def spoil_part(document: dict[str, Any]) -> None:
@@ -80,6 +87,18 @@ def spoil_label(document: dict[str, Any]) -> None:
     document["samples"][0]["label"] = -1
 
 
+def spoil_mark(document: dict[str, Any]) -> None:
+    document["must_keep"][0]["trained_on"] = 1
+
+
+def spoil_reason(document: dict[str, Any]) -> None:
+    document["must_keep"][0]["reason"] = "guessed"
+
+
+def drop_must_keep(document: dict[str, Any]) -> None:
+    del document["must_keep"]
+
+
 def spoil_key(document: dict[str, Any]) -> None:
     document["trusted"] = True
 
@@ -87,11 +106,14 @@ def spoil_key(document: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (spoil_schema, "is no sgsc-edge-preservation/1 document"),
+        (spoil_schema, "is no sgsc-edge-preservation/2 document"),
         (spoil_part, "samples.0.part"),
         (spoil_hash, "samples.1.hash"),
         (spoil_score, "samples.0.scores.margin"),
         (spoil_label, "samples.0.label"),
+        (spoil_mark, "must_keep.0.trained_on"),
+        (spoil_reason, "must_keep.0.reason"),
+        (drop_must_keep, "must_keep"),
         (spoil_key, "trusted"),
     ],
 )
@@ -105,7 +127,7 @@ def test_an_edited_file_is_refused(tmp_path: Path, spoil: Any, message: str) -> 
         read_selection(path)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", "null", '{"schema": "sgsc-edge-preservation/1"}'])
+@pytest.mark.parametrize("text", ["", "[]", "{", "null", '{"schema": "sgsc-edge-preservation/2"}'])
 def test_damaged_files_are_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "preservation.json").write_text(text)
     with pytest.raises(FileFormatError):
@@ -132,3 +154,12 @@ def test_the_summary_counts_by_part_and_criterion() -> None:
     assert summary.labels["guide"] == {"0": 1, "1": 1}
     assert summary.uncovered == {"guide": (), "watch": (1,), "certify": (1,)}
     json.dumps(summary.to_json(), allow_nan=False)
+
+
+def test_the_summary_has_the_must_keep_samples_lowest_margins_first() -> None:
+    found = summarize(selection()).must_keep
+    assert [one.margin for one in found.samples] == [0.2, 0.3, 0.9]
+    assert (found.trained_on, found.right) == (1, 2)
+    document = found.to_json()
+    assert (document["count"], document["trained_on"], document["right"]) == (3, 1, 2)
+    assert [one["id"] for one in document["samples"]] == [f"{number:064x}"[:16] for number in (7, 4, 1)]
