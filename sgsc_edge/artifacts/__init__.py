@@ -9,6 +9,7 @@ from sgsc_edge.artifacts.files import (
     output_errors,
     read_bytes,
     read_json,
+    remove_leftovers,
     sha256_bytes,
     sha256_file,
     write_bytes,
@@ -22,6 +23,7 @@ from sgsc_edge.artifacts.folder import (
     check_manifest,
     write_manifest,
 )
+from sgsc_edge.artifacts.sources import package_hash, sources_hash
 
 __all__ = [
     "MANIFEST_NAME",
@@ -36,11 +38,14 @@ __all__ = [
     "content_key",
     "npz_bytes",
     "output_errors",
+    "package_hash",
     "read_bytes",
     "read_json",
     "read_npz",
+    "remove_leftovers",
     "sha256_bytes",
     "sha256_file",
+    "sources_hash",
     "write_bytes",
     "write_json",
     "write_manifest",

@@ -13,6 +13,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import sys
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from sgsc_edge.errors import FileFormatError, InternalError, OutputError
 
 MAX_JSON_BYTES = 64 * 2**20
 _CHUNK = 2**20
+_LEFTOVER = re.compile(r"\..+\.\d+\.[0-9a-f]{8}\.tmp")
 
 _REMEDIES = {
     errno.ENOSPC: "free some space on that disk, or choose another folder with --out",
@@ -100,6 +102,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed writers left half-written in ``folder``; its lock must be held."""
+    with output_errors(folder):
+        for path in folder.iterdir():
+            if _LEFTOVER.fullmatch(path.name):
+                path.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, data: bytes) -> None:

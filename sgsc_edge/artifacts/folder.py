@@ -9,7 +9,15 @@ from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import IO, Any, NoReturn
 
-from sgsc_edge.artifacts.files import output_errors, read_json, sha256_file, write_json
+from sgsc_edge.artifacts.files import (
+    output_errors,
+    read_bytes,
+    read_json,
+    sha256_bytes,
+    sha256_file,
+    write_bytes,
+    write_json,
+)
 from sgsc_edge.errors import FileFormatError, OutputError
 
 if sys.platform == "win32":
@@ -19,6 +27,7 @@ else:
 
 MANIFEST_NAME = "manifest.json"
 MANIFEST_SCHEMA = "sgsc-edge-manifest/1"
+_MAX_COPIED = 1 << 31
 
 
 @dataclass(frozen=True)
@@ -124,6 +133,29 @@ class Stamps:
         """Note that ``stage`` made ``outputs`` (paths inside the folder) from the inputs behind ``key``."""
         digests = {path.relative_to(self._folder).as_posix(): sha256_file(path) for path in outputs}
         write_json(self._path, {**self._read(), stage: {"key": key, "outputs": digests}})
+
+    def adopt(self, stage: str, key: str, names: Collection[str], other: Path) -> bool:
+        """Copy the outputs ``names`` of the folder ``other`` if ``stage`` is current there under ``key``.
+
+        The copies are recorded as if the stage had run here; False, and nothing is recorded, where ``other``
+        has not made them, or has lost or changed one.
+        """
+        stamp = Stamps(other)._read().get(stage)
+        if not isinstance(stamp, dict) or stamp.get("key") != key:
+            return False
+        digests = stamp.get("outputs")
+        if not isinstance(digests, dict) or digests.keys() != set(names):
+            return False
+        try:
+            files = {name: read_bytes(other / name, _MAX_COPIED) for name in names}
+        except FileFormatError:
+            return False
+        if any(sha256_bytes(data) != digests[name] for name, data in files.items()):
+            return False
+        for name, data in files.items():
+            write_bytes(self._folder / name, data)
+        self.record(stage, key, [self._folder / name for name in names])
+        return True
 
     def forget(self, stage: str) -> None:
         """Make ``stage`` run again the next time."""

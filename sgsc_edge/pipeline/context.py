@@ -39,6 +39,7 @@ CERTIFICATE = "certificate.json"
 MAX_BYTES = 1 << 31
 
 _NOBODY = (torch.empty(0), torch.empty(0, dtype=torch.int64))
+"""A watch set of no samples."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +73,7 @@ class Build:
 
     @cached_property
     def untrained(self) -> Compression:
-        """Everything that compression starts from but the preservation set: enough to calibrate and restore."""
+        """What compression starts from, without a preservation set: enough to calibrate and to restore."""
         settings, rest = self.project.config.compress, self.data.rest
         return Compression(
             model=self.model,
@@ -97,7 +98,7 @@ class Build:
 
     @property
     def guard(self) -> Guard:
-        """The controller's baseline: the float model, or the control where float training saw the watch set."""
+        """The controller's baseline: float, or the control where float training saw the watch set."""
         gate = self.project.config.gate
         metric: Literal["accuracy", "loss"] = "loss" if gate.metric == "loss" else "accuracy"
         history = self.folder / CONTROL_HISTORY

@@ -6,10 +6,17 @@ import logging
 from importlib.metadata import version
 from pathlib import Path
 
-from sgsc_edge.artifacts import FolderLock, Stamps, content_key, output_errors
+from sgsc_edge.artifacts import (
+    FolderLock,
+    Stamps,
+    content_key,
+    output_errors,
+    package_hash,
+    remove_leftovers,
+)
 from sgsc_edge.certification import Certificate, check_runtime_names, read_certificate
 from sgsc_edge.pipeline.context import CERTIFICATE, Build
-from sgsc_edge.pipeline.stages import STAGES, stated_policy
+from sgsc_edge.pipeline.stages import STAGES, Stage, stated_policy
 from sgsc_edge.project import Project
 from sgsc_edge.targets import Target
 
@@ -29,17 +36,35 @@ def build(project: Project, target: Target, folder: Path) -> Certificate:
     with output_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with FolderLock(folder):
+        remove_leftovers(folder)
         this = Build(project, target, folder)
-        stamps = Stamps(folder)
         check_runtime_names(stated_policy(this).runtimes)
         for stage in STAGES:
-            if not stage.needed(this):
-                continue
-            key = content_key(stage.name, version("sgsc-edge"), stage.key(this))
-            if stamps.is_current(stage.name, key):
-                log.info("%s: unchanged", stage.name)
-                continue
-            log.info("%s ...", stage.name)
-            stage.run(this, key)
-            stamps.record(stage.name, key, [folder / name for name in stage.outputs])
+            if stage.needed(this):
+                _walk(stage, this)
         return read_certificate(folder / CERTIFICATE)
+
+
+def _walk(stage: Stage, build: Build) -> None:
+    """Make a stage's outputs current: they are already, or another target's are the same, or it runs."""
+    key = content_key(stage.name, version("sgsc-edge"), package_hash(), stage.key(build))
+    stamps = Stamps(build.folder)
+    if stamps.is_current(stage.name, key):
+        log.info("%s: unchanged", stage.name)
+        return
+    if stage.shared:
+        for other in _neighbours(build.folder):
+            if stamps.adopt(stage.name, key, stage.outputs, other):
+                log.info("%s: the same as for %s", stage.name, other.name)
+                return
+    log.info("%s ...", stage.name)
+    stage.run(build, key)
+    stamps.record(stage.name, key, [build.folder / name for name in stage.outputs])
+
+
+def _neighbours(folder: Path) -> list[Path]:
+    """The folders beside a build folder, by name: other targets of the same ``--out``."""
+    try:
+        return sorted(path for path in folder.resolve().parent.iterdir() if path.name != folder.name)
+    except OSError:
+        return []  # a parent that may be entered and not listed

@@ -7,8 +7,9 @@ unchanged build does nothing and a killed one goes on where it stopped.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -46,35 +47,75 @@ from sgsc_edge.pipeline.context import (
     Build,
 )
 from sgsc_edge.pipeline.recording import recorded
+from sgsc_edge.preservation.selection import SCHEMA as SELECTION_SCHEMA
 from sgsc_edge.preservation.selection import write_selection
 from sgsc_edge.preservation.sets import choose
 from sgsc_edge.runtimes import available
 
 _SCORING_TOOLS = ("torch", "captum", "scikit-learn")
-_TOOLS = ("sgsc-edge", *_SCORING_TOOLS, "onnx", "onnxscript", "numpy", "ai-edge-litert", "onnxruntime")
+_EXPORT_TOOLS = ("torch", "onnx", "onnxscript")
+_TOOLS = ("sgsc-edge", "captum", "scikit-learn", *_EXPORT_TOOLS, "numpy", "ai-edge-litert", "onnxruntime")
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One row of the road: what it writes, what it depends on, and how it runs."""
+    """One row of the road.
+
+    Parameters
+    ----------
+    name: in logs and stamps.
+    outputs: the files it writes.
+    key: of everything that they follow from; the code and the stage's name are added to it.
+    run: writes them; takes the whole key, for checkpoints.
+    shared: other targets' outputs of the same key are copied rather than made again.
+    needed: whether the project asks for it.
+    """
 
     name: str
     outputs: tuple[str, ...]
     key: Callable[[Build], str]
     run: Callable[[Build, str], None]
+    shared: bool = False
     needed: Callable[[Build], bool] = lambda build: True
+
+
+# --- rehearse -------------------------------------------------------------------------------------
+
+
+def _rehearse_key(build: Build) -> str:
+    return content_key(
+        build.project.source_hash(),
+        build.project.config_hash("model"),
+        list(build.data.rest.hashes),
+        build.untrained.recipe.batch_size,  # of calibration
+        build.target.model_dump(mode="json"),
+        _versions(_EXPORT_TOOLS),
+        torch.get_num_threads(),
+    )
+
+
+def _rehearse(build: Build, key: str) -> None:
+    """What cannot ship is refused before anything takes long: nothing is scored or trained yet."""
+
+    def ships(compressed: CompressedModel) -> None:
+        lower(_onnx(build, compressed, {}), build.target)
+
+    build.untrained.rehearse(ships)
 
 
 # --- choose the preservation set ------------------------------------------------------------------
 
 
 def _preserve_key(build: Build) -> str:
+    data = build.data
+    sets = (data.rest, data.pool, *([data.must_keep] if data.must_keep else []))
     return content_key(
+        SELECTION_SCHEMA,
         build.project.source_hash(),
         build.project.config_hash("model", "data", "preservation"),
         build.project.config.compress.seed,
-        [build.data.rest.key(), build.data.pool.key()],
-        {name: version(name) for name in _SCORING_TOOLS},
+        [samples.key() for samples in sets],
+        _versions(_SCORING_TOOLS),
         torch.get_num_threads(),
     )
 
@@ -86,40 +127,48 @@ def _preserve(build: Build, key: str) -> None:
 # --- compress -------------------------------------------------------------------------------------
 
 
-def _compress_key(build: Build) -> str:
-    learns = build.project.config.compress.chosen_method == "sgsc"
+def _training_key(build: Build) -> str:
     return content_key(
         build.project.source_hash(),
-        build.project.config_hash("model", "compress", *(["gate"] if learns else [])),
+        build.project.config_hash("model"),
+        asdict(build.untrained.recipe),
         build.samples_key,
         {"torch": torch.__version__, "threads": torch.get_num_threads()},
     )
 
 
-def _rehearse(build: Build, key: str) -> None:
-    """What cannot ship is refused before training."""
+def _control(build: Build, key: str) -> None:
+    control = build.compression().run_control(build.folder, key)
+    parameters = {name: tensor.contiguous() for name, tensor in control.module.state_dict().items()}
+    write_bytes(build.folder / CONTROL, safetensors.torch.save(parameters))
 
-    def ships(compressed: CompressedModel) -> None:
-        lower(_onnx(build, compressed), build.target)
 
-    build.compression.rehearse(ships)
+def _compress_key(build: Build) -> str:
+    learns = build.project.config.compress.chosen_method == "sgsc"
+    guard = asdict(build.guard) if learns else {}
+    return content_key(_training_key(build), build.project.config_hash("compress"), guard)
 
 
 def _compress(build: Build, key: str) -> None:
-    compressed = build.compression.run(build.folder, key)
+    compressed = build.compression().run(build.folder, key)
     write_bytes(build.folder / COMPRESSED, safetensors.torch.save(compressed.tensors()))
-
-
-def _control(build: Build, key: str) -> None:
-    control = build.compression.run_control(build.folder, key)
-    parameters = {name: tensor.contiguous() for name, tensor in control.module.state_dict().items()}
-    write_bytes(build.folder / CONTROL, safetensors.torch.save(parameters))
 
 
 # --- export and lower -----------------------------------------------------------------------------
 
 
-def _onnx(build: Build, compressed: CompressedModel) -> onnx.ModelProto:
+def _onnx(build: Build, compressed: CompressedModel, metadata: Mapping[str, Any]) -> onnx.ModelProto:
+    name = build.project.config.project.name
+    return export_onnx(compressed, build.untrained.sample, name=name, metadata=metadata)
+
+
+def _export_key(build: Build) -> str:
+    settings = build.project.config_hash("project", "model", "data")
+    tools = _versions(_EXPORT_TOOLS)
+    return content_key(build.digest(COMPRESSED), build.project.source_hash(), settings, tools)
+
+
+def _export(build: Build, key: str) -> None:
     config = build.project.config
     metadata: dict[str, Any] = {
         "project": config.project.name,
@@ -127,20 +176,12 @@ def _onnx(build: Build, compressed: CompressedModel) -> onnx.ModelProto:
     }
     if config.data.classes:
         metadata["classes"] = list(config.data.classes)
-    return export_onnx(compressed, build.compression.sample, name=config.project.name, metadata=metadata)
-
-
-def _export_key(build: Build) -> str:
-    settings = build.project.config_hash("project", "model", "data")
-    return content_key(build.digest(COMPRESSED), build.project.source_hash(), settings)
-
-
-def _export(build: Build, key: str) -> None:
-    write_bytes(build.folder / ONNX, _onnx(build, build.compressed).SerializeToString(deterministic=True))
+    model = _onnx(build, build.compressed, metadata)
+    write_bytes(build.folder / ONNX, model.SerializeToString(deterministic=True))
 
 
 def _lower_key(build: Build) -> str:
-    return content_key(build.digest(ONNX), build.target.model_dump(mode="json"))
+    return content_key(build.digest(ONNX), build.target.model_dump(mode="json"), version("onnx"))
 
 
 def _lower(build: Build, key: str) -> None:
@@ -153,11 +194,10 @@ def _lower(build: Build, key: str) -> None:
 
 def _record_key(build: Build) -> str:
     test = build.samples.test.hashes if build.samples.test else ()
-    control = build.digest(CONTROL) if build.has_control else ""
-    files = [build.digest(name) for name in (TFLITE, ONNX, COMPRESSED, "history.jsonl")]
     # The manifest states all of these, also where a change of one leaves the models' bytes as they were.
-    stated = [build.project.source_files(), build.project.config.compress.seed, _tools()]
-    return content_key(build.samples_key, list(test), control, files, stated)
+    files = [build.digest(name) for name in sorted(_made_before(build, "record"))]
+    stated = [build.project.source_files(), build.project.config.compress.seed, _versions(_TOOLS)]
+    return content_key(build.samples_key, list(test), files, stated)
 
 
 def _record(build: Build, key: str) -> None:
@@ -168,18 +208,24 @@ def _record(build: Build, key: str) -> None:
     test = build.samples.test.ids if build.samples.test else ()
     arrays["measured_ids"] = np.array(test, dtype="U16")
     write_npz(build.folder / PRESERVATION, arrays)
-    made = {name for stage in STAGES if stage.needed(build) for name in stage.outputs}
+    made = {PRESERVATION, *_made_before(build, "record")}
     write_manifest(
         build.folder,
-        {name for name in made - {MANIFEST, CERTIFICATE} if not name.startswith(".")},
-        tools=_tools(),
+        {name for name in made if not name.startswith(".")},
+        tools=_versions(_TOOLS),
         seeds={"compress": build.project.config.compress.seed},
         inputs=build.project.source_files(),
     )
 
 
-def _tools() -> dict[str, str]:
-    return {name: version(name) for name in _TOOLS}
+def _made_before(build: Build, name: str) -> set[str]:
+    """The files of the stages before the stage ``name``."""
+    before = itertools.takewhile(lambda stage: stage.name != name, STAGES)
+    return {output for stage in before if stage.needed(build) for output in stage.outputs}
+
+
+def _versions(tools: tuple[str, ...]) -> dict[str, str]:
+    return {name: version(name) for name in tools}
 
 
 # --- certify --------------------------------------------------------------------------------------
@@ -232,13 +278,15 @@ def _input_hashes(build: Build) -> Mapping[str, str]:
     }
 
 
+def _has_control(build: Build) -> bool:
+    return build.has_control
+
+
 STAGES = (
-    Stage("preserve", (SELECTION,), _preserve_key, _preserve),
-    Stage("rehearse", (), _compress_key, _rehearse),
-    Stage(
-        "control", (CONTROL, CONTROL_HISTORY), _compress_key, _control, needed=lambda build: build.has_control
-    ),
-    Stage("compress", (COMPRESSED, HISTORY, CONTROLLER_LOG), _compress_key, _compress),
+    Stage("rehearse", (), _rehearse_key, _rehearse),
+    Stage("preserve", (SELECTION,), _preserve_key, _preserve, shared=True),
+    Stage("control", (CONTROL, CONTROL_HISTORY), _training_key, _control, shared=True, needed=_has_control),
+    Stage("compress", (COMPRESSED, HISTORY, CONTROLLER_LOG), _compress_key, _compress, shared=True),
     Stage("export", (ONNX,), _export_key, _export),
     Stage("lower", (TFLITE,), _lower_key, _lower),
     Stage("record", (PRESERVATION, MANIFEST), _record_key, _record),

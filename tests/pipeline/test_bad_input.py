@@ -88,7 +88,7 @@ def test_a_wrong_setting_is_named(project: Callable[..., Path], config: str, mes
     ],
     ids=["factory raises", "no module", "tuple", "gelu", "lower bound", "reflect", "channels", "nan"],
 )
-def test_a_wrong_model_is_refused_before_training(
+def test_a_wrong_model_is_refused_before_scoring(
     project: Callable[..., Path], model: str, messages: tuple[str]
 ) -> None:
     folder = project(model=model)
@@ -96,7 +96,8 @@ def test_a_wrong_model_is_refused_before_training(
     assert code == 2, err
     for message in messages:
         assert message in err
-    assert not (folder / "build" / "tflite-int8" / "history.jsonl").exists()
+    written = {path.name for path in (folder / "build" / "tflite-int8").iterdir()}
+    assert not written & {"preservation.json", "history.jsonl"}
 
 
 @pytest.mark.parametrize(
