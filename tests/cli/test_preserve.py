@@ -84,6 +84,28 @@ def test_json_is_one_document(project: Path) -> None:
     assert "printed by user code" in done.stderr
 
 
+def test_must_keep_samples_are_shown_with_margin_and_reason(project: Path) -> None:
+    out = project / "shown"
+    done = preserve(project, "--out", out, "--set", "preservation.must_keep=3")
+    assert done.returncode == 0, done.stderr
+    kept = read_selection(out / "preservation.json").must_keep
+    lines = done.stdout.splitlines()
+    head = "must_keep: 3 samples (3 trained on), 3 decided rightly by float; the 3 with the lowest margins:"
+    after = lines[lines.index(head) + 2 :]
+    assert after[0].split()[:3] == ["must_keep", "sample", "label"]
+    for one, line in zip(kept, after[1:4], strict=True):
+        shown = [one.hash[:16], str(one.label), str(one.label), f"{one.margin:.3f}"]
+        assert line.split() == [*shown, "guide", "yes", "lowest", "margin"]
+    as_json = json.loads(
+        preserve(project, "--out", out, "--set", "preservation.must_keep=3", "--json").stdout
+    )
+    found = as_json["must_keep"]
+    assert (found["count"], found["trained_on"], found["right"]) == (3, 3, 3)
+    assert [one["hash"] for one in found["samples"]] == [one.hash for one in kept]
+    assert [one["reason"] for one in found["samples"]] == ["lowest_margin"] * 3
+    assert "must_keep:" not in preserve(project, "--out", out).stdout
+
+
 def test_samples_that_are_no_images_have_no_picture(project: Path) -> None:
     (project / "small_model.py").write_text(
         MODEL.replace("nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 2)", "nn.Linear(16, 2)")

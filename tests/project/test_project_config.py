@@ -110,6 +110,23 @@ def test_a_good_file_loads_with_its_defaults(tmp_path: Path) -> None:
             12,
             "preservation.fraction: must be less than 1, not 1.0",
         ),
+        (
+            ("[gate]", "[preservation]\nmust_keep = 0\n[gate]"),
+            12,
+            'preservation.must_keep: give a "module:function" that names samples, or a number of guide '
+            "samples, at least 1, not 0",
+        ),
+        (
+            ("[gate]", "[preservation]\nmust_keep = true\n[gate]"),
+            12,
+            "guide samples, at least 1, not True",
+        ),
+        (("[gate]", "[preservation]\nmust_keep = 5.0\n[gate]"), 12, "at least 1, not 5.0"),
+        (
+            ("[gate]", '[preservation]\nmust_keep = "keep"\n[gate]'),
+            12,
+            "preservation.must_keep: 'keep' is not of the form \"module:function\"",
+        ),
     ],
 )
 def test_a_wrong_value_is_reported_at_its_line(
@@ -163,6 +180,15 @@ def test_settings_are_toml_values_or_plain_text(tmp_path: Path) -> None:
     ).config
     assert (config.compress.epochs, config.gate.metric, config.data.pool) == (2, "loss", "data:pool")
     assert (config.model.input.shape, config.model.input.dtype) == ((3, 4, 4), "float32")
+
+
+def test_must_keep_is_a_number_or_a_callable(tmp_path: Path) -> None:
+    by_number = load_project(write(tmp_path), ["preservation.must_keep=50"])
+    assert by_number.config.preservation.must_keep == 50
+    assert not by_number.has_dataset("must_keep")
+    by_name = load_project(write(tmp_path), ["preservation.must_keep=data:keep"])
+    assert by_name.dataset_spec("must_keep") == "data:keep"
+    assert by_number.config_hash("preservation") != by_name.config_hash("preservation")
 
 
 @pytest.mark.parametrize("setting", ["epochs", "=1", "a b=1", ""])
