@@ -3,7 +3,8 @@
 - *guide*: from the training data outside the pool; may enter the loss.
 - *watch*: from the pool; looked at while compressing, never in a gradient.
 - *certify*: from the pool; judged once, at the end.
-- *must_keep*: named by the user; a right decision on one of them may never flip.
+- *must_keep*: named by the user, or the closest decisions of guide; no right one may flip. May overlap the
+  other parts, never the test set.
 """
 
 from __future__ import annotations
