@@ -128,6 +128,7 @@ def test_preserve_limit_is_on_the_median(seconds: float, met: bool) -> None:
         rest=counts,
         pool=counts,
         samples=(),
+        must_keep=(),
     )
     rows = preserve_time.rows([1.0, seconds, 200.0], selection)
     assert [row.met for row in rows] == [met, None, None, None]
