@@ -45,8 +45,9 @@ LEARNING_SHARE = 0.6
 GUIDE_SHARE = 0.25
 """Share of a batch that is drawn from the guide set."""
 
-_CHECKS = 12
-_SCALE_RATE = 1e-2
+CHECKS = 12
+"""Looks at the watch set in the learning phase."""
+_RANGE_RATE = 1e-2
 _SPAN = 2.0
 """Depths can cross the whole range in 1/_SPAN of the learning phase."""
 
@@ -59,7 +60,7 @@ _ARRIVED = 0.9
 _FIRST_REMOVAL = 0.2
 """Share of the learning phase before the first channel goes: depths must have had time to tell."""
 
-_REMOVALS = 30
+REMOVALS = 30
 """Times in the learning phase at which channels are removed."""
 
 _STRONGEST = 20.0
@@ -153,14 +154,14 @@ class Learned(Strategy):
     # --- the strategy's interface ---------------------------------------------------------------
 
     def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
-        """Weights, scales and depths, each at its own rate."""
+        """Weights, ranges and depths, each at its own rate."""
         bits = [layer.quantizer.bits for layer in self.layers.values()]
-        scales = [layer.quantizer.log2_scale for layer in self.layers.values()]
-        special = {id(p) for p in (*bits, *scales)}
+        ranges = [layer.quantizer.log2_range for layer in self.layers.values()]
+        special = {id(p) for p in (*bits, *ranges)}
         weights = [p for p in self.model.module.parameters() if p.requires_grad and id(p) not in special]
         return [
             {"params": weights, "lr": learning_rate},
-            {"params": scales, "lr": _SCALE_RATE},
+            {"params": ranges, "lr": _RANGE_RATE},
             {"params": bits, "lr": _SPAN * MAX_BITS / self.learning_steps, "constant": True},
         ]
 
@@ -199,9 +200,9 @@ class Learned(Strategy):
         done = step + 1
         if self.goal.budget is not None and done % _SIZED_EVERY == 0 and not self.controller.holding:
             self._press(done)
-        if done % max(self.learning_steps // _REMOVALS, 1) == 0 and not self.controller.holding:
+        if done % max(self.learning_steps // REMOVALS, 1) == 0 and not self.controller.holding:
             self._remove(done)
-        if done % max(self.learning_steps // _CHECKS, 1) == 0:
+        if done % max(self.learning_steps // CHECKS, 1) == 0:
             self._check(done)
 
     def end_epoch(self, epoch: int) -> dict[str, float]:
@@ -361,7 +362,7 @@ class Learned(Strategy):
         """
         quantizers = {name: layer.quantizer for name, layer in self.layers.items()}
         before = {
-            name: (q.bits.detach().clone(), q.log2_scale.detach().clone()) for name, q in quantizers.items()
+            name: (q.bits.detach().clone(), q.log2_range.detach().clone()) for name, q in quantizers.items()
         }
         scores = {name: torch.zeros(len(layer.mask)) for name, layer in self.layers.items()}
         inputs, labels = self.sensitivity_batch
@@ -378,9 +379,9 @@ class Learned(Strategy):
                     for name, gradient in zip(masks, gradients, strict=True):
                         scores[name] += gradient.square()
         with torch.no_grad():
-            for name, (bits, scale) in before.items():
+            for name, (bits, log2_range) in before.items():
                 quantizers[name].bits.copy_(bits)
-                quantizers[name].log2_scale.copy_(scale)
+                quantizers[name].log2_range.copy_(log2_range)
         return scores
 
     def _settle(self) -> None:

@@ -2,8 +2,8 @@
 
 Weights follow the paper's ``q(x, b, e) = 2^e · round(clamp(2^-e · x, ...))`` (arXiv 2505.00350, eq. 1)
 with two changes that the device asks for: the range is symmetric, ``±(2^(b-1) - 1)``, as in TFLite, and
-the scale ``s = 2^e`` is any positive number. The gradient passes ``round`` unchanged (STE); with respect
-to the scale it is LSQ's (arXiv 1902.08153).
+the scale is any positive number. The gradient passes ``round`` unchanged (STE); with respect to the range
+it is LSQ's (arXiv 1902.08153).
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ FLOOR_BITS = 2.0
 """Depth of the smallest useful grid: -1, 0, 1."""
 
 _TINY = 1e-12
-"""Smallest scale; keeps an all-zero channel's parameters finite."""
+"""Smallest range; keeps an all-zero channel's parameters finite."""
 
 _HAIR = 1e-5
-"""Scales are a hair wider than the weights: rounding must not clip the largest and stop its gradient."""
+"""Ranges are a hair wider than the weights: rounding must not clip the largest and stop its gradient."""
 
 
 def _round_ste(x: torch.Tensor) -> torch.Tensor:
@@ -52,21 +52,25 @@ class _FakeQuantize(torch.autograd.Function):
 class WeightQuantizer(nn.Module):
     """Symmetric quantizer of a weight's output channels (axis 0).
 
-    Parameters: ``log2_scale`` [O] float32; ``bits`` [O] float32, the channels' bit depths, learned where they
-    require gradients. Depths are real numbers while they are learned; the integers then reach
-    ``round(2^(b-1) - 1)``. Below :data:`FLOOR_BITS` a channel keeps three values, until its layer's mask
-    removes it: how far its depth has fallen says how little it is worth.
+    Parameters: ``log2_range`` [O] float32, of the largest value of a channel; ``bits`` [O] float32, the
+    channels' bit depths, learned where they require gradients. Depths are real numbers while they are
+    learned; the integers then reach ``round(2^(b-1) - 1)``. Below :data:`FLOOR_BITS` a channel keeps three
+    values, until its layer's mask removes it: how far its depth has fallen says how little it is worth.
+
+    The paper holds the scale while the depth moves, so that the loss feels a depth only through weights that
+    are cut off. Here the range is held: a shallower depth is a coarser grid, and the gradient with respect
+    to it is that of the rounding errors (as with range and step of arXiv 1905.11452): near a minimum,
+    proportional to the loss that those errors cost.
     """
 
-    log2_scale: nn.Parameter
+    log2_range: nn.Parameter
     bits: nn.Parameter
 
     def __init__(self, weight: torch.Tensor, bits: float = MAX_BITS) -> None:
         super().__init__()
         channels = weight.shape[0]
         self.bits = nn.Parameter(torch.full((channels,), bits), requires_grad=False)
-        largest = weight.detach().abs().reshape(channels, -1).amax(1).clamp_min(_TINY)
-        self.log2_scale = nn.Parameter((largest / self._limit()).detach().log2() + _HAIR)
+        self.log2_range = nn.Parameter(_fitting(weight))
 
     def _limit(self) -> torch.Tensor:
         """The largest integer before rounding, float32 [O]."""
@@ -75,21 +79,17 @@ class WeightQuantizer(nn.Module):
 
     @torch.no_grad()
     def set_bits(self, bits: torch.Tensor) -> None:
-        """Change depths and keep the channels' ranges: the scales follow (see also :meth:`fit_range`)."""
-        before = self._limit()
+        """Change depths and keep the channels' ranges (see also :meth:`fit_range`)."""
         self.bits.copy_(bits)
-        self.log2_scale.add_((before / self._limit()).log2())
 
     @torch.no_grad()
     def fit_range(self, weight: torch.Tensor, channels: torch.Tensor) -> None:
-        """Set the scales of some ``channels`` (bool [O]) so that their largest weight just fits."""
-        largest = weight.detach().abs().reshape(len(weight), -1).amax(1).clamp_min(_TINY)
-        fitted = (largest / self._limit()).log2() + _HAIR
-        self.log2_scale.copy_(torch.where(channels, fitted, self.log2_scale))
+        """Set the ranges of some ``channels`` (bool [O]) so that their largest weight just fits."""
+        self.log2_range.copy_(torch.where(channels, _fitting(weight), self.log2_range))
 
     def scale(self) -> torch.Tensor:
         """The channels' scales, float32 [O]."""
-        return 2**self.log2_scale
+        return 2**self.log2_range / self._limit()
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         """The weight on its channels' grids, float32, same shape."""
@@ -105,6 +105,11 @@ class WeightQuantizer(nn.Module):
         limit = self._limit().reshape(shape)
         scaled = weight / self.scale().reshape(shape)
         return torch.clamp(scaled, -limit, limit).round().to(torch.int8)
+
+
+def _fitting(weight: torch.Tensor) -> torch.Tensor:
+    """log2 of the ranges that hold the channels' largest weights, float32 [O]."""
+    return weight.detach().abs().flatten(1).amax(1).clamp_min(_TINY).log2() + _HAIR
 
 
 class ActivationQuantizer(nn.Module):

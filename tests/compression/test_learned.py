@@ -19,8 +19,8 @@ from sgsc_edge.compression.compress import Compression, Guard
 from sgsc_edge.compression.controller import Controller
 from sgsc_edge.compression.fit import fit, stored_bytes
 from sgsc_edge.compression.layers import QuantizedModel, quantize_model
-from sgsc_edge.compression.learned import Goal
-from sgsc_edge.compression.loop import Trainer
+from sgsc_edge.compression.learned import Goal, Learned
+from sgsc_edge.compression.loop import Recipe, Trainer
 
 
 def masks_of(model: QuantizedModel) -> dict[str, torch.Tensor]:
@@ -121,10 +121,10 @@ def test_the_most_sensitive_channels_get_bits_back_until_it_holds() -> None:
 # --- whole compressions ---------------------------------------------------------------------------
 
 
-def trained() -> nn.Module:
+def trained(model: nn.Module | None = None) -> nn.Module:
     """A float model that has learned the task."""
     torch.manual_seed(0)
-    model = Plain().train()
+    model = (Plain() if model is None else model).train()
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     x, labels = data().tensors
     for _ in range(60):
@@ -209,6 +209,38 @@ def test_the_controller_saves_a_run_that_fails_without_it(tmp_path: Path) -> Non
         assert bool(actions) == guard
     assert ends[True] < 0.2
     assert ends[False] > 1.0  # as good as guessing among three classes
+
+
+class TwoBranches(nn.Module):
+    """Two convolutions of one shape; the head listens to the first fifty times as closely."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loud, self.quiet = nn.Conv2d(1, 4, 3), nn.Conv2d(1, 4, 3)
+        self.head = nn.Linear(8 * 36, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.cat([torch.relu(self.loud(x)), torch.relu(self.quiet(x))], 1)
+        return self.head(torch.flatten(x, 1))
+
+
+def test_layers_of_different_sensitivity_end_at_different_depths(tmp_path: Path) -> None:
+    model = trained(TwoBranches())
+    with torch.no_grad():
+        model.head.weight[:, 4 * 36 :] /= 50  # type: ignore[index, operator]
+    this = replace(learning(None, gamma=0.01), model=model, recipe=Recipe(12, 32, learning_rate=1e-4, seed=0))
+    depths: dict[str, float] = {}
+
+    class Watched(Learned):
+        def _settle(self) -> None:
+            super()._settle()
+            depths.update((name, float(bits.mean())) for name, bits in self.learned.items())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sgsc_edge.compression.compress.Learned", Watched)
+        this.run(tmp_path, "key")
+    assert depths["loud"] > depths["quiet"] + 1.0
+    assert history(tmp_path)[-1]["watch_accuracy"] > 0.9
 
 
 def test_ptq_calibrates_without_training(tmp_path: Path) -> None:

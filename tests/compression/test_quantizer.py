@@ -30,15 +30,15 @@ def test_an_all_zero_channel_stays_finite() -> None:
     assert int(quantizer.integers(weight).abs().max()) == 0
 
 
-def test_gradients_reach_weights_and_scales() -> None:
+def test_gradients_reach_weights_and_ranges() -> None:
     weight = torch.randn(4, 6, generator=torch.Generator().manual_seed(0), requires_grad=True)
     quantizer = WeightQuantizer(weight)
     coefficients = torch.rand(4, 6, generator=torch.Generator().manual_seed(1)) + 0.1
     (quantizer(weight) * coefficients).sum().backward()
     assert weight.grad is not None
     assert torch.allclose(weight.grad, coefficients, rtol=1e-5)  # STE, the largest weights included
-    assert quantizer.log2_scale.grad is not None
-    assert bool(quantizer.log2_scale.grad.isfinite().all())
+    assert quantizer.log2_range.grad is not None
+    assert bool(quantizer.log2_range.grad.isfinite().all())
 
 
 @settings(max_examples=30, deadline=None)
