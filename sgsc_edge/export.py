@@ -57,6 +57,7 @@ def export_onnx(
                 input_names=[INPUT_NAME],
                 output_names=[OUTPUT_NAME],
                 dynamic_shapes=({0: "batch"},),
+                custom_translation_table={torch.ops.aten.adaptive_avg_pool1d.default: _pool_to_one_cell},
                 optimize=True,
                 verbose=False,
             )
@@ -76,6 +77,17 @@ def export_onnx(
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise InternalError(f"the exported ONNX model is invalid: {error}") from error
     return model
+
+
+def _pool_to_one_cell(x: Any, output_size: Any) -> Any:
+    """AdaptiveAvgPool1d(1), the only size that tracing lets pass.
+
+    The exporter's own form lies between Unsqueeze and Squeeze, which ONNX Runtime 1.31 fails to optimize
+    ("output_dtype INT8 does not match y_zero_point type UINT8").
+    """
+    from onnxscript import opset21
+
+    return opset21.GlobalAveragePool(x)
 
 
 @contextlib.contextmanager

@@ -74,7 +74,7 @@ def is_depthwise(layer: QuantLayer) -> bool:
 
 
 def _groups(layer: QuantLayer) -> int:
-    return layer.layer.groups if isinstance(layer.layer, nn.Conv2d) else 1
+    return 1 if isinstance(layer.layer, nn.Linear) else layer.layer.groups
 
 
 def follow(model: QuantizedModel, alive: Mapping[str, torch.Tensor]) -> Iterator[LayerUse]:
@@ -94,11 +94,14 @@ def follow(model: QuantizedModel, alive: Mapping[str, torch.Tensor]) -> Iterator
         shape = model.shapes[node.name]
         called = model.module.get_submodule(str(node.target)) if node.op == "call_module" else None
         if isinstance(called, QuantLayer):
-            outputs = alive[str(node.target)]
+            outputs, reads = alive[str(node.target)], inputs[0].live
+            along_last = isinstance(called.layer, nn.Linear) and len(shape) > 2
             if is_depthwise(called):
-                outputs = outputs * inputs[0].live.repeat_interleave(len(outputs) // len(inputs[0].live))
-            yield LayerUse(str(node.target), called, inputs[0].live, outputs)
-            values[node.name] = _Value(outputs, shape)
+                outputs = outputs * reads.repeat_interleave(len(outputs) // len(reads))
+            elif along_last:  # it reads and makes the last axis, and axis 1 holds positions
+                reads = torch.ones(called.weight.shape[1])
+            yield LayerUse(str(node.target), called, reads, outputs)
+            values[node.name] = _Value(torch.ones(shape[1]) if along_last else outputs, shape)
         else:
             values[node.name] = _Value(_through(node, model, inputs, shape), shape)
 
@@ -124,8 +127,8 @@ def _through(
         return torch.maximum(lives[0], lives[-1]) if kind == "Add" else lives[0] * lives[-1]
     if kind == "Concat" and sum(map(len, lives)) == channels:
         return torch.cat(lives)
-    if kind in ("Flatten", "Reshape") and len(shape) == 2 and len(inputs[0].shape) == 4:
-        cells = inputs[0].shape[2] * inputs[0].shape[3]
+    if kind in ("Flatten", "Reshape") and len(shape) == 2 and len(inputs[0].shape) > 2:
+        cells = math.prod(inputs[0].shape[2:])
         if len(lives[0]) * cells == channels:
             return lives[0].repeat_interleave(cells)
     return torch.ones(channels)

@@ -45,6 +45,10 @@ _EXACT_FLOAT32 = 2**24
 """Whole numbers below are exact in float32."""
 
 
+_CONVOLUTIONS: Mapping[int, type[nn.Conv1d | nn.Conv2d]] = {1: nn.Conv1d, 2: nn.Conv2d}
+"""Number of spatial axes -> the convolution over them."""
+
+
 class FixedQuantizer(nn.Module):
     """Rounds to an int8 grid that no longer changes.
 
@@ -87,7 +91,7 @@ def _dequantize(
 
 
 class FoldedLayer(nn.Module):
-    """A Conv2d or Linear as integers.
+    """A Conv1d, Conv2d or Linear as integers.
 
     Buffers: ``weight`` int8 (as the layer's, output channels first), ``scale`` float32 [O], ``bias``
     int32 [O], ``bias_scale`` float32 [O].
@@ -156,7 +160,7 @@ FOLDED = (FixedQuantizer, FoldedLayer, FoldedConstant)
 class CompressedModel:
     """The compressed model: what ships, as a torch module.
 
-    ``module`` maps float32 [n, ...] (NCHW) to float32 logits [n, K] on the output grid.
+    ``module`` maps float32 [n, ...] (NCHW or [n, C, L]) to float32 logits [n, K] on the output grid.
     """
 
     module: fx.GraphModule
@@ -186,7 +190,7 @@ def fold(model: QuantizedModel) -> CompressedModel:
     Raises
     ------
     ModelError: a weight or a BatchNorm statistic is not finite.
-    UnsupportedError: a BatchNorm without a layer before it on other than [n, C, H, W].
+    UnsupportedError: a BatchNorm without a layer before it on other than [n, C, L] or [n, C, H, W].
     """
     module = copy.deepcopy(model.module).eval()
     graph = module.graph
@@ -198,7 +202,7 @@ def fold(model: QuantizedModel) -> CompressedModel:
     for node in list(graph.nodes):
         if node.op == "call_module":
             called = model.module.get_submodule(str(node.target))
-            folded = _folded(node, called, module, groups, model.kinds)
+            folded = _folded(node, called, module, model)
             if folded is not None:
                 name = str(node.target)
                 if targets.count(name) > 1:  # one bias scale per input grid, so one module per call
@@ -225,10 +229,10 @@ def _folded(
     node: fx.Node,
     called: nn.Module,
     module: fx.GraphModule,
-    groups: Mapping[str, int],
-    kinds: Mapping[str, str],
+    model: QuantizedModel,
 ) -> FoldedLayer | FoldedConstant | None:
     """The integer form of a called module; None where it stays as it is."""
+    groups = model.placement.group
     if isinstance(called, Constant):
         grid = module.get_submodule(f"{QUANTIZER_PREFIX}{groups[node.name]}")
         assert isinstance(grid, FixedQuantizer)
@@ -239,16 +243,16 @@ def _folded(
     if isinstance(called, QuantLayer):
         tensors = _fold_layer(called, input_scale, str(node.target))
         return FoldedLayer(called.layer, tensors)
-    if not isinstance(called, nn.BatchNorm2d):
+    channels, *spatial = model.shapes[node.name][1:]
+    if len(spatial) not in _CONVOLUTIONS:
         raise UnsupportedError(
             node=name_of(node),
             op="BatchNormalization",
             reason="there is no Linear before it to fold it into",
-            remedy="put it directly behind a Linear, or use BatchNorm2d",
+            remedy="put it directly behind a Linear, or normalise feature maps [n, C, L] or [n, C, H, W]",
         )
-    channels = called.num_features
-    depthwise = nn.Conv2d(channels, channels, 1, groups=channels, device="meta")
-    weight = torch.full((channels, 1, 1, 1), 127, dtype=torch.int8)
+    depthwise = _CONVOLUTIONS[len(spatial)](channels, channels, 1, groups=channels, device="meta")
+    weight = torch.full((channels, 1, *[1] * len(spatial)), 127, dtype=torch.int8)
     scale, shift = _norm_factors(called, torch.zeros(channels), str(node.target))
     return FoldedLayer(geometry(depthwise), _with_bias(weight, scale / 127, shift, input_scale))
 

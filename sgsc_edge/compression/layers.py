@@ -1,4 +1,4 @@
-"""The trained form of a model: quantized layers in place of Conv2d and Linear, quantizers between.
+"""The trained form of a model: quantized layers in place of Conv1d, Conv2d and Linear, quantizers between.
 
 A BatchNorm that follows a layer alone moves into it, in float: it belongs to the layer's scale and bias
 on the device, never to its integers.
@@ -24,11 +24,12 @@ QUANTIZER_PREFIX = "activation_quantizer_"
 
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
-Layer = nn.Conv2d | nn.Linear
+Convolution = nn.Conv1d | nn.Conv2d
+Layer = Convolution | nn.Linear
 
 
 class QuantLayer(nn.Module):
-    """A Conv2d or Linear whose weight is fake-quantized per output channel.
+    """A Conv1d, Conv2d or Linear whose weight is fake-quantized per output channel.
 
     Parameters ``weight`` and ``bias`` keep the original's names; ``norm`` is the BatchNorm moved in; ``mask``
     [O] is 0 for dead channels, whose output is then exactly 0.
@@ -49,11 +50,11 @@ class QuantLayer(nn.Module):
         self.masked = False
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Apply the layer (NCHW or [n, features]), its BatchNorm and the mask."""
+        """Apply the layer (NCHW, [n, C, L] or [n, features]), its BatchNorm and the mask."""
         weight = self.quantizer(self.weight) if self.enabled else self.weight
         y = apply_layer(self.layer, x, weight, self.bias)
         y = y if self.norm is None else self.norm(y)
-        return y * self.mask.reshape(-1, *[1] * (y.ndim - 2)) if self.masked else y
+        return y * self.mask.reshape(-1, *[1] * (self.weight.ndim - 2)) if self.masked else y
 
     def set_mask(self, mask: torch.Tensor) -> None:
         """Let channels live (1) or be 0 with their bias and norm (0); float32 or bool [O]."""
@@ -74,8 +75,8 @@ def apply_layer(
     """Apply a layer's geometry with other parameters."""
     if isinstance(layer, nn.Linear):
         return F.linear(x, weight, bias)
-    padding = layer.padding
-    return F.conv2d(x, weight, bias, layer.stride, padding, layer.dilation, layer.groups)
+    convolve = F.conv1d if isinstance(layer, nn.Conv1d) else F.conv2d
+    return convolve(x, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,7 +167,7 @@ def quantize_model(
     traced = _drop_final_softmax(trace(copy.deepcopy(model), sample), sample, keep_softmax)
     module, kinds = traced.graph_module, dict(traced.kinds)
     _replace_layers(module)
-    _absorb_batch_norms(module, kinds)
+    _absorb_batch_norms(module, kinds, traced.shapes)
     placement = place(steps(module.graph, kinds))
     _insert_quantizers(module, kinds, placement, input_grid)
     module.graph.lint()
@@ -195,17 +196,17 @@ def _drop_final_softmax(traced: Traced, sample: torch.Tensor, keep: bool) -> Tra
 
 
 def _replace_layers(module: fx.GraphModule) -> None:
-    """Replace every Conv2d and Linear that is called by its quantized form, once per module."""
+    """Replace every convolution and Linear that is called by its quantized form, once per module."""
     for node in module.graph.nodes:
         if node.op != "call_module":
             continue
         layer = module.get_submodule(str(node.target))
-        if not isinstance(layer, nn.Conv2d | nn.Linear):
+        if not isinstance(layer, Layer):
             continue
-        if isinstance(layer, nn.Conv2d) and layer.padding_mode != "zeros":
+        if isinstance(layer, Convolution) and layer.padding_mode != "zeros":
             raise UnsupportedError(
                 node=name_of(node),
-                op="Conv2d",
+                op=type(layer).__name__,
                 reason=f"padding_mode '{layer.padding_mode}'",
                 remedy='use padding_mode="zeros"',
             )
@@ -213,7 +214,9 @@ def _replace_layers(module: fx.GraphModule) -> None:
         setattr(module.get_submodule(parent), name, QuantLayer(layer))
 
 
-def _absorb_batch_norms(module: fx.GraphModule, kinds: dict[str, str]) -> None:
+def _absorb_batch_norms(
+    module: fx.GraphModule, kinds: dict[str, str], shapes: Mapping[str, tuple[int, ...]]
+) -> None:
     """Move each BatchNorm that alone follows a layer into that layer."""
     targets = [str(node.target) for node in module.graph.nodes if node.op == "call_module"]
     for node in list(module.graph.nodes):
@@ -237,6 +240,13 @@ def _absorb_batch_norms(module: fx.GraphModule, kinds: dict[str, str]) -> None:
             )
         layer = module.get_submodule(str(producer.target))
         assert isinstance(layer, QuantLayer)
+        if isinstance(layer.layer, nn.Linear) and len(shapes[producer.name]) > 2:
+            raise UnsupportedError(
+                node=name_of(node),
+                op="BatchNormalization",
+                reason="it normalises axis 1, and the Linear before it computes the last axis",
+                remedy="use a Conv1d with kernel size 1 in place of the Linear, on [n, C, L]",
+            )
         layer.norm = norm
         module.delete_submodule(str(node.target))
         node.replace_all_uses_with(producer)

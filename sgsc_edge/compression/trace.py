@@ -21,6 +21,7 @@ from sgsc_edge.placement import Step
 
 MODULE_KINDS: Mapping[type[nn.Module], str] = MappingProxyType(
     {
+        nn.Conv1d: "Conv",
         nn.Conv2d: "Conv",
         nn.Linear: "Gemm",
         nn.BatchNorm1d: "BatchNormalization",
@@ -28,10 +29,15 @@ MODULE_KINDS: Mapping[type[nn.Module], str] = MappingProxyType(
         nn.ReLU: "Relu",
         nn.ReLU6: "Clip",
         nn.Hardtanh: "Clip",
+        nn.MaxPool1d: "MaxPool",
         nn.MaxPool2d: "MaxPool",
+        nn.AvgPool1d: "AveragePool",
         nn.AvgPool2d: "AveragePool",
+        nn.AdaptiveAvgPool1d: "GlobalAveragePool",
         nn.AdaptiveAvgPool2d: "GlobalAveragePool",
+        nn.ZeroPad1d: "Pad",
         nn.ZeroPad2d: "Pad",
+        nn.ConstantPad1d: "Pad",
         nn.ConstantPad2d: "Pad",
         nn.Flatten: "Flatten",
         nn.Unflatten: "Reshape",
@@ -73,12 +79,17 @@ FUNCTION_KINDS: Mapping[Callable[..., Any], str] = MappingProxyType(
         torch.log_softmax: "LogSoftmax",
         F.softmax: "Softmax",
         F.log_softmax: "LogSoftmax",
+        F.max_pool1d: "MaxPool",
         F.max_pool2d: "MaxPool",
+        torch.max_pool1d: "MaxPool",
         torch.max_pool2d: "MaxPool",
+        F.avg_pool1d: "AveragePool",
         F.avg_pool2d: "AveragePool",
+        F.adaptive_avg_pool1d: "GlobalAveragePool",
         F.adaptive_avg_pool2d: "GlobalAveragePool",
         F.pad: "Pad",
         F.dropout: "Dropout",
+        F.dropout1d: "Dropout",
         F.dropout2d: "Dropout",
     }
 )
@@ -348,10 +359,12 @@ def _shapes(
 def _check_pools(traced: Traced) -> None:
     """A global pool is one only when it leaves a single cell."""
     for node in traced.graph_module.graph.nodes:
-        if traced.kinds.get(node.name) == "GlobalAveragePool" and traced.shapes[node.name][2:] != (1, 1):
+        cells = traced.shapes.get(node.name, ())[2:]
+        if traced.kinds.get(node.name) == "GlobalAveragePool" and any(size != 1 for size in cells):
+            form = f"{len(cells)}d"
             raise UnsupportedError(
                 node=name_of(node),
-                op="AdaptiveAvgPool2d",
-                reason=f"its output has {list(traced.shapes[node.name][2:])} cells",
-                remedy="use AdaptiveAvgPool2d(1), or AvgPool2d with a fixed window",
+                op=f"AdaptiveAvgPool{form}",
+                reason=f"its output has {list(cells)} cells",
+                remedy=f"use AdaptiveAvgPool{form}(1), or AvgPool{form} with a fixed window",
             )

@@ -176,8 +176,8 @@ class Emitter:
         shape = self.shape(layer, name)
         if len(shape) != 4:
             raise layer.refusal(
-                f"its input '{name}' has shape {list(shape)}; two spatial axes are supported",
-                "use the 2-D form of the layer, with height 1 for sequences",
+                f"its input '{name}' has shape {list(shape)}; one or two spatial axes are supported",
+                "use the 1-D or 2-D form of the layer, on [n, C, L] or [n, C, H, W]",
             )
         return self.read(layer, name)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +52,22 @@ def device_shape(shape: Sequence[int]) -> tuple[int, ...]:
     ((1, 8, 9, 3), (1, 10))
     """
     return tuple(shape[axis] for axis in TO_NHWC) if len(shape) == 4 else tuple(shape)
+
+
+def to_device(array: NDArray[Any], rank: int) -> NDArray[Any]:
+    """Samples [n, ...] in torch's layout as a device input of ``rank`` axes takes them.
+
+    Images are NHWC; sequences [n, C, L] that the device knows as images are [n, 1, L, C].
+
+    >>> [to_device(np.zeros((5, 2, *rest)), 4).shape for rest in ((8, 9), (9,))]
+    [(5, 8, 9, 2), (5, 1, 9, 2)]
+    >>> to_device(np.zeros((5, 2, 9)), 3).shape
+    (5, 2, 9)
+    """
+    if rank != 4:
+        return array
+    images = array[:, :, np.newaxis] if array.ndim == 3 else array
+    return np.ascontiguousarray(images.transpose(TO_NHWC))
 
 
 def device_axis(axis: int, rank: int) -> int:

@@ -1,7 +1,7 @@
 """QDQ ONNX -> device graph.
 
     ONNX --fold--> Network with Q/DQ --absorb--> parameters on values --fusions--> one layer an op
-         --ops/--> device graph (NHWC) --cleanup--> device graph
+         --sequences--> two spatial axes --ops/--> device graph (NHWC) --cleanup--> device graph
 
 Every refusal of a network is collected before the first is raised.
 """
@@ -24,6 +24,7 @@ from sgsc_edge.lowering.passes import run_passes
 from sgsc_edge.lowering.passes.batch_norm import fold_batch_norm
 from sgsc_edge.lowering.passes.cleanup import merge_reshapes, remove_dead
 from sgsc_edge.lowering.passes.fusion import fuse_activations, fuse_bias, merge_pads
+from sgsc_edge.lowering.passes.sequences import sequences_to_images
 from sgsc_edge.lowering.quantizers import (
     absorb,
     has_quantizers,
@@ -76,7 +77,8 @@ def lower(
 ) -> ir.Graph:
     """The device graph of a QDQ ONNX model.
 
-    Input and output are int8 with batch 1, named "input" and "output", NHWC where they are images.
+    Input and output are int8 with batch 1, named "input" and "output", NHWC where they are images. A sequence
+    [C, L] that a convolution or pool reads (by itself or behind elementwise ops) is an image [1, 1, L, C].
     Metadata whose keys start with ``sgsc.`` is kept. ``target`` restricts how weights are stored
     (None: any int8 or int4 storage that TFLite has); ``name`` names the graph.
 
@@ -140,7 +142,7 @@ def _lower(
     network: Network, target: Target | None, complete: Callable[[Network], Network]
 ) -> tuple[ir.Graph | None, list[Refusal]]:
     """The graph where nothing is refused, and all refusals."""
-    network = run_passes(network, (*_FUSIONS, complete))
+    network = run_passes(network, (*_FUSIONS, complete, sequences_to_images))
     graph, refusals = _emit(network, target)
     if graph is None:
         return None, refusals

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from sgsc_edge.artifacts import read_bytes
 from sgsc_edge.compression.compress import logits
 from sgsc_edge.export import output_integers
+from sgsc_edge.graph.read_tflite import read_tflite
+from sgsc_edge.lowering.layout import to_device
 from sgsc_edge.numerics import dequantize, quantize
-from sgsc_edge.pipeline.context import CONTROL, MAX_BYTES, Build
+from sgsc_edge.pipeline.context import CONTROL, MAX_BYTES, TFLITE, Build
 from sgsc_edge.preservation.sets import Samples
 
 
@@ -25,7 +27,7 @@ def recorded(build: Build, samples: Samples) -> dict[str, NDArray[Any]]:
     integers = quantize(inputs.numpy(), scale, zero_point)
     fed = dequantize(integers, scale, zero_point)
     arrays = {
-        "inputs": np.ascontiguousarray(np.moveaxis(integers, 1, -1)) if integers.ndim == 4 else integers,
+        "inputs": to_device(integers, _input_rank(build)),
         "labels": labels.numpy(),
         "ids": np.array(samples.ids, dtype="U16"),
         "float_logits": _float_logits(build, inputs),
@@ -36,6 +38,12 @@ def recorded(build: Build, samples: Samples) -> dict[str, NDArray[Any]]:
     if build.has_control:
         arrays["control_logits"] = _control_logits(build, inputs)
     return arrays
+
+
+def _input_rank(build: Build) -> int:
+    """The number of axes of the device model's input: 4 for images, and for sequences of convolutions."""
+    graph = read_tflite(read_bytes(build.folder / TFLITE, MAX_BYTES))
+    return len(graph[graph.inputs[0]].shape)
 
 
 def _float_logits(build: Build, inputs: torch.Tensor) -> NDArray[np.float32]:

@@ -43,7 +43,9 @@ class Grid(NamedTuple):
 
 
 def run(artifact: bytes, inputs: NDArray[np.int8]) -> NDArray[np.int8]:
-    """Outputs int8 [n, K] for ``inputs`` int8 [n, H, W, C] (fed as NCHW) or [n, features]."""
+    """Outputs int8 [n, K] for ``inputs`` int8 [n, H, W, C] (fed as NCHW; as [n, C, W] where the model's
+    input is a sequence) or [n, ...] of another rank (fed as they are).
+    """
     import onnxruntime
 
     source, sink = read_grids(artifact)
@@ -51,13 +53,14 @@ def run(artifact: bytes, inputs: NDArray[np.int8]) -> NDArray[np.int8]:
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = _LOG_ERRORS_ONLY
     session = onnxruntime.InferenceSession(artifact, options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
+    (entry,) = session.get_inputs()
     outputs = []
     for start in range(0, len(inputs), _BATCH):
         batch = np.asarray(inputs[start : start + _BATCH])
         if batch.ndim == 4:
             batch = batch.transpose(0, 3, 1, 2)
-        values = session.run(None, {name: np.ascontiguousarray(source.to_float(batch))})[0]
+            batch = batch[:, :, 0] if len(entry.shape) == 3 else batch
+        values = session.run(None, {entry.name: np.ascontiguousarray(source.to_float(batch))})[0]
         outputs.append(sink.to_integers(np.asarray(values, np.float32)).reshape(len(batch), -1))
     return np.concatenate(outputs)
 

@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from sgsc_edge.graph import ir
 from sgsc_edge.graph.reference import run
 from sgsc_edge.lowering import lower
+from sgsc_edge.lowering.layout import to_device
 
 Params = tuple[float, int]
 
@@ -119,12 +120,12 @@ def ort_integers(model: onnx.ModelProto, integers: NDArray, graph: ir.Graph) -> 
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     x, y = graph["input"].quantization, graph["output"].quantization
     real = (integers.astype(np.float32) - np.float32(x.zero_point[0])) * x.scale[0]
+    (entry,) = session.get_inputs()
     if real.ndim == 4:
         real = real.transpose(0, 3, 1, 2)
-    name = session.get_inputs()[0].name
-    outputs = np.concatenate([session.run(None, {name: sample[None]})[0] for sample in real])
-    if outputs.ndim == 4:
-        outputs = outputs.transpose(0, 2, 3, 1)
+        real = real[:, :, 0] if len(entry.shape) == 3 else real
+    outputs = np.concatenate([session.run(None, {entry.name: sample[None]})[0] for sample in real])
+    outputs = to_device(outputs, len(graph["output"].shape))
     return np.rint(outputs / y.scale[0] + y.zero_point[0]).astype(np.int64)
 
 

@@ -46,8 +46,8 @@ def _wrong_axis(q):
     return q.qdq(q.node("Conv", q.input((3, 8, 8)), w), 0.3, 0)
 
 
-def _conv_1d(q):
-    return q.qdq(q.conv(q.input((3, 8)), (4, 3, 3)), 0.3, 0)
+def _conv_3d(q):
+    return q.qdq(q.conv(q.input((3, 4, 5, 6)), (4, 3, 3, 3, 3)), 0.3, 0)
 
 
 def _clip(q):
@@ -179,7 +179,7 @@ def _huge_bias(q):
         (_float_weights, "Conv", "weights .* are not quantized", "int8 with a DequantizeLinear"),
         (_wide_weights, "Conv", "hold -128", "narrow range"),
         (_wrong_axis, "Conv", "quantized along axis 1", "output axis 0"),
-        (_conv_1d, "Conv", r"shape \[1, 3, 8\]; two spatial axes", "2-D form"),
+        (_conv_3d, "Conv", r"shape \[1, 3, 4, 5, 6\]; one or two spatial axes", "1-D or 2-D form"),
         (_clip, "Conv", r"clamps to \[0, 4\]", "ReLU6"),
         (_softmax, "Softmax", "TFLite prescribes 1/256 and -128", "leave the final Softmax out"),
         (_softmax_axis, "Softmax", "not over the channels", "move its axis"),

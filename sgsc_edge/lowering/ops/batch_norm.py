@@ -53,7 +53,7 @@ ROWS = (
         op="BatchNormalization",
         device=("DepthwiseConv2D",),
         quantization="own output; none between it and the Conv or Gemm it is folded into",
-        limits="evaluation mode; on its own two spatial axes",
+        limits="evaluation mode; on its own one or two spatial axes",
         lower=_batch_norm,
     ),
 )

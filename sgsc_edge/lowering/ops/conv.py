@@ -66,7 +66,7 @@ ROWS = (
         op="Conv",
         device=("Conv2D", "DepthwiseConv2D", "Pad"),
         quantization="weights int8 or int4, zero point 0, per tensor or per output channel; own output",
-        limits="two spatial axes; constant weights",
+        limits="one or two spatial axes; constant weights",
         lower=_conv,
     ),
 )

@@ -87,15 +87,15 @@ ROWS = (
         "MaxPool",
         ("MaxPool2D", "Pad", "Quantize"),
         _SHARED,
-        "two spatial axes, dilation 1, no indices; padding is SAME, or the input is not negative",
+        "one or two spatial axes, dilation 1, no indices; padding is SAME, or the input is not negative",
         _max_pool,
     ),
     Row(
         "AveragePool",
         ("AveragePool2D", "Pad", "Quantize"),
         _SHARED,
-        "two spatial axes, dilation 1; padding is SAME, or is counted",
+        "one or two spatial axes, dilation 1; padding is SAME, or is counted",
         _average_pool,
     ),
-    Row("GlobalAveragePool", ("Mean",), "own output", "two spatial axes", _global_average_pool),
+    Row("GlobalAveragePool", ("Mean",), "own output", "one or two spatial axes", _global_average_pool),
 )

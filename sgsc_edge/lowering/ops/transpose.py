@@ -1,4 +1,7 @@
-"""Transpose -> nothing or a Reshape where the device elements already lie so, else Transpose."""
+"""Transpose -> nothing or a Reshape where the device elements already lie so, else Transpose.
+
+The output of a sequence's Transpose may be an image of height 1 (:mod:`sgsc_edge.lowering.passes.sequences`).
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,8 @@ def _transpose(emitter: Emitter, layer: Layer) -> None:
     elif len(shape) == 4:
         emitter.place_output(layer, emitter.transposed(x.tensor, device_permutation(permutation)))
     else:
-        emitter.place_plain(layer, emitter.transposed(emitter.plain_of(layer, x, shape).tensor, permutation))
+        tensor = emitter.transposed(emitter.plain_of(layer, x, shape).tensor, permutation)
+        emitter.place_plain(layer, emitter.reshaped(tensor, emitter.shape(layer, layer.outputs[0])))
 
 
 ROWS = (
