@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from sgsc_edge.artifacts import write_bytes
 from sgsc_edge.compression.controller import Controller
+from sgsc_edge.compression.fit import check_budget
 from sgsc_edge.compression.fold import CompressedModel, fold
 from sgsc_edge.compression.layers import QuantizedModel, quantize_model
 from sgsc_edge.compression.learned import Goal, Learned
@@ -92,8 +93,16 @@ class Compression:
         return model
 
     def rehearse(self, then: Callable[[CompressedModel], None]) -> None:
-        """Calibrate, fold and hand the result to ``then``: what cannot ship is refused before training."""
-        then(fold(self.calibrated()))
+        """Calibrate, fold and hand the result to ``then``: what cannot ship is refused before training.
+
+        Raises
+        ------
+        ConfigError: no network of this architecture is as small as the budget.
+        """
+        model = self.calibrated()
+        then(fold(model))
+        if self.method == "sgsc" and self.goal.budget is not None:
+            check_budget(model, self.goal.budget)
 
     def run(self, folder: Path, key: str) -> CompressedModel:
         """Compress and fold; checkpoints lie in ``folder`` under ``key``.

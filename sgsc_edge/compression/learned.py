@@ -32,7 +32,7 @@ import torch.nn.functional as F
 
 from sgsc_edge.compression.channels import answering, follow
 from sgsc_edge.compression.controller import Controller
-from sgsc_edge.compression.fit import Masks, cheapest_loss, fit, stored_bytes
+from sgsc_edge.compression.fit import Masks, fit, remove_until, stored_bytes
 from sgsc_edge.compression.layers import QuantizedModel, QuantLayer
 from sgsc_edge.compression.quantizer import FLOOR_BITS, MAX_BITS
 from sgsc_edge.compression.strategy import Strategy, task_losses
@@ -309,11 +309,7 @@ class Learned(Strategy):
         else:
             path = self._path(step, start=_FIRST_REMOVAL)
             scores = self.sensitivity() if stored_bytes(self.model, kept) > path else {}
-            while stored_bytes(self.model, kept) > path:
-                worst = cheapest_loss(self.model, kept, scores)
-                if worst is None:
-                    break
-                kept[worst[0]][worst[1]] = 0.0
+            kept = remove_until(self.model, kept, scores, path)
         for name, layer in self.layers.items():
             layer.set_mask(kept[name])
 

@@ -1,0 +1,228 @@
+"""What a network takes as stored, as a function of the channels that live.
+
+Channels that an op keeps together (both sides of an Add, a depthwise channel's input and output, a group, a
+flattened map) form one *class*: it is stored while one of them lives, and leaves the files when all are 0.
+The classes are those of ``shrink``, which makes the smaller files, so the bytes here are the bytes there.
+
+Classes that all layers see alike are of one *kind*: the channels of a plain layer, those of a residual
+stream. With c the number of stored classes of each kind, the size is ``base + l·c + c·P·c / 2`` bytes, in
+whole numbers: what one channel more or less costs is a row of it, and no walk through the network.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import fx
+
+from sgsc_edge.compression.fold import FoldedConstant, fold
+from sgsc_edge.compression.layers import QuantizedModel, QuantLayer
+from sgsc_edge.compression.shrink.slots import Coupling, LayerShape, channel_axis
+from sgsc_edge.compression.shrink.values import CONSTANT, LAYER, Values
+from sgsc_edge.size import CHANNEL_BYTES, SCALE_BYTES
+
+Integers = NDArray[np.int64]
+
+_LEDGERS: WeakKeyDictionary[QuantizedModel, Ledger] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True, eq=False)
+class Ledger:
+    """Bytes of a network by its classes of channels.
+
+    Parameters
+    ----------
+    members: layer name -> int64 [O], the class of each of its channels.
+    scored: layers whose channels' importance counts for their class. What a grouped layer computes, the
+        layers before it have answered for.
+    kinds: int64 [classes], the kind of each class.
+    removable: bool [kinds], whether classes of a kind can leave.
+    base: bytes that never leave.
+    linear, pairs: int64 [kinds] and symmetric [kinds, kinds], l and P of the size.
+    outputs: int64 [layers, kinds], output channels of a layer in one class of a kind.
+    """
+
+    members: Mapping[str, Integers]
+    scored: frozenset[str]
+    kinds: Integers
+    removable: NDArray[np.bool_]
+    base: int
+    linear: Integers
+    pairs: Integers
+    outputs: Integers
+
+    @staticmethod
+    def of(model: QuantizedModel) -> Ledger:
+        """The ledger of a model; made once, as it depends on the architecture alone."""
+        if model not in _LEDGERS:
+            _LEDGERS[model] = _Books(model).close()
+        return _LEDGERS[model]
+
+    def size(self, counts: Integers) -> int:
+        """Bytes with so many classes of each kind, int64 [kinds]."""
+        return self.base + int(self.linear @ counts) + int(counts @ self.pairs @ counts) // 2
+
+    def slopes(self, counts: Integers) -> Integers:
+        """∂ size / ∂ counts, int64 [kinds]; one class less saves ``slope - P[k, k] / 2``."""
+        return self.linear + self.pairs @ counts
+
+    def room(self, counts: Integers) -> Integers:
+        """How many classes of each kind can leave before a layer would lose its last channel, [kinds]."""
+        spare = (self.outputs @ counts - 1)[:, np.newaxis]
+        allowed = np.where(self.outputs > 0, spare // np.maximum(self.outputs, 1), counts)
+        return np.where(self.removable, np.minimum(allowed.min(axis=0, initial=counts.max()), counts), 0)
+
+    def living(self, masks: Mapping[str, torch.Tensor]) -> NDArray[np.bool_]:
+        """The classes that are stored, bool [classes].
+
+        Parameters
+        ----------
+        masks: layer name -> [O], 0 for channels that are gone.
+        """
+        alive = ~self.removable[self.kinds]
+        for name, classes in self.members.items():
+            alive[classes[masks[name].detach().numpy() > 0]] = True
+        return alive
+
+    def counts(self, alive: NDArray[np.bool_]) -> Integers:
+        """Stored classes of each kind, int64 [kinds]."""
+        return np.bincount(self.kinds[alive], minlength=len(self.linear))
+
+    def importance(self, scores: Mapping[str, torch.Tensor]) -> NDArray[np.float64]:
+        """The sum of the channels' importance in each class, float64 [classes]."""
+        total = np.zeros(len(self.kinds))
+        for name in self.scored:
+            np.add.at(total, self.members[name], scores[name].double().numpy())
+        return total
+
+
+class _Books:
+    """A ledger in the making: what each layer and constant adds, class by class."""
+
+    def __init__(self, model: QuantizedModel) -> None:
+        shape = next(model.shapes[node.name] for node in model.module.graph.nodes if node.op == "placeholder")
+        self.values = Values.of(fold(model).module, torch.zeros(shape[1:]))
+        self.coupling = Coupling.of(self.values)
+        modules = dict(model.module.named_modules())
+        self.names = {
+            node.name: str(node.target)
+            for node in model.module.graph.nodes
+            if node.op == "call_module" and isinstance(modules[str(node.target)], QuantLayer)
+        }
+        self._join_calls()
+        roots = {node: self.coupling.roots(node) for node in self.values.nodes}
+        numbers, inverse = np.unique(np.concatenate([*roots.values()]), return_inverse=True)
+        ends = np.cumsum([len(found) for found in roots.values()])
+        self.classes: dict[fx.Node, Integers] = dict(zip(roots, np.split(inverse, ends[:-1]), strict=True))
+        self.size = len(numbers)
+        self.base = 0
+        self.linear = np.zeros(self.size, np.int64)
+        self.reads: list[tuple[int, Integers, Integers]] = []
+        self.outputs: list[Integers] = []
+
+    def close(self) -> Ledger:
+        """Write down every layer and constant, and gather the classes into kinds."""
+        for node in self.values.nodes:
+            if self.values.kinds[node] == LAYER:
+                self._layer(node)
+            elif self.values.kinds[node] == CONSTANT:
+                self._constant(node)
+        fixed = self._fixed()
+        seen = np.stack([fixed, self.linear, *self.outputs, *(ins for _, ins, _ in self.reads)])
+        _, first, kinds = np.unique(seen, axis=1, return_index=True, return_inverse=True)
+        pairs = np.zeros((len(first), len(first)), np.int64)
+        for kernel, ins, outs in self.reads:
+            pairs += kernel * np.outer(outs[first], ins[first])
+        members = {self.names[node.name]: self.classes[node] for node in self._masked()}
+        grouped = {self.names[node.name] for node in self._masked() if self._shape(node).groups > 1}
+        return Ledger(
+            members,
+            frozenset(members.keys() - grouped),
+            kinds.reshape(-1),
+            fixed[first] == 0,
+            self.base,
+            self.linear[first],
+            pairs + pairs.T,
+            np.array(self.outputs, np.int64).reshape(-1, self.size)[:, first],
+        )
+
+    def _masked(self) -> Iterator[fx.Node]:
+        """The calls of layers whose channels have masks; a BatchNorm on its own has none."""
+        return (node for node in self.values.layers() if node.name in self.names)
+
+    def _join_calls(self) -> None:
+        """A layer that is called twice has one mask for both."""
+        calls = defaultdict(list)
+        for node in self._masked():
+            calls[self.names[node.name]].append(node)
+        for first, *others in calls.values():
+            for other in others:
+                self.coupling.join(self.coupling.slots[first], self.coupling.slots[other])
+
+    def _shape(self, node: fx.Node) -> LayerShape:
+        return LayerShape.of(self.values.layer(node))
+
+    def _tally(self, classes: Integers) -> Integers:
+        """How many of these slots each class has, int64 [classes]."""
+        return np.bincount(classes, minlength=self.size)
+
+    def _layer(self, node: fx.Node) -> None:
+        weight = self.values.layer(node).weight
+        if node in self.coupling.irregular:
+            self.base += weight.numel() + len(weight) * CHANNEL_BYTES
+            return
+        (source,) = self.values.inputs(node)
+        outs, kernel = self._tally(self.classes[node]), math.prod(weight.shape[2:])
+        self.outputs.append(outs)
+        self.linear += outs * CHANNEL_BYTES
+        if self._shape(node).groups > 1:
+            self.linear += outs * kernel * weight.shape[1]
+        else:
+            self.reads.append((kernel, self._tally(self.classes[source]), outs))
+
+    def _constant(self, node: fx.Node) -> None:
+        constant = self.values.module.get_submodule(str(node.target))
+        assert isinstance(constant, FoldedConstant)
+        self.base += SCALE_BYTES
+        axis = channel_axis(self.values, node)
+        if axis is None:
+            self.base += constant.value.numel()
+        else:
+            self.linear += self._tally(self.classes[node]) * (
+                constant.value.numel() // constant.value.shape[axis]
+            )
+
+    def _fixed(self) -> Integers:
+        """1 for the classes that never leave, int64 [classes].
+
+        Those are the pinned ones, and those in which an op makes something else of 0 (a BatchNorm or an Add
+        of constants on its own): whether their constants can leave is known at the end only.
+        """
+        fixed = np.zeros(self.size, np.int64)
+        for node in self.values.nodes:
+            pinned = [int(slot) in self.coupling.pinned for slot in self.coupling.slots[node]]
+            fixed[self.classes[node][pinned]] = 1
+            if node.name not in self.names and node.op != "placeholder":
+                fixed[self.classes[node][self._revives(node)]] = 1
+        return fixed
+
+    def _revives(self, node: fx.Node) -> NDArray[np.bool_]:
+        """The channels in which an op makes something else of zeros, bool [slots]."""
+        count = len(self.coupling.slots[node])
+        if self.values.kinds[node] == CONSTANT or not count:
+            return np.zeros(count, np.bool_)
+        zeros = {
+            source: torch.zeros(self.values.shape(source))
+            for source in self.values.inputs(node)
+            if self.values.kinds[source] != CONSTANT
+        }
+        made = self.values.rerun(node, zeros)
+        rows: NDArray[np.bool_] = (made != 0).transpose(0, 1).flatten(1).any(1).numpy()
+        return rows
