@@ -86,6 +86,8 @@ class Trainer:
         for group in optimizer.param_groups:
             group["peak"] = group["lr"]
         rows = self._resume(optimizer)
+        if rows:
+            self._write_history(rows)  # a kill may have come between the checkpoint and it
         steps = steps_per_epoch(_size(self.data), self.recipe.batch_size, self.guide_share)
         with tqdm(
             total=steps * self.recipe.epochs,
@@ -170,6 +172,9 @@ class Trainer:
         }
         torch.save(state, buffer)
         write_bytes(self.checkpoint, buffer.getvalue())
+        self._write_history(rows)
+
+    def _write_history(self, rows: list[dict[str, float]]) -> None:
         write_bytes(self.history, "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows).encode())
 
     def _resume(self, optimizer: torch.optim.Optimizer) -> list[dict[str, float]]:
