@@ -89,7 +89,7 @@ lint: $(STAMPS)/dev  ## ruff and mypy only
 
 # --- benchmarks: results go to benchmarks/results/*.json and into docs/results.md ----------------------------
 
-.PHONY: bench-exactness bench-digits bench-budget bench-mnist bench-preserve bench-lowering bench-cli bench-reproducible bench-report
+.PHONY: bench-exactness bench-digits bench-budget bench-mnist bench-preserve bench-lowering bench-cli bench-reproducible bench-resume bench-report
 bench-exactness: $(STAMPS)/demo  ## kernels against the integer executor, on the certify sets
 	$(BIN)/python -m benchmarks.exactness
 
@@ -113,6 +113,9 @@ bench-cli: $(STAMPS)/demo  ## wall time of --help and verify
 
 bench-reproducible: $(STAMPS)/demo  ## two builds, byte for byte
 	$(BIN)/python -m benchmarks.reproducible
+
+bench-resume: $(STAMPS)/demo  ## builds that are killed at random moments and started again
+	$(BIN)/python -m benchmarks.resume_kill
 
 bench-report: $(STAMPS)/demo  ## write docs/results.md from the results
 	$(BIN)/python -m benchmarks.report

@@ -19,6 +19,10 @@ SECTIONS = {
     "preserve_time": ("Preservation set", "Grad-CAM, uncertainty and clusters of the 60,000 MNIST samples."),
     "lowering_time": ("Lowering time", "Whole processes, runs of both converters alternating."),
     "cli_time": ("Command line", "Whole processes, warm file cache."),
+    "resume_kill": (
+        "Killed builds",
+        "Digits under a budget with a control; killed once, each build at its own moment, and started again.",
+    ),
     "reproducible": ("Reproducibility", "Two builds from scratch, by SHA-256."),
 }
 

@@ -270,6 +270,92 @@ def test_a_stage_is_current_only_for_its_key_and_unchanged_outputs(tmp_path: Pat
     assert not stamps.is_current("other", "k2")
 
 
+def stamped(folder: Path) -> artifacts.Stamps:
+    """A folder whose stage "train" is current under the key k."""
+    for name in ("weights", "history"):
+        artifacts.write_bytes(folder / name, name.encode())
+    stamps = artifacts.Stamps(folder)
+    stamps.record("train", "k", [folder / "weights", folder / "history"])
+    return stamps
+
+
+def test_outputs_of_another_folder_are_adopted_under_the_same_key(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    stamped(one)
+    artifacts.write_bytes(two / "weights", b"stale")
+    stamps = artifacts.Stamps(two)
+    assert stamps.adopt("train", "k", ["weights", "history"], one)
+    assert stamps.is_current("train", "k")
+    assert (two / "weights").read_bytes() == b"weights"
+    assert (two / "history").read_bytes() == b"history"
+
+
+@pytest.mark.parametrize("why", ["key", "stage", "names", "edited", "lost", "no folder", "a file", "outside"])
+def test_what_is_not_the_same_is_not_adopted(tmp_path: Path, why: str) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    stamped(one)
+    stage, key, names, other = "train", "k", ["weights", "history"], one
+    if why == "key":
+        key = "another"
+    elif why == "stage":
+        stage = "another"
+    elif why == "names":
+        names = ["weights"]
+    elif why == "edited":
+        (one / "history").write_bytes(b"edited")
+    elif why == "lost":
+        (one / "weights").unlink()
+    elif why == "no folder":
+        other = tmp_path / "none"
+    elif why == "a file":
+        other = one / "weights"
+    else:  # stamps that name a file of somebody else's
+        text = (one / ".stamps.json").read_text()
+        (one / ".stamps.json").write_text(text.replace('"weights"', '"../weights"'))
+    stamps = artifacts.Stamps(two)
+    assert not stamps.adopt(stage, key, names, other)
+    assert not stamps.is_current(stage, key)
+    assert not two.exists()
+
+
+def test_only_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    kept = {"model.tmp", ".model.tmp", ".notes.12.tmp", ".a.12.ABCDEF01.tmp", "sub", "b.12.abcdef01.tmp"}
+    for name in kept - {"sub"}:
+        (tmp_path / name).write_bytes(b"")
+
+    def killed() -> None:
+        with artifacts.atomic_path(tmp_path / "weights") as temporary:
+            temporary.write_bytes(b"half")
+            os.link(temporary, tmp_path / "copy")
+            (tmp_path / "name").write_text(temporary.name)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        killed()
+    # The writer tidied up after itself; a killed one could not have.
+    name = (tmp_path / "name").read_text()
+    (tmp_path / "copy").rename(tmp_path / name)
+    (tmp_path / "name").unlink()
+    artifacts.remove_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == kept
+
+
+def test_the_sources_hash_follows_names_and_contents_of_python_files(tmp_path: Path) -> None:
+    (tmp_path / "room").mkdir()
+    (tmp_path / "room" / "a.py").write_text("x = 1")
+    hashes = [artifacts.sources_hash(tmp_path)]
+    (tmp_path / "room" / "a.pyc").write_text("compiled")
+    assert artifacts.sources_hash(tmp_path) == hashes[0]
+    (tmp_path / "room" / "a.py").write_text("x = 2")
+    hashes.append(artifacts.sources_hash(tmp_path))
+    (tmp_path / "room" / "a.py").rename(tmp_path / "a.py")
+    hashes.append(artifacts.sources_hash(tmp_path))
+    (tmp_path / "b.py").write_text("")
+    hashes.append(artifacts.sources_hash(tmp_path))
+    assert len(set(hashes)) == 4
+
+
 @pytest.mark.parametrize("text", ["", "[]", '{"export": 1}', '{"export": {"key": "k1"}}'])
 def test_damaged_stamps_count_as_none(tmp_path: Path, text: str) -> None:
     (tmp_path / ".stamps.json").write_text(text)
