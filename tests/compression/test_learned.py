@@ -21,6 +21,7 @@ from sgsc_edge.compression.fit import fit, stored_bytes
 from sgsc_edge.compression.layers import QuantizedModel, quantize_model
 from sgsc_edge.compression.learned import Goal, Learned
 from sgsc_edge.compression.loop import Recipe, Trainer
+from sgsc_edge.compression.quantizer import WeightQuantizer
 
 
 def masks_of(model: QuantizedModel) -> dict[str, torch.Tensor]:
@@ -224,11 +225,12 @@ class TwoBranches(nn.Module):
         return self.head(torch.flatten(x, 1))
 
 
-def test_layers_of_different_sensitivity_end_at_different_depths(tmp_path: Path) -> None:
+def learned_depths(folder: Path, gamma: float) -> dict[str, float]:
+    """Mean depth by layer that two branches of different sensitivity end learning with."""
     model = trained(TwoBranches())
     with torch.no_grad():
         model.head.weight[:, 4 * 36 :] /= 50  # type: ignore[index, operator]
-    this = replace(learning(None, gamma=0.01), model=model, recipe=Recipe(12, 32, learning_rate=1e-4, seed=0))
+    recipe = Recipe(12, 32, learning_rate=1e-4, seed=0)
     depths: dict[str, float] = {}
 
     class Watched(Learned):
@@ -238,9 +240,24 @@ def test_layers_of_different_sensitivity_end_at_different_depths(tmp_path: Path)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sgsc_edge.compression.compress.Learned", Watched)
-        this.run(tmp_path, "key")
+        replace(learning(None, gamma=gamma), model=model, recipe=recipe).run(folder, "key")
+    assert history(folder)[-1]["watch_accuracy"] > 0.9
+    return depths
+
+
+@pytest.mark.parametrize("gamma", [0.003, 0.01, 0.03, 0.1])
+def test_layers_of_different_sensitivity_end_at_different_depths(tmp_path: Path, gamma: float) -> None:
+    depths = learned_depths(tmp_path, gamma)
     assert depths["loud"] > depths["quiet"] + 1.0
-    assert history(tmp_path)[-1]["watch_accuracy"] > 0.9
+
+
+def test_with_the_scale_held_depths_do_not_follow_sensitivity(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The published quantizer (arXiv 2505.00350, eq. 1), for comparison."""
+    monkeypatch.setattr(WeightQuantizer, "scale", lambda self: 2**self.log2_range / 127)
+    depths = learned_depths(tmp_path, 0.01)
+    assert depths["loud"] < depths["quiet"]
 
 
 def test_ptq_calibrates_without_training(tmp_path: Path) -> None:
