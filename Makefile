@@ -89,7 +89,7 @@ lint: $(STAMPS)/dev  ## ruff and mypy only
 
 # --- benchmarks: results go to benchmarks/results/*.json and into docs/results.md ----------------------------
 
-.PHONY: bench-exactness bench-digits bench-budget bench-mnist bench-preserve bench-lowering bench-cli bench-reproducible bench-resume bench-report
+.PHONY: bench-exactness bench-digits bench-budget bench-networks bench-mnist bench-preserve bench-lowering bench-cli bench-reproducible bench-resume bench-report
 bench-exactness: $(STAMPS)/demo  ## kernels against the integer executor, on the certify sets
 	$(BIN)/python -m benchmarks.exactness
 
@@ -98,6 +98,9 @@ bench-digits: $(STAMPS)/demo  ## digits: float against int8, five seeds
 
 bench-budget: $(STAMPS)/demo  ## digits: 30 % of the plain int8 bytes, five seeds
 	$(BIN)/python -m benchmarks.digits_budget
+
+bench-networks: $(STAMPS)/demo  ## a depthwise-separable and a residual network under three budgets
+	$(BIN)/python -m benchmarks.networks_budget
 
 bench-mnist: $(STAMPS)/demo $(MNIST)/float.safetensors  ## MNIST: float against int8
 	$(BIN)/python -m benchmarks.mnist_int8

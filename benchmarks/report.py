@@ -15,6 +15,10 @@ SECTIONS = {
         "Digits under a budget",
         "Learned depths; every channel that stays is stored in 8 bits.",
     ),
+    "networks_budget": (
+        "Other networks under a budget",
+        "Depthwise-separable and residual, on the digits, with the recipe of the digits example untouched.",
+    ),
     "mnist_int8": ("MNIST, float against int8", "The paper's CNN on the 10,000 test samples."),
     "preserve_time": ("Preservation set", "Grad-CAM, uncertainty and clusters of the 60,000 MNIST samples."),
     "lowering_time": ("Lowering time", "Whole processes, runs of both converters alternating."),
