@@ -140,7 +140,7 @@ class _Books:
         pairs = np.zeros((len(first), len(first)), np.int64)
         for kernel, ins, outs in self.reads:
             pairs += kernel * np.outer(outs[first], ins[first])
-        members = {self.names[node.name]: self.classes[node] for node in self._masked()}
+        members = {self.names[node.name]: self._members(node) for node in self._masked()}
         grouped = {self.names[node.name] for node in self._masked() if self._shape(node).groups > 1}
         return Ledger(
             members,
@@ -161,10 +161,17 @@ class _Books:
         """A layer that is called twice has one mask for both."""
         calls = defaultdict(list)
         for node in self._masked():
-            calls[self.names[node.name]].append(node)
+            if node not in self.coupling.irregular:
+                calls[self.names[node.name]].append(node)
         for first, *others in calls.values():
             for other in others:
                 self.coupling.join(self.coupling.slots[first], self.coupling.slots[other])
+
+    def _members(self, node: fx.Node) -> Integers:
+        """The class of each channel of a layer, int64 [O]."""
+        if node in self.coupling.irregular:  # its slots are no channels, and none of them leaves
+            return np.full(len(self.values.layer(node).weight), self.classes[node][0])
+        return self.classes[node]
 
     def _shape(self, node: fx.Node) -> LayerShape:
         return LayerShape.of(self.values.layer(node))

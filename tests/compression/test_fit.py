@@ -102,6 +102,23 @@ def test_a_shared_layer_has_one_mask_for_its_calls() -> None:
     assert stored_bytes(model, kept) <= 500
 
 
+def test_a_dense_layer_along_a_last_axis_stays_whole() -> None:
+    class Mixer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.wide, self.narrow, self.head = nn.Linear(8, 16), nn.Linear(16, 8), nn.Linear(64, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = x.squeeze(1)
+            return self.head(torch.flatten(x + self.narrow(torch.relu(self.wide(x))), 1))
+
+    model = quantized(Mixer())
+    full = 2 * 8 * 16 + 24 * 28 + 3 * 64 + 3 * 28
+    assert smallest_bytes(model) == stored_bytes(model, whole(model)) == full
+    kept = remove_until(model, whole(model), random_scores(model), 1)
+    assert living(kept) == {"wide": 16, "narrow": 8, "head": 3}
+
+
 def test_where_zero_does_not_stay_zero_channels_stay() -> None:
     model = quantized(build([Block("conv", 6), Block("norm"), Block("conv", 5)], "flat"))
     kept = fit(model, whole(model), random_scores(model), smallest_bytes(model))
