@@ -31,7 +31,7 @@ def by_hand(front: nn.Module, back: nn.Module, inputs: Tensor) -> np.ndarray:
         maps.requires_grad_(True)
         logits = back(maps[None].clone())[0]
         logits[logits.argmax()].backward()
-        weights = maps.grad.sum((1, 2)) / maps[0].numel()
+        weights = maps.grad.flatten(1).sum(1) / maps[0].numel()
         heat = sum(weights[c] * maps.detach()[c] for c in range(len(maps)))
         result.append(float(heat.clamp(min=0).sum() / heat.numel()))
     return np.array(result)
@@ -45,6 +45,19 @@ def test_grad_cam_is_that_of_a_hand_computation(layer: str | None, cut: int) -> 
     expected = by_hand(front, back, inputs)
     assert 0 < np.count_nonzero(expected) < len(expected) or expected.min() > 0
     np.testing.assert_allclose(scored(model, inputs, layer).saliency, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_grad_cam_on_sequences() -> None:
+    model = ready(
+        nn.Sequential(
+            nn.Conv1d(2, 4, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(4, 3)
+        )
+    )
+    inputs = torch.randn(30, 2, 20, generator=torch.Generator().manual_seed(0))
+    expected = by_hand(copy.deepcopy(model[:1]), copy.deepcopy(model[1:]), inputs)
+    assert np.count_nonzero(expected) > 10
+    found = scored(model, inputs)
+    np.testing.assert_allclose(found.saliency, expected, rtol=1e-5, atol=1e-7)
 
 
 def test_grad_cam_of_a_one_channel_model_on_paper() -> None:
