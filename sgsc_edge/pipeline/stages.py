@@ -31,6 +31,7 @@ from sgsc_edge.certification import (
 )
 from sgsc_edge.compression.compress import CONTROLLER_LOG, HISTORY
 from sgsc_edge.compression.fold import CompressedModel
+from sgsc_edge.compression.loop import CALIBRATION_SAMPLES
 from sgsc_edge.export import export_onnx
 from sgsc_edge.graph.write_tflite import write_tflite
 from sgsc_edge.lowering import lower
@@ -49,7 +50,7 @@ from sgsc_edge.pipeline.context import (
 from sgsc_edge.pipeline.recording import recorded
 from sgsc_edge.preservation.selection import SCHEMA as SELECTION_SCHEMA
 from sgsc_edge.preservation.selection import write_selection
-from sgsc_edge.preservation.sets import choose
+from sgsc_edge.preservation.sets import check_model, choose
 from sgsc_edge.runtimes import available
 
 _SCORING_TOOLS = ("torch", "captum", "scikit-learn")
@@ -88,6 +89,7 @@ def _rehearse_key(build: Build) -> str:
         build.project.config_hash("model"),
         list(build.data.rest.hashes),
         build.untrained.recipe.batch_size,  # of calibration
+        build.untrained.goal.budget,
         build.target.model_dump(mode="json"),
         _versions(_EXPORT_TOOLS),
         torch.get_num_threads(),
@@ -100,6 +102,7 @@ def _rehearse(build: Build, key: str) -> None:
     def ships(compressed: CompressedModel) -> None:
         lower(_onnx(build, compressed, {}), build.target)
 
+    check_model(build.project, build.model, build.data, CALIBRATION_SAMPLES)
     build.untrained.rehearse(ships)
 
 

@@ -131,6 +131,15 @@ def decide(
     return Decisions(logits.argmax(axis=1).astype(np.int64), uncertainty(as_logits(logits)).margin)
 
 
+def check_outputs(
+    model: nn.Module, dataset: Dataset[tuple[Tensor, int]], hashes: Sequence[str], name: str
+) -> None:
+    """``ModelError`` where a model in evaluation mode gives NaN or infinity for a sample of a data set."""
+    with torch.no_grad():
+        outputs = [model(inputs) for inputs in _batches(dataset, np.arange(len(hashes)), name)]
+    _check_finite(torch.cat(outputs).numpy(), hashes, name)
+
+
 def _observe(
     model: nn.Module, dataset: Dataset[tuple[Tensor, int]], order: NDArray[np.int64], taps: Taps, name: str
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from sgsc_edge.artifacts import content_key
 from sgsc_edge.errors import FileFormatError, ModelError, SgscError
 from sgsc_edge.preservation import must_keep
 from sgsc_edge.preservation.pool import ID_LENGTH, content_hashes, distinct, pool_indices
-from sgsc_edge.preservation.scores import Decisions, Scores, decide, score
+from sgsc_edge.preservation.scores import Decisions, Scores, check_outputs, decide, score
 from sgsc_edge.preservation.select import Chosen, select
 from sgsc_edge.preservation.selection import MustKept, SampleScores, Selected, Selection, SideCounts
 from sgsc_edge.preservation.split import check_disjoint, part_sizes
@@ -142,24 +143,18 @@ def choose(project: Project, model: nn.Module, data: Data) -> Selection:
     sizes = part_sizes(len(set(data.rest.hashes)), len(set(data.pool.hashes)), total)
     where = project.where("preservation", "layer")
     shares = settings.criteria()
-    try:
-        with user_code(project.root, seed):
-            taps = find_taps(model, data.rest.dataset[0][0], settings.layer, where)
+    with _running(project):
+        taps = find_taps(model, data.rest.dataset[0][0], settings.layer, where)
 
-            def scored(side: Samples, wanted: int, name: str) -> Scores:
-                samples = (side.dataset, side.hashes, side.labels)
-                return score(model, *samples, taps=taps, wanted=wanted, seed=seed, name=name)
+        def scored(side: Samples, wanted: int, name: str) -> Scores:
+            samples = (side.dataset, side.hashes, side.labels)
+            return score(model, *samples, taps=taps, wanted=wanted, seed=seed, name=name)
 
-            rest = scored(data.rest, sizes.guide, "training data")
-            pool = scored(data.pool, sizes.watch + sizes.certify, "pool")
-            decided = None
-            if (keep := data.must_keep) is not None:
-                decided = decide(model, keep.dataset, keep.hashes, taps=taps, name="the must_keep samples")
-    except SgscError:
-        raise
-    except Exception as failure:  # the user's forward pass may raise anything
-        what, place = "the model, given training samples,", project.where("model", "factory")
-        raise failed(what, failure, project.root, place, ModelError) from failure
+        rest = scored(data.rest, sizes.guide, "training data")
+        pool = scored(data.pool, sizes.watch + sizes.certify, "pool")
+        decided = None
+        if (keep := data.must_keep) is not None:
+            decided = decide(model, keep.dataset, keep.hashes, taps=taps, name="the must_keep samples")
     guide = select(rest, {"guide": sizes.guide}, shares, seed)
     others = select(pool, {"watch": sizes.watch, "certify": sizes.certify}, shares, seed)
     samples = (
@@ -201,6 +196,31 @@ def _must_kept(
     return must_keep.named(
         data.must_keep.hashes, data.must_keep.labels, decided, parts=parts, trained=trained
     )
+
+
+def check_model(project: Project, model: nn.Module, data: Data, samples: int) -> None:
+    """Try the float model on about as many evenly spaced training samples as ``samples`` says.
+
+    Raises
+    ------
+    ModelError: the model fails on a sample, or gives NaN or infinity.
+    """
+    tried = data.rest.take(range(0, len(data.rest), max(len(data.rest) // samples, 1)))
+    with _running(project):
+        check_outputs(model, tried.dataset, tried.hashes, "training data")
+
+
+@contextlib.contextmanager
+def _running(project: Project) -> Iterator[None]:
+    """Run the user's model: seeded, and whatever its forward pass raises is a ``ModelError``."""
+    try:
+        with user_code(project.root, project.config.compress.seed):
+            yield
+    except SgscError:
+        raise
+    except Exception as failure:
+        what, place = "the model, given training samples,", project.where("model", "factory")
+        raise failed(what, failure, project.root, place, ModelError) from failure
 
 
 def divide(data: Data, selection: Selection) -> PreservationSet:

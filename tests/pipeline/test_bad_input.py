@@ -85,8 +85,23 @@ def test_a_wrong_setting_is_named(project: Callable[..., Path], config: str, mes
             + "    model[0].weight.data[0, 0, 0, 0] = float('nan')\n    return model\n",
             ("0.weight", "NaN"),
         ),
+        (
+            MODEL.replace("return nn.Sequential(", "model = nn.Sequential(")
+            + "    for layer in (model[0], model[5]):\n        layer.weight.data *= 1e30\n    return model\n",
+            ("model.factory", "NaN or infinity for", "training data"),
+        ),
     ],
-    ids=["factory raises", "no module", "tuple", "gelu", "lower bound", "reflect", "channels", "nan"],
+    ids=[
+        "factory raises",
+        "no module",
+        "tuple",
+        "gelu",
+        "lower bound",
+        "reflect",
+        "channels",
+        "nan",
+        "overflow",
+    ],
 )
 def test_a_wrong_model_is_refused_before_scoring(
     project: Callable[..., Path], model: str, messages: tuple[str]
