@@ -9,8 +9,9 @@ it counts as alive.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -120,6 +121,8 @@ def _through(
     """Liveness behind an op that is no layer."""
     kind, channels = model.kinds[node.name], shape[1] if len(shape) > 1 else 1
     lives = [value.live for value in inputs]
+    if kind == "ReduceMean" and _averages_channels(node, len(inputs[0].shape)):
+        return torch.ones(channels)  # axis 1 holds positions now
     if kind in _KEEP_ZERO and len(lives[0]) == channels:
         return lives[0]
     if kind in ("Add", "Mul") and all(len(live) == channels for live in lives):
@@ -132,3 +135,10 @@ def _through(
         if len(lives[0]) * cells == channels:
             return lives[0].repeat_interleave(cells)
     return torch.ones(channels)
+
+
+def _averages_channels(node: fx.Node, rank: int) -> bool:
+    """Whether a mean is taken over axis 1."""
+    given: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+    axes = range(rank) if given is None else given if isinstance(given, Sequence) else (given,)
+    return 1 in {axis % rank for axis in axes}

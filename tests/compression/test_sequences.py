@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from compression.models import randomised
-from compression.sequence_networks import HEADS, KINDS, Block, build, compressed, signals, with_height
+from compression.sequence_networks import HEADS, KINDS, Block, Mean, build, compressed, signals, with_height
 from compression.shrink_networks import layers
 from compression.test_shrink_property import kill_some
 from hypothesis import HealthCheck, assume, given, settings
@@ -269,6 +269,15 @@ def test_a_dense_layer_over_the_last_axis_has_no_channels_on_axis_one() -> None:
     uses = {use.name: use for use in follow(quantized, alive)}
     assert uses["1"].inputs.tolist() == [1] * 24
     assert uses["3"].inputs.tolist() == [1] * 96
+
+
+@pytest.mark.parametrize(("axis", "expected"), [(1, [1, 1, 1, 1]), (2, [1, 0, 1, 1]), (-2, [1, 1, 1, 1])])
+def test_a_mean_over_channels_leaves_positions(axis: int, expected: list[int]) -> None:
+    network = nn.Sequential(nn.Conv1d(2, 4, 1), nn.AvgPool1d(6), Mean(axis), nn.Linear(4, 3))
+    quantized = quantize_model(network.eval(), signals()[0])
+    alive = {"0": torch.tensor([1.0, 0, 1, 1]), "3": torch.ones(3)}
+    uses = {use.name: use for use in follow(quantized, alive)}
+    assert uses["3"].inputs.tolist() == expected
 
 
 def test_a_mask_makes_channels_zero_on_sequences() -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto, helper
 from qdq_builder import Qdq, compare, device_inputs, kinds, ort_integers
 
 from sgsc_edge.errors import UnsupportedError
@@ -279,6 +280,16 @@ def test_a_transposed_convolution_and_a_reflecting_pad_are_refused_by_name():
         ("Pad", "it does not pad with constant zeros"),
         ("ConvTranspose", "there is no exact device form of this op"),
     ]
+
+
+def test_a_float_network_is_checked_before_training():
+    q = Qdq()
+    q.inputs.append(helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, LENGTH]))
+    w = q.const(q.rng.normal(size=(4, 3, 3)).astype(np.float32))
+    y = q.node("MaxPool", q.node("Relu", q.node("Conv", "image", w, pads=[2, 0])), kernel_shape=[2])
+    assert check(q.model(y)) == []
+    (refusal,) = check(q.model(q.node("Sigmoid", y)))
+    assert refusal.op == "Sigmoid"
 
 
 # --- random networks ------------------------------------------------------------------------------
