@@ -130,6 +130,36 @@ def test_the_controllers_baseline_is_the_controls(project: Callable[..., Path]) 
     assert this.compression().guard.baseline == last["watch_accuracy"]
 
 
+@pytest.mark.parametrize(
+    ("setting", "again"),
+    [
+        ("compress.budget=300 B", {"rehearse", "compress"}),
+        ("compress.method=qat8", {"rehearse", "compress"}),
+        ("compress.batch_size=16", {"rehearse", "control", "compress"}),
+        ("compress.epochs=3", {"control", "compress"}),
+        ("compress.alpha=0.1", {"compress"}),
+        ("gate.max_drop=0.5", {"compress"}),
+        ("gate.max_lowering_flips=0.5", set()),
+        ("project.name=other", set()),
+        ("preservation.fraction=0.3", {"preserve"}),
+        ("compress.seed=1", {"preserve", "control", "compress"}),
+    ],
+)
+def test_a_stage_follows_the_settings_that_it_takes_and_no_others(
+    project: Callable[..., Path], setting: str, again: set[str]
+) -> None:
+    """Up to compress; what the choice of samples changes shows in its file, which is the same here."""
+    folder = project(config=SMALL)
+    keys = []
+    for settings in ((), (setting,)):
+        ((loaded, target),) = api.prepare(folder, [TARGET], settings)
+        this = Build(loaded, target, folder / "out")
+        if not keys:
+            STAGES[1].run(this, "key")
+        keys.append({stage.name: stage.key(this) for stage in STAGES[:4]})
+    assert {name for name in keys[0] if keys[0][name] != keys[1][name]} == again
+
+
 @pytest.mark.parametrize("code", ["as it was", "other"])
 def test_other_code_makes_every_stage_run_again(
     built: Path, monkeypatch: pytest.MonkeyPatch, code: str
