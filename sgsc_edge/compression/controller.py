@@ -2,21 +2,26 @@
 
 Every check compares the watch metric with the float baseline. When it falls by more than ``trip``, the
 controller takes hold: pressure on the size stops, and at each check the most sensitive channels get bits
-back, step by step, until the metric has come back to within ``release``. The gap between the two thresholds
-(hysteresis) keeps it from acting on noise.
+back, step by step, until the metric has come back to within ``release``; each step that was not enough is
+followed by one of twice as many channels. The gap between the two thresholds (hysteresis) keeps it from
+acting on noise.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from sgsc_edge.compression.quantizer import MAX_BITS
 
 _SHARE = 0.1
-"""Share of all channels that get bits back at one check."""
+"""Share of all channels that get bits back at the first check; doubled at each further one in a row."""
 
 _STEP = 1.0
 _REVIVED = 4.0
@@ -48,7 +53,13 @@ class Controller:
     trip: float
     release: float
     holding: bool = False
+    streak: int = 0
+    """Checks in a row at which it acted."""
     actions: list[dict[str, object]] = field(default_factory=list)
+
+    def acts(self, metric: float) -> bool:
+        """Whether it would take or keep hold at a measurement."""
+        return self.baseline - metric > (self.release if self.holding else self.trip)
 
     def check(
         self,
@@ -56,17 +67,20 @@ class Controller:
         metric: float,
         bits: Mapping[str, torch.Tensor],
         sensitivity: Mapping[str, torch.Tensor],
+        classes: Mapping[str, NDArray[np.int64]],
     ) -> dict[str, torch.Tensor]:
         """Judge a measurement; returns the new depths of layers whose channels get bits back.
 
         Parameters
         ----------
         metric: of the watch set now, higher is better.
-        bits, sensitivity: by layer name, float32 [O].
+        bits, sensitivity: by layer name, float32 [O]; a dead channel has 0 bits.
+        classes: by layer name, int64 [O]: channels of one class live together (see ``ledger``).
         """
         fall = self.baseline - metric
-        self.holding = fall > (self.release if self.holding else self.trip)
+        self.holding = self.acts(metric)
         if not self.holding:
+            self.streak = 0
             return {}
         ranked = sorted(
             (
@@ -77,15 +91,48 @@ class Controller:
             ),
             reverse=True,
         )
+        if not ranked:
+            return {}  # every channel has all its bits
         total = sum(len(scores) for scores in sensitivity.values())
+        chosen = [(name, channel) for _, name, channel in ranked[: self._count(total)]]
         changed: dict[str, torch.Tensor] = {}
         restored = []
-        for score, name, channel in ranked[: max(round(_SHARE * total), 1)]:
+        for name, channel in _with_partners(chosen, bits, classes):
             new = changed.setdefault(name, bits[name].clone())
             before = float(new[channel])
             new[channel] = min(max(before + _STEP, _REVIVED), MAX_BITS)
+            score = float(sensitivity[name][channel])
             restored.append(Restored(name, channel, score, before, float(new[channel])))
+        self.streak += 1
         self.actions.append(
             {"step": step, "metric": metric, "fall": fall, "restored": [vars(row) for row in restored]}
         )
         return changed
+
+    def _count(self, total: int) -> int:
+        """How many channels get bits back at this check."""
+        return max(round(math.ldexp(_SHARE, self.streak) * total), 1)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint must hold."""
+        return {"holding": self.holding, "streak": self.streak, "actions": self.actions}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take back :meth:`state`."""
+        self.holding, self.streak, self.actions = state["holding"], state["streak"], state["actions"]
+
+
+def _with_partners(
+    chosen: list[tuple[str, int]],
+    bits: Mapping[str, torch.Tensor],
+    classes: Mapping[str, NDArray[np.int64]],
+) -> list[tuple[str, int]]:
+    """The chosen channels, and the dead ones without which a dead one of them would not come back."""
+    woken = {int(classes[name][channel]) for name, channel in chosen if not float(bits[name][channel])}
+    partners = [
+        (name, channel)
+        for name, own in classes.items()
+        for channel, number in enumerate(own.tolist())
+        if number in woken and not float(bits[name][channel])
+    ]
+    return list(dict.fromkeys([*chosen, *partners]))

@@ -7,23 +7,21 @@ The loss of a batch, after arXiv 2505.00350 (eq. 4), with the size as a constrai
 L is cross-entropy plus the divergence from the float model's logits (computed once, no teacher runs along);
 guide samples are a fixed share of every batch, so they cost no second forward pass; λ, where it is not fixed,
 is the multiplier of a second constraint: it rises while the watch metric lies below its floor, and comes back
-to 1 above it. R is the size with each
-channel at its present depth and each consumer's dead inputs left out (arXiv 2301.13142), B the budget, μ a
-multiplier that rises while the stored bytes exceed their path down to B and falls below it; ‖L‖, the running
-mean of the loss, keeps the two terms comparable however small the loss has become. With a fixed γ the term is
-γ times the mean depth, and nothing is constrained.
+to 1 above it. R is the size with each channel at its present depth and each consumer's dead inputs left out
+(arXiv 2301.13142), B the budget, μ a multiplier that rises while R exceeds its path down to B and falls below
+it; ‖L‖, the running mean of the loss, keeps the two terms comparable however small the loss has become. With
+a fixed γ the term is γ times the mean depth, and nothing is constrained.
 
 Two phases: *learning* (depths move, channels die, the controller gives bits back) and *settling*: the
 channels that stay are chosen to meet the budget exactly (``fit``), get the width that the target stores, and
-are fine-tuned. Learning ends when the stored bytes meet the budget, or after its share of the epochs.
+are fine-tuned. Learning ends after its share of the epochs; where the controller held it up, a little later.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,8 +31,11 @@ import torch.nn.functional as F
 from sgsc_edge.compression.channels import answering, follow
 from sgsc_edge.compression.controller import Controller
 from sgsc_edge.compression.fit import Masks, fit, remove_until, stored_bytes
-from sgsc_edge.compression.layers import QuantizedModel, QuantLayer
+from sgsc_edge.compression.layers import QuantizedModel
+from sgsc_edge.compression.ledger import Ledger
+from sgsc_edge.compression.path import Path
 from sgsc_edge.compression.quantizer import FLOOR_BITS, MAX_BITS
+from sgsc_edge.compression.sensitivity import sensitivity
 from sgsc_edge.compression.strategy import Strategy, task_losses
 
 log = logging.getLogger("sgsc_edge")
@@ -42,20 +43,20 @@ log = logging.getLogger("sgsc_edge")
 LEARNING_SHARE = 0.6
 """Share of the epochs in which depths are learned."""
 
+_LATEST_SHARE = 0.8
+"""The same where the controller held learning up."""
+
 GUIDE_SHARE = 0.25
 """Share of a batch that is drawn from the guide set."""
 
 CHECKS = 12
-"""Looks at the watch set in the learning phase."""
+"""Looks at the watch set in the learning phase; the controller, when it holds, takes four times as many."""
 _RANGE_RATE = 1e-2
 _SPAN = 2.0
 """Depths can cross the whole range in 1/_SPAN of the learning phase."""
 
 _PRESSURE = 20.0
 """Growth of μ in a learning phase spent at e times the path."""
-
-_ARRIVED = 0.9
-"""Share of the learning phase after which the path has come down to the budget."""
 
 _FIRST_REMOVAL = 0.2
 """Share of the learning phase before the first channel goes: depths must have had time to tell."""
@@ -67,6 +68,9 @@ _STRONGEST = 20.0
 """Bound of μ."""
 
 _SMOOTHING = 0.05
+
+_RELIEF = 0.5
+"""Factor on the pressure each time that the controller takes hold: it was too much."""
 
 _GUIDE_GAIN = 0.5
 """Growth of log λ at a check that finds the watch metric at the controller's trip; as much down at none."""
@@ -134,6 +138,7 @@ class Learned(Strategy):
         self.layers = dict(model.layers())
         self.learning_epochs = max(math.floor(LEARNING_SHARE * epochs), 1)
         self.epochs = epochs
+        self.latest_epochs = max(math.floor(_LATEST_SHARE * epochs), self.learning_epochs)
         self.learning_steps = self.learning_epochs * steps
         self.teacher, self.watch, self.refresh = teacher, watch, refresh
         self.sensitivity_batch = sensitivity_batch
@@ -143,10 +148,14 @@ class Learned(Strategy):
         self.multiplier = 0.0
         self.guide_weight = 1.0 if goal.guide_weight is None else goal.guide_weight
         self.scale = 1.0
-        self.full_bytes = stored_bytes(model, self._alive())
+        self.relief = 1.0
         self.frozen = False
         self.learned: dict[str, torch.Tensor] = {}
         self.forget = set()
+        self.path = None
+        if goal.budget is not None:
+            full = stored_bytes(model, self._alive())
+            self.path = Path(goal.budget, full, self.learning_steps, self.latest_epochs * steps)
         self.slopes = {name: torch.zeros_like(layer.mask) for name, layer in self.layers.items()}
         for layer in self.layers.values():
             layer.quantizer.bits.requires_grad_(True)
@@ -167,9 +176,13 @@ class Learned(Strategy):
 
     def start_epoch(self, epoch: int) -> None:
         """Freeze the channels when the learning phase ends; ranges freeze a little later."""
-        if epoch >= self.learning_epochs and not self.frozen:
+        if (
+            not self.frozen
+            and epoch >= self.learning_epochs
+            and (self._arrived() or epoch >= self.latest_epochs)
+        ):
             self._settle()
-        if not self.frozen and self.goal.budget is not None:
+        if not self.frozen and self.path is not None:
             _, self.slopes = self._relaxed_bytes()
         self.model.enable(True)
         self.model.observe(epoch < self.epochs - max(self.epochs // 5, 1))
@@ -198,11 +211,12 @@ class Learned(Strategy):
             for layer in self.layers.values():
                 layer.quantizer.bits.clamp_(1.0, MAX_BITS)
         done = step + 1
-        if self.goal.budget is not None and done % _SIZED_EVERY == 0 and not self.controller.holding:
-            self._press(done)
+        if self.path is not None and done % _SIZED_EVERY == 0 and not self.controller.holding:
+            self._press(done, self.path)
         if done % max(self.learning_steps // REMOVALS, 1) == 0 and not self.controller.holding:
             self._remove(done)
-        if done % max(self.learning_steps // CHECKS, 1) == 0:
+        looks = 4 * CHECKS if self.controller.holding else CHECKS
+        if done % max(self.learning_steps // looks, 1) == 0:
             self._check(done)
 
     def end_epoch(self, epoch: int) -> dict[str, float]:
@@ -227,8 +241,9 @@ class Learned(Strategy):
             "scale": self.scale,
             "frozen": self.frozen,
             "learned": self.learned,
-            "holding": self.controller.holding,
-            "actions": self.controller.actions,
+            "relief": self.relief,
+            "path": (self.path.begun, self.path.bytes) if self.path else None,
+            "controller": self.controller.state(),
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -236,7 +251,10 @@ class Learned(Strategy):
         self.multiplier, self.scale = state["multiplier"], state["scale"]
         self.guide_weight = state["guide_weight"]
         self.frozen, self.learned = state["frozen"], state["learned"]
-        self.controller.holding, self.controller.actions = state["holding"], state["actions"]
+        self.relief = state["relief"]
+        if self.path is not None:
+            self.path.begun, self.path.bytes = state["path"]
+        self.controller.load(state["controller"])
         for layer in self.layers.values():
             layer.set_mask(layer.mask.clone())
             layer.quantizer.bits.requires_grad_(not self.frozen)
@@ -260,10 +278,10 @@ class Learned(Strategy):
             counted = [(layer.quantizer.bits, layer.weight[0].numel()) for layer in self.layers.values()]
             total = sum(len(bits) * size for bits, size in counted)
             mean = torch.stack([bits.sum() * size for bits, size in counted]).sum() / total
-            return self.goal.gamma * mean
+            return self.goal.gamma * self.relief * mean
         # The gradient of log R, as it was when it was last taken: it changes slowly, and is dear to follow.
         slopes = [(self.slopes[name] * layer.quantizer.bits).sum() for name, layer in self.layers.items()]
-        return self.multiplier * torch.stack(slopes).sum() * self.scale
+        return self.multiplier * self.relief * torch.stack(slopes).sum() * self.scale
 
     def _relaxed_bytes(self) -> tuple[float, Masks]:
         """R, and ∂ log R / ∂ bits, [O] by layer; a channel counts by its depth, for its readers too."""
@@ -288,10 +306,10 @@ class Learned(Strategy):
         whole = {name: bits.clamp_min(FLOOR_BITS).ceil() for name, bits in depths.items()}
         return float(sum(use.stored_bytes(whole[use.name]).sum() for use in uses))
 
-    def _press(self, step: int) -> None:
+    def _press(self, step: int, path: Path) -> None:
         """Move the multiplier by how far the relaxed size is above its path, and take the slopes anew."""
         relaxed, self.slopes = self._relaxed_bytes()
-        excess = math.log(relaxed / self._path(step, start=0.0))
+        excess = math.log(relaxed / path.at(step))
         gain = _PRESSURE * _SIZED_EVERY / self.learning_steps
         self.multiplier = min(max(self.multiplier + gain * excess, 0.0), _STRONGEST)
 
@@ -301,32 +319,32 @@ class Learned(Strategy):
         With a fixed γ there is no path: channels go when their depth has fallen below the smallest grid.
         """
         kept = self._alive()
-        if self.goal.budget is None:
+        if self.path is None:
             for name, layer in self.layers.items():
-                faint = layer.quantizer.bits < FLOOR_BITS
-                faint[layer.quantizer.bits.argmax()] = False  # a layer never loses its last channel
+                bits = layer.quantizer.bits
+                faint = bits < FLOOR_BITS
+                # A layer never loses its last channel.
+                faint[bits.masked_fill(kept[name] == 0, -torch.inf).argmax()] = False
                 kept[name][faint & (name not in self.answers)] = 0.0
         else:
-            path = self._path(step, start=_FIRST_REMOVAL)
-            scores = self.sensitivity() if stored_bytes(self.model, kept) > path else {}
-            kept = remove_until(self.model, kept, scores, path)
+            limit = self.path.at(step, start=_FIRST_REMOVAL)
+            scores = self.sensitivity() if stored_bytes(self.model, kept) > limit else {}
+            kept = remove_until(self.model, kept, scores, limit)
         for name, layer in self.layers.items():
             layer.set_mask(kept[name])
 
-    def _path(self, step: int, start: float) -> float:
-        """Bytes that the network should have come down to at a step: equal ratios from all to the budget."""
-        assert self.goal.budget is not None
-        done = (step / self.learning_steps - start) / (_ARRIVED - start)
-        left = 1 - min(max(done, 0.0), 1.0)
-        return float(self.goal.budget * (self.full_bytes / self.goal.budget) ** left)
+    def _arrived(self) -> bool:
+        """Whether learning has come to where an exact choice may follow."""
+        if self.path is None:
+            return True
+        return not self.controller.holding and self.path.arrived(stored_bytes(self.model, self._alive()))
 
     def _check(self, step: int) -> None:
         """Look at the watch set: λ follows how far it is below its floor, the controller gives bits back."""
         moves = self.goal.guide_weight is None
         if not (self.goal.guard or moves):
             return
-        self.refresh()
-        metric = self.watch()
+        metric = self._refreshed_watch()
         if moves:
             allowed = max(self.controller.release, _NO_DROP)
             below = (self.controller.baseline - metric) / allowed - 1
@@ -335,50 +353,31 @@ class Learned(Strategy):
         if self.goal.guard:
             self._protect(step, metric)
 
-    def _protect(self, step: int, metric: float) -> None:
-        bits = {name: layer.quantizer.bits.detach() for name, layer in self.layers.items()}
-        falls = self.controller.baseline - metric
-        limit = self.controller.release if self.controller.holding else self.controller.trip
-        sensitivity = self.sensitivity() if falls > limit else {}
-        changed = self.controller.check(step, metric, bits, sensitivity)
-        for name, depths in changed.items():
+    def _protect(self, step: int, metric: float) -> bool:
+        """Let the controller judge a measurement, and give channels the bits that it asks for."""
+        held = self.controller.holding
+        depths = {name: layer.quantizer.bits.detach() * layer.mask for name, layer in self.layers.items()}
+        scores = self.sensitivity() if self.controller.acts(metric) else {}
+        changed = self.controller.check(step, metric, depths, scores, Ledger.of(self.model).members)
+        if changed and not held:
+            self.relief *= _RELIEF
+        if self.path is not None and held and not self.controller.holding:
+            self.path.restart(step, stored_bytes(self.model, self._alive()))
+        for name, bits in changed.items():
             layer = self.layers[name]
-            revived = (layer.mask == 0) & (depths > layer.quantizer.bits)
-            layer.quantizer.set_bits(depths)
+            revived = (layer.mask == 0) & (bits > 0)
+            layer.quantizer.set_bits(torch.where(bits > 0, bits, layer.quantizer.bits))
             layer.quantizer.fit_range(layer.weight, revived)
             layer.set_mask(torch.maximum(layer.mask, revived.to(layer.mask.dtype)))
+            self.forget.add(id(layer.quantizer.bits))
         if changed:
-            self.forget.update(id(self.layers[name].quantizer.bits) for name in changed)
-            log.info("controller: watch fell by %.4f at step %d; channels get bits back", falls, step)
+            fall = self.controller.baseline - metric
+            log.info("controller: watch fell by %.4f at step %d; channels get bits back", fall, step)
+        return bool(changed)
 
     def sensitivity(self) -> Masks:
-        """How much the loss would change if a channel's output did, first order, [O] by layer.
-
-        Channels are asked at full depth, dead ones as if they could come back; the watch set takes no part.
-        """
-        quantizers = {name: layer.quantizer for name, layer in self.layers.items()}
-        before = {
-            name: (q.bits.detach().clone(), q.log2_range.detach().clone()) for name, q in quantizers.items()
-        }
-        scores = {name: torch.zeros(len(layer.mask)) for name, layer in self.layers.items()}
-        inputs, labels = self.sensitivity_batch
-        with self.model.evaluating() as module, torch.enable_grad():
-            for name, layer in self.layers.items():
-                dead = layer.mask == 0
-                quantizers[name].set_bits(torch.full_like(layer.mask, MAX_BITS))
-                quantizers[name].fit_range(layer.weight, dead)
-            with _masks_with_gradient(self.layers) as masks:
-                parts = zip(torch.split(inputs, 64), torch.split(labels, 64), strict=True)
-                for part_inputs, part_labels in parts:
-                    loss = task_losses(self.model, module(part_inputs), part_labels).sum()
-                    gradients = torch.autograd.grad(loss, list(masks.values()))
-                    for name, gradient in zip(masks, gradients, strict=True):
-                        scores[name] += gradient.square()
-        with torch.no_grad():
-            for name, (bits, log2_range) in before.items():
-                quantizers[name].bits.copy_(bits)
-                quantizers[name].log2_range.copy_(log2_range)
-        return scores
+        """See :func:`sgsc_edge.compression.sensitivity.sensitivity`."""
+        return sensitivity(self.model, *self.sensitivity_batch)
 
     def _settle(self) -> None:
         """Choose the channels that stay, give them the stored width, and stop learning depths."""
@@ -393,22 +392,23 @@ class Learned(Strategy):
             layer.quantizer.fit_range(layer.weight, revived)
             layer.quantizer.bits.requires_grad_(False)
             layer.set_mask(kept[name])
+        if self.path is None and self.goal.guard:
+            self._reopen()
         self.frozen = True
         log.info(
             "compress: depths frozen; %d bytes stored, %d at learned widths",
-            stored_bytes(self.model, kept),
+            stored_bytes(self.model, self._alive()),
             self.learned_bytes(),
         )
 
+    def _reopen(self) -> None:
+        """Before channels are gone for good, let the controller bring back what the watch set misses."""
+        metric = self._refreshed_watch()
+        while self._protect(self.learning_steps, metric):
+            for layer in self.layers.values():
+                layer.quantizer.set_bits(torch.full_like(layer.mask, MAX_BITS))
+            metric = self._refreshed_watch()
 
-@contextlib.contextmanager
-def _masks_with_gradient(layers: Mapping[str, QuantLayer]) -> Iterator[Masks]:
-    """The layers' masks as leaves of the autograd graph; restored afterwards."""
-    before = {name: (layer.mask, layer.masked) for name, layer in layers.items()}
-    try:
-        for layer in layers.values():
-            layer.mask, layer.masked = layer.mask.clone().requires_grad_(True), True
-        yield {name: layer.mask for name, layer in layers.items()}
-    finally:
-        for name, layer in layers.items():
-            layer.mask, layer.masked = before[name]
+    def _refreshed_watch(self) -> float:
+        self.refresh()
+        return self.watch()
