@@ -29,7 +29,6 @@ from benchmarks.record import ROOT, TARGET, WORK, Row, command, finish, run
 from sgsc_edge.artifacts import sha256_file
 
 SETTINGS = ("compress.budget=0.08x", "model.saw_pool=true")
-_EARLIER = 0.9
 
 
 @dataclass(frozen=True)
@@ -65,28 +64,36 @@ def main() -> int:
     until_done([*build, "--out", project / "unbroken"])
     seconds = time.perf_counter() - started
     whole = digests(project / "unbroken" / TARGET)
-    moments = spread(options.moments, seconds, options.seed)
-    killed = [kill_once(build, project / f"killed-{i}", at, whole) for i, at in enumerate(moments)]
+    killed = [
+        kill_once(build, project / f"killed-{index}", share, seconds, whole)
+        for index, share in enumerate(spread(options.moments, options.seed))
+    ]
     return finish("resume_kill", rows(killed, seconds), {"killed": [asdict(one) for one in killed]})
 
 
-def spread(count: int, seconds: float, seed: int) -> list[float]:
-    """One random moment in each of ``count`` equal parts of a duration.
+def spread(count: int, seed: int) -> list[float]:
+    """One random moment in each of ``count`` equal parts of a build, as shares of its duration.
 
-    >>> [round(moment) for moment in spread(3, 30, 0)]
-    [8, 18, 24]
+    >>> [round(share, 2) for share in spread(3, 0)]
+    [0.28, 0.59, 0.81]
     """
     generator = random.Random(seed)
-    return [(part + generator.random()) * seconds / count for part in range(count)]
+    return [(part + generator.random()) / count for part in range(count)]
 
 
-def kill_once(build: Sequence[str | Path], out: Path, moment: float, whole: dict[str, str]) -> Killed:
-    """Kill a build from scratch at a moment, start it again until it is done, and compare its files."""
+def kill_once(
+    build: Sequence[str | Path], out: Path, share: float, seconds: float, whole: dict[str, str]
+) -> Killed:
+    """Kill a build from scratch, start it again until it is done, and compare its files.
+
+    ``share`` of the duration ``seconds`` is when; a build that is done by then tells a better duration.
+    """
     stage = None
     while stage is None:
         shutil.rmtree(out, ignore_errors=True)
+        moment, started = share * seconds, time.perf_counter()
         stage = killed_stage([*build, "--out", out], moment, out.with_suffix(".log"))
-        moment = moment if stage else moment * _EARLIER  # it was done by then: the machine is quicker now
+        seconds = time.perf_counter() - started
     until_done([*build, "--out", out])
     found = digests(out / TARGET)
     names = sorted(name for name in found.keys() | whole.keys() if found.get(name) != whole.get(name))

@@ -52,8 +52,8 @@ def test_killed_at_random_moments_it_ends_with_the_same_files(
     seconds = time.perf_counter() - started
     assert ran.code == 0, ran.err
     whole = {name: digest for name, digest in files(folder / "whole" / TARGET).items() if name[0] != "."}
-    for index, moment in enumerate(spread(MOMENTS, seconds, seed=1)):
-        killed = kill_once(build, folder / f"killed-{index}", moment, whole)
+    for index, share in enumerate(spread(MOMENTS, seed=1)):
+        killed = kill_once(build, folder / f"killed-{index}", share, seconds, whole)
         assert killed.differing == ()
         assert killed.stage
 
