@@ -2,14 +2,21 @@
 
 Reading follows the checks of the FlatBuffers verifier (``flatbuffers/verifier.h``): every offset, vtable,
 vector and string lies inside the file and is aligned, strings end in a zero byte, and the work is bounded:
-a file whose tables and vectors overlap so much that they add up to more than twice its size is refused,
-so that time and memory stay linear in the size of the file. Vectors of scalars are read-only views.
+a file whose tables and vectors overlap so much that they add up to more than four times its size is
+refused, so that time and memory stay linear in the size of the file. (What shares parts to be small, as
+``encode`` does, adds up to about twice.) Vectors of scalars are read-only views.
+
+Writing makes parts (tables, vectors, texts), equal ones once, and lays them out behind the vtables: tables
+and vectors of tables, each behind all that refer to it, then texts and vectors of scalars, where short ones
+fill the gaps in front of long ones that start at a multiple of 8 or 16.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import struct
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,6 +30,9 @@ Record = dict[str, Any]
 
 MAX_TABLES = 200_000
 """Tables in one file; the largest published ``.tflite`` models hold some ten thousand."""
+
+MAX_OVERLAP = 4
+"""Sum of all parts as often as something refers to them, as a multiple of the file's size."""
 
 _STRUCT = {
     "i8": "<b",
@@ -57,7 +67,7 @@ class _Reader:
         self.data = data
         self.where = where
         self.tables = 0
-        self.budget = 2 * len(data) + 4096
+        self.budget = MAX_OVERLAP * len(data) + 4096
 
     def error(self, path: str, reason: str) -> FileFormatError:
         return FileFormatError(
@@ -77,7 +87,7 @@ class _Reader:
     def spend(self, amount: int, path: str) -> None:
         self.budget -= amount
         if self.budget < 0:
-            raise self.error(path, "its parts overlap so much that they exceed twice the file's size")
+            raise self.error(path, "its parts overlap so much that they exceed four times the file's size")
 
     def offset(self, start: int, path: str) -> int:
         """Target of the unsigned 32-bit relative offset stored at ``start``."""
@@ -173,74 +183,174 @@ class _Reader:
             raise self.error(path, "the text is not UTF-8") from None
 
 
-def encode(record: Mapping[str, Any], root: str = "Model") -> bytes:
+# --- writing --------------------------------------------------------------------------------------
+
+
+def encode(record: Mapping[str, Any], root: str = "Model", *, separate: Collection[str] = ()) -> bytes:
     """A TFLite file of the table ``root``; equal records give equal bytes.
 
-    Fields that are absent, None or at their default take no space; ``-`` fields are never written.
+    Fields that are absent, None or at their default take no space; ``-`` fields are never written. Equal
+    parts are stored once, but for the tables named in ``separate`` and what these hold.
     """
-    import flatbuffers
-
-    builder = flatbuffers.Builder(1 << 16)
-    builder.Finish(_write_table(builder, root, record), file_identifier=FILE_IDENTIFIER)
-    return bytes(builder.Output())
+    writer = _Writer(frozenset(separate))
+    return writer.file(writer.table(root, record, shared=True))
 
 
-def _write_table(builder: Any, name: str, record: Mapping[str, Any]) -> int:
-    fields = TABLES[name]
-    unknown = set(record) - {field.name for field in fields}
-    if unknown:
-        raise ValueError(f"{name} has no field {sorted(unknown)}")
-    children = {
-        slot: _write_child(builder, field, record[field.name], record)
-        for slot, field in enumerate(fields)
-        if field.type != "-" and record.get(field.name) is not None and (field.vector or field.scalar is None)
-    }
-    builder.StartObject(len(fields))
-    # Widest first, as flatc's C++ code does: no padding between the fields.
-    for slot, field in sorted(enumerate(fields), key=lambda item: -item[1].inline_bytes):
-        if slot in children:
-            builder.PrependUOffsetTRelativeSlot(slot, children[slot], 0)
-        elif field.scalar is not None and not field.vector and record.get(field.name) is not None:
-            value, default = record[field.name], field.default
-            if field.scalar.kind != "f":
-                value, default = int(value), int(default)
-            if value != default:
-                _PREPEND[field.type](builder)(value)
-                builder.Slot(slot)
-    return int(builder.EndObject())
+@dataclasses.dataclass(eq=False)
+class _Part:
+    """A table, a vector or a text: 4 bytes, then ``body`` from a multiple of ``align`` on.
+
+    The 4 bytes are the ``count`` of elements, or of a table (``count`` None) the distance to its vtable.
+    ``links``: where in ``body`` the offsets of other parts go.
+    """
+
+    count: int | None
+    body: bytes
+    align: int
+    links: tuple[tuple[int, _Part], ...] = ()
+    vtable: bytes = b""
+    start: int = dataclasses.field(default=0, init=False)
+
+    @property
+    def size(self) -> int:
+        """Bytes up to where the next part may start."""
+        return 4 + len(self.body) + -len(self.body) % 4
+
+    @property
+    def is_leaf(self) -> bool:
+        """Whether it refers to nothing, so that it may lie anywhere behind the tables."""
+        return self.count is not None and not self.links
+
+    def gap(self, position: int) -> int:
+        """Bytes to leave empty behind ``position``, a multiple of 4."""
+        return -(position + 4) % self.align
 
 
-def _write_child(builder: Any, field: Field, value: Any, siblings: Mapping[str, Any]) -> int:
-    if field.type == "string":
-        return int(builder.CreateString(value))
-    if field.type == "union":
-        return _write_table(builder, _OPTION_NAMES[siblings["options_type"]], value)
-    if field.scalar is not None:
-        return _write_bytes(builder, np.ascontiguousarray(value, field.scalar), field.align)
-    if not field.vector:
-        return _write_table(builder, field.type, value)
-    offsets = [_write_table(builder, field.type, item) for item in value]
-    builder.StartVector(4, len(offsets), 4)
-    for offset in reversed(offsets):
-        builder.PrependUOffsetTRelative(offset)
-    return int(builder.EndVector())
+class _Writer:
+    """The parts of one file; a part is made after those that it refers to."""
+
+    def __init__(self, separate: frozenset[str]) -> None:
+        self.separate = separate
+        self.parts: list[_Part] = []
+        self.known: dict[tuple[object, ...], _Part] = {}
+
+    # --- records to parts -------------------------------------------------------------------------
+
+    def table(self, name: str, record: Mapping[str, Any], *, shared: bool) -> _Part:
+        fields = TABLES[name]
+        unknown = set(record) - {field.name for field in fields}
+        if unknown:
+            raise ValueError(f"{name} has no field {sorted(unknown)}")
+        shared = shared and name not in self.separate
+        body, links, places = b"", [], [0] * len(fields)
+        # Widest first: no padding between the fields.
+        for slot, field in sorted(enumerate(fields), key=lambda item: -item[1].inline_bytes):
+            value = record.get(field.name)
+            if value is None or field.type == "-":
+                continue
+            if field.scalar is None or field.vector:
+                links.append((len(body), self.child(field, value, record, shared=shared)))
+                stored = bytes(4)
+            else:
+                value = value if field.scalar.kind == "f" else int(value)
+                if value == field.default:
+                    continue
+                stored = struct.pack(_STRUCT[field.type], value)
+            places[slot] = 4 + len(body)
+            body += stored
+        while places and not places[-1]:
+            places.pop()
+        align = max([4, *(field.inline_bytes for field, place in zip(fields, places, strict=False) if place)])
+        vtable = struct.pack(f"<{2 + len(places)}H", 4 + 2 * len(places), 4 + len(body), *places)
+        return self.add(_Part(None, body, align, tuple(links), vtable), shared=shared)
+
+    def child(self, field: Field, value: Any, siblings: Mapping[str, Any], *, shared: bool) -> _Part:
+        if field.type == "string":
+            text = value.encode()
+            return self.add(_Part(len(text), text + b"\0", 4), shared=shared)
+        if field.type == "union":
+            return self.table(_OPTION_NAMES[siblings["options_type"]], value, shared=shared)
+        if field.scalar is not None:
+            values = np.ascontiguousarray(value, field.scalar)
+            align = max(4, field.align, values.itemsize)
+            return self.add(_Part(values.size, values.tobytes(), align), shared=shared)
+        if not field.vector:
+            return self.table(field.type, value, shared=shared)
+        items = [self.table(field.type, item, shared=shared) for item in value]
+        links = tuple((4 * position, item) for position, item in enumerate(items))
+        return self.add(_Part(len(items), bytes(4 * len(items)), 4, links), shared=shared)
+
+    def add(self, part: _Part, *, shared: bool) -> _Part:
+        """The part, or the equal one that is there already."""
+        key = (part.count, part.body, part.align, *((at, id(other)) for at, other in part.links), part.vtable)
+        if shared and key in self.known:
+            return self.known[key]
+        self.parts.append(part)
+        if shared:
+            self.known[key] = part
+        return part
+
+    # --- parts to bytes ---------------------------------------------------------------------------
+
+    def file(self, root: _Part) -> bytes:
+        vtables: dict[bytes, int] = {}
+        end = 8
+        for part in self.parts:
+            if part.count is None and part.vtable not in vtables:
+                vtables[part.vtable] = end
+                end += len(part.vtable)
+        self.place(end + -end % 4)
+        # No padding at the end: what is cut off is missing.
+        data = bytearray(max(part.start + 4 + len(part.body) for part in self.parts))
+        struct.pack_into("<I4s", data, 0, root.start, FILE_IDENTIFIER)
+        for vtable, start in vtables.items():
+            data[start : start + len(vtable)] = vtable
+        for part in self.parts:
+            body = part.start + 4
+            head = part.start - vtables[part.vtable] if part.count is None else part.count
+            struct.pack_into("<I", data, part.start, head)
+            data[body : body + len(part.body)] = part.body
+            for at, other in part.links:
+                struct.pack_into("<I", data, body + at, other.start - (body + at))
+        return bytes(data)
+
+    def place(self, end: int) -> None:
+        """Give every part its start, from ``end`` on."""
+        # Offsets are unsigned: what refers comes before what is referred to, as in the reverse of making.
+        backwards = self.parts[::-1]
+        for part in backwards:
+            if not part.is_leaf:
+                part.start = end + part.gap(end)
+                end = part.start + part.size
+        narrow = _Narrow([part for part in backwards if part.is_leaf and part.align == 4])
+        for part in sorted(backwards, key=lambda part: -part.align):
+            if part.is_leaf and part.align > 4:
+                while (gap := part.gap(end)) and (filler := narrow.take(gap, part.align)):
+                    filler.start = end
+                    end += filler.size
+                part.start = end + gap
+                end = part.start + part.size
+        for part in narrow.rest():
+            part.start = end
+            end += part.size
 
 
-def _write_bytes(builder: Any, values: NDArray[np.generic], align: int) -> int:
-    """A vector of scalars, copied at once; ``align`` of its first element counts from the file's start."""
-    builder.StartVector(values.itemsize, values.size, max(align, values.itemsize))
-    content = values.tobytes()
-    builder.head = builder.head - len(content)
-    builder.Bytes[builder.head : builder.head + len(content)] = content
-    return int(builder.EndVector())
+class _Narrow:
+    """Parts that may start at any multiple of 4, by their size modulo 16."""
 
+    def __init__(self, parts: list[_Part]) -> None:
+        self.queues: dict[int, deque[_Part]] = {residue: deque() for residue in (0, 4, 8, 12)}
+        for part in parts:
+            self.queues[part.size % 16].append(part)
 
-_PREPEND: dict[str, Any] = {
-    "i8": lambda builder: builder.PrependInt8,
-    "u8": lambda builder: builder.PrependUint8,
-    "bool": lambda builder: builder.PrependBool,
-    "i32": lambda builder: builder.PrependInt32,
-    "u32": lambda builder: builder.PrependUint32,
-    "u64": lambda builder: builder.PrependUint64,
-    "f32": lambda builder: builder.PrependFloat32,
-}
+    def take(self, gap: int, align: int) -> _Part | None:
+        """A part that makes a gap (> 0) in front of a part aligned to ``align`` <= 16 as small as can be."""
+        for size in range(gap, 0, -4):
+            for residue in range(size, 16, align):
+                if self.queues[residue]:
+                    return self.queues[residue].popleft()
+        return None
+
+    def rest(self) -> list[_Part]:
+        """What was not taken."""
+        return [part for queue in self.queues.values() for part in queue]

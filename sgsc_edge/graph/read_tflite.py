@@ -5,8 +5,9 @@ the model (tensors, buffers, operator codes), each tensor's data against its sha
 the op table, and at last the whole graph against ``legality.py``. A fault in the file raises FileFormatError;
 an op, an option or an element type that the device graph has no word for raises UnsupportedError.
 
-What the graph does not say the same way is brought to one form: a missing bias becomes zeros, tensors that
-nothing uses are dropped, names are made unique, per-channel parameters of one channel become per tensor,
+What the graph does not say the same way is brought to one form: a missing bias becomes zeros, the bias of a
+per-channel layer has scales also where the file leaves them out (no kernel reads them), tensors that nothing
+uses are dropped, names are made unique, per-channel parameters of one channel become per tensor,
 and those of a vector lie along its only axis (older converters wrote the weights' axis into the bias).
 """
 
@@ -323,7 +324,25 @@ class _Reader:
         weighted = OP_RULES[row.op].weight_rank > 0
         no_bias = weighted and (len(numbers) == 2 or numbers[2:] == [-1])
         tensors = [self.tensor(number, f"{path} input") for number in numbers[: 2 if no_bias else None]]
-        return [*tensors, self.zero_bias(tensors[0], tensors[1], row, path)] if no_bias else tensors
+        if no_bias:
+            return [*tensors, self.zero_bias(tensors[0], tensors[1], row, path)]
+        if weighted and len(tensors) == 3 and tensors[2].dtype is DType.INT32 and not tensors[2].quantization:
+            parameters = self.bias_parameters(tensors[0], tensors[1], path)
+            # Per tensor, TFLM reads the bias's scale: there it may not be absent.
+            if parameters is not None and parameters.axis is not None:
+                tensors[2] = dataclasses.replace(tensors[2], quantization=parameters)
+                self.tensors[tensors[2].name] = tensors[2]
+        return tensors
+
+    def bias_parameters(self, x: Tensor, weights: Tensor, path: str) -> Quantization | None:
+        """Input scale x weight scale, zero point 0; None where the layer is not quantized."""
+        if x.quantization is None or weights.quantization is None:
+            return None
+        with np.errstate(over="ignore", under="ignore"):
+            scale = x.quantization.scale[0] * weights.quantization.scale
+        if not (np.isfinite(scale).all() and scale.all()):
+            raise _fault(self.where, path, "input scale x weight scale is no float32")
+        return Quantization(scale, np.zeros(scale.size, np.int64), None if scale.size == 1 else 0)
 
     def zero_bias(self, x: Tensor, weights: Tensor, row: OpRow, path: str) -> Tensor:
         """The bias that a weighted op without one amounts to: zeros, at input scale x weight scale."""
@@ -331,15 +350,9 @@ class _Reader:
             raise _fault(self.where, path, f"weights of shape {list(weights.shape)}")
         size = weights.shape[3 if row.op is DepthwiseConv2D else 0]
         name = self.unique(f"{weights.name}:bias")
-        if x.quantization is None or weights.quantization is None:
-            tensor = Tensor(name, (size,), DType.FLOAT32, None, np.zeros(size, np.float32))
-        else:
-            scale = x.quantization.scale[0] * weights.quantization.scale
-            axis = None if scale.size == 1 else 0
-            zeros = np.zeros(scale.size, np.int64)
-            tensor = Tensor(
-                name, (size,), DType.INT32, Quantization(scale, zeros, axis), np.zeros(size, np.int32)
-            )
+        parameters = self.bias_parameters(x, weights, path)
+        dtype = DType.FLOAT32 if parameters is None else DType.INT32
+        tensor = Tensor(name, (size,), dtype, parameters, np.zeros(size, dtype.numpy))
         self.tensors[name] = tensor
         return tensor
 

@@ -2,13 +2,20 @@
 
 Layout of the file: one subgraph; tensors in the order in which the graph first uses them; one operator code
 for each (operator, version); buffer 0 empty for every tensor without data, and one buffer for each distinct
-content. Constant data starts at multiples of 16 bytes. Int4 data is packed two values a byte, low nibble
-first (``tensorflow/lite/kernels/internal/portable_tensor_utils.cc``).
+content. Constant data starts at multiples of 16 bytes, as the schema's ``force_align`` asks. Int4 data is
+packed two values a byte, low nibble first (``tensorflow/lite/kernels/internal/portable_tensor_utils.cc``).
+
+``Form`` leaves out what interpreters do not need. What they do need, as running them shows: LiteRT refuses
+scales without as many zero points, TFLM then reads a dense layer's scales as absent and computes wrongly.
+No kernel reads the bias's scales of a layer with per-channel weights; XNNPACK alone wants them there, else it
+leaves the layer to LiteRT's own kernels.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import itertools
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,6 +24,7 @@ from sgsc_edge.graph import schema
 from sgsc_edge.graph.flatbuffer import Record, encode
 from sgsc_edge.graph.ir import Activation, DType, Graph, Node, Padding, Quantization, Tensor
 from sgsc_edge.graph.legality import check
+from sgsc_edge.graph.op_rules import OP_RULES
 from sgsc_edge.graph.tflite_ops import ROW_OF_OP, OpRow
 from sgsc_edge.numerics import pack_int4
 
@@ -28,19 +36,48 @@ _ACTIVATION_NUMBERS = {activation: number for number, activation in schema.ACTIV
 _TYPE_NUMBERS = {dtype: number for number, dtype in schema.TENSOR_TYPES.items()}
 
 
-def write_tflite(graph: Graph) -> bytes:
+@dataclass(frozen=True)
+class Form:
+    """What a file holds beside what the interpreters need; outputs are the same for every form.
+
+    Parameters
+    ----------
+    names: ``full``; ``short``: inputs and outputs keep theirs, other tensors are numbered, graph and writer
+        are not named; or ``none``.
+    quantization: ``full``: each tensor its own scales and zero points; ``shared``: equal ones are stored
+        once; ``needed``: shared, and without those of the biases of per-channel layers.
+    metadata: ``full``, or ``none``: neither the graph's entries nor the runtime version that the ops need.
+    """
+
+    names: Literal["full", "short", "none"] = "full"
+    quantization: Literal["full", "shared", "needed"] = "full"
+    metadata: Literal["full", "none"] = "full"
+
+
+FULL = Form()
+SMALLEST = Form("none", "needed", "none")
+
+
+def write_tflite(graph: Graph, form: Form = FULL) -> bytes:
     """The graph as a TFLite file (identifier ``TFL3``, schema version 3); equal graphs give equal bytes.
 
     Raises InternalError where the graph is not legal (``legality.check``).
     """
     check(graph, after="before writing the .tflite")
-    names = _tensor_order(graph)
-    index = {name: number for number, name in enumerate(names)}
+    order = _tensor_order(graph)
+    index = {name: number for number, name in enumerate(order)}
+    names = _stored_names(graph, order, form)
+    unread = _unread_parameters(graph) if form.quantization == "needed" else set()
     buffers = _Buffers()
     codes: dict[tuple[OpRow, int], int] = {}
     operators = [_operator(graph, node, index, codes) for node in graph.nodes]
-    tensors = [_tensor(graph[name], buffers) for name in names]
-    metadata = {**graph.metadata, RUNTIME_VERSION_KEY: _runtime_version(codes)}
+    tensors = [
+        _tensor(graph[name], stored, buffers, name not in unread)
+        for name, stored in zip(order, names, strict=True)
+    ]
+    metadata: dict[str, bytes] = {}
+    if form.metadata == "full":
+        metadata = {**graph.metadata, RUNTIME_VERSION_KEY: _runtime_version(codes)}
     return encode(
         {
             "version": schema.SCHEMA_VERSION,
@@ -51,15 +88,17 @@ def write_tflite(graph: Graph) -> bytes:
                     "inputs": [index[name] for name in graph.inputs],
                     "outputs": [index[name] for name in graph.outputs],
                     "operators": operators,
-                    "name": graph.name,
+                    "name": graph.name if form.names == "full" else None,
                 }
             ],
-            "description": "sgsc-edge",
-            "metadata": [{"name": key, "buffer": buffers.add(metadata[key])} for key in sorted(metadata)],
+            "description": "sgsc-edge" if form.names == "full" else None,
+            "metadata": [{"name": key, "buffer": buffers.add(metadata[key])} for key in sorted(metadata)]
+            or None,
             "buffers": [
                 {"data": np.frombuffer(content, np.uint8)} if content else {} for content in buffers.contents
             ],
-        }
+        },
+        separate=("Quantization",) if form.quantization == "full" else (),
     )
 
 
@@ -86,13 +125,40 @@ def _tensor_order(graph: Graph) -> list[str]:
     return list(order)
 
 
-def _tensor(tensor: Tensor, buffers: _Buffers) -> Record:
+def _stored_names(graph: Graph, order: list[str], form: Form) -> list[str | None]:
+    """What each tensor is called in the file."""
+    if form.names == "full":
+        return [*order]
+    if form.names == "none":
+        return [None] * len(order)
+    kept = {*graph.inputs, *graph.outputs}
+    numbers = (number for number in itertools.count() if str(number) not in kept)
+    return [name if name in kept else str(next(numbers)) for name in order]
+
+
+def _unread_parameters(graph: Graph) -> set[str]:
+    """Biases whose scales follow from input and weights, and are read by no kernel: those per channel."""
+    read = {*graph.inputs, *graph.outputs}
+    biases: set[str] = set()
+    for node in graph.nodes:
+        per_channel = OP_RULES[type(node.op)].weight_rank > 0 and _is_per_channel(graph[node.inputs[1]])
+        biases.update(node.inputs[2:3] if per_channel else ())
+        read.update(node.inputs[:2] if per_channel else node.inputs, node.outputs)
+    return biases - read
+
+
+def _is_per_channel(tensor: Tensor) -> bool:
+    return tensor.quantization is not None and tensor.quantization.scale.size > 1
+
+
+def _tensor(tensor: Tensor, name: str | None, buffers: _Buffers, parameters: bool) -> Record:
+    quantization = tensor.quantization if parameters else None
     return {
         "shape": tensor.shape,
         "type": _TYPE_NUMBERS[tensor.dtype],
         "buffer": buffers.add(_content(tensor)),
-        "name": tensor.name,
-        "quantization": None if tensor.quantization is None else _quantization(tensor.quantization),
+        "name": name,
+        "quantization": None if quantization is None else _quantization(quantization),
         "has_rank": not tensor.shape,
     }
 
