@@ -2,9 +2,10 @@
 
 Reading follows the checks of the FlatBuffers verifier (``flatbuffers/verifier.h``): every offset, vtable,
 vector and string lies inside the file and is aligned, strings end in a zero byte, and the work is bounded:
-a file whose tables and vectors overlap so much that they add up to more than four times its size is
-refused, so that time and memory stay linear in the size of the file. (What shares parts to be small, as
-``encode`` does, adds up to about twice.) Vectors of scalars are read-only views.
+a file whose tables and vectors overlap so much that they add up to more than eight times its size is
+refused, so that time and memory stay linear in the size of the file. (Files that share parts to be small
+add up to about twice; ``encode`` shares nothing where it would be too much.) Vectors of scalars are read-only
+views.
 
 Writing makes parts (tables, vectors, texts), equal ones once, and lays them out behind the vtables: tables
 and vectors of tables, each behind all that refer to it, then texts and vectors of scalars, where short ones
@@ -31,7 +32,7 @@ Record = dict[str, Any]
 MAX_TABLES = 200_000
 """Tables in one file; the largest published ``.tflite`` models hold some ten thousand."""
 
-MAX_OVERLAP = 4
+MAX_OVERLAP = 8
 """Sum of all parts as often as something refers to them, as a multiple of the file's size."""
 
 _STRUCT = {
@@ -87,7 +88,7 @@ class _Reader:
     def spend(self, amount: int, path: str) -> None:
         self.budget -= amount
         if self.budget < 0:
-            raise self.error(path, "its parts overlap so much that they exceed four times the file's size")
+            raise self.error(path, "its parts overlap so much that they exceed eight times the file's size")
 
     def offset(self, start: int, path: str) -> int:
         """Target of the unsigned 32-bit relative offset stored at ``start``."""
@@ -193,7 +194,11 @@ def encode(record: Mapping[str, Any], root: str = "Model", *, separate: Collecti
     parts are stored once, but for the tables named in ``separate`` and what these hold.
     """
     writer = _Writer(frozenset(separate))
-    return writer.file(writer.table(root, record, shared=True))
+    data = writer.file(writer.table(root, record, shared=True))
+    if writer.referred > MAX_OVERLAP * len(data):
+        writer = _Writer(frozenset(TABLES))
+        data = writer.file(writer.table(root, record, shared=False))
+    return data
 
 
 @dataclasses.dataclass(eq=False)
@@ -227,10 +232,14 @@ class _Part:
 
 
 class _Writer:
-    """The parts of one file; a part is made after those that it refers to."""
+    """The parts of one file; a part is made after those that it refers to.
+
+    ``referred``: the bytes of all parts as often as something refers to them.
+    """
 
     def __init__(self, separate: frozenset[str]) -> None:
         self.separate = separate
+        self.referred = 0
         self.parts: list[_Part] = []
         self.known: dict[tuple[object, ...], _Part] = {}
 
@@ -282,6 +291,7 @@ class _Writer:
 
     def add(self, part: _Part, *, shared: bool) -> _Part:
         """The part, or the equal one that is there already."""
+        self.referred += part.size
         key = (part.count, part.body, part.align, *((at, id(other)) for at, other in part.links), part.vtable)
         if shared and key in self.known:
             return self.known[key]

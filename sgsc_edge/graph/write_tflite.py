@@ -38,7 +38,7 @@ _TYPE_NUMBERS = {dtype: number for number, dtype in schema.TENSOR_TYPES.items()}
 
 @dataclass(frozen=True)
 class Form:
-    """What a file holds beside what the interpreters need; outputs are the same for every form.
+    """What a file holds beside what interpreters need; outputs are the same but XNNPACK's with ``needed``.
 
     Parameters
     ----------

@@ -33,7 +33,7 @@ from sgsc_edge.compression.compress import CONTROLLER_LOG, HISTORY
 from sgsc_edge.compression.fold import CompressedModel
 from sgsc_edge.compression.loop import CALIBRATION_SAMPLES
 from sgsc_edge.export import export_onnx
-from sgsc_edge.graph.write_tflite import write_tflite
+from sgsc_edge.graph.write_tflite import Form, write_tflite
 from sgsc_edge.lowering import lower
 from sgsc_edge.pipeline.context import (
     CERTIFICATE,
@@ -185,12 +185,14 @@ def _export(build: Build, key: str) -> None:
 
 
 def _lower_key(build: Build) -> str:
-    return content_key(build.digest(ONNX), build.target.model_dump(mode="json"), version("onnx"))
+    form = build.project.config_hash("export")
+    return content_key(build.digest(ONNX), build.target.model_dump(mode="json"), form, version("onnx"))
 
 
 def _lower(build: Build, key: str) -> None:
     graph = lower(build.folder / ONNX, build.target)
-    write_bytes(build.folder / TFLITE, write_tflite(graph))
+    form = Form(**build.project.config.export.model_dump())
+    write_bytes(build.folder / TFLITE, write_tflite(graph, form))
 
 
 # --- record the samples ---------------------------------------------------------------------------

@@ -271,6 +271,19 @@ class CompressSection(_Section):
         return "qat8" if all(value is None for value in given) else "sgsc"
 
 
+class ExportSection(_Section):
+    """``[export]``: what the ``.tflite`` holds beside what interpreters need (``graph.write_tflite.Form``).
+
+    ``names`` of tensors: ``short`` numbers those that are neither input nor output. ``quantization``:
+    ``shared`` stores equal scales and zero points once, ``needed`` also leaves out what no kernel reads; the
+    file is then smaller than the budget counts. ``metadata``: the ``sgsc.`` entries and the runtime version.
+    """
+
+    names: Literal["full", "short", "none"] = "full"
+    quantization: Literal["full", "shared", "needed"] = "full"
+    metadata: Literal["full", "none"] = "full"
+
+
 class Config(_Section):
     """A whole ``sgsc.toml``; ``targets`` holds the tables that override others for one target."""
 
@@ -280,6 +293,7 @@ class Config(_Section):
     preservation: PreservationSection = PreservationSection()
     gate: GateSection
     compress: CompressSection = CompressSection()
+    export: ExportSection = ExportSection()
     targets: dict[str, Any] = Field(default={}, exclude=True)
 
 

@@ -29,23 +29,34 @@ class InterpreterError(AssertionError):
 
 def run_litert_reference(model: bytes, inputs: np.ndarray) -> np.ndarray:
     """Outputs [n, *output shape without batch] of LiteRT's BUILTIN_REF kernels."""
+    return _run_litert(model, inputs, "BUILTIN_REF")
+
+
+def run_litert_default(model: bytes, inputs: np.ndarray) -> np.ndarray:
+    """Outputs [n, *output shape without batch] of XNNPACK, and of LiteRT's own kernels where it has none."""
+    return _run_litert(model, inputs, "AUTO")
+
+
+def _run_litert(model: bytes, inputs: np.ndarray, resolver: str) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # raised by the import itself
         from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-        interpreter = Interpreter(
-            model_content=model, experimental_op_resolver_type=OpResolverType.BUILTIN_REF, num_threads=1
-        )
-    try:
-        interpreter.allocate_tensors()
-        source, sink = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
-        outputs = []
-        for sample in inputs:
-            interpreter.set_tensor(source["index"], sample.reshape(source["shape"]))
-            interpreter.invoke()
-            outputs.append(interpreter.get_tensor(sink["index"])[0].copy())
-    except (RuntimeError, ValueError) as error:
-        raise InterpreterError(f"LiteRT: {error}") from error
+        try:
+            interpreter = Interpreter(
+                model_content=model,
+                experimental_op_resolver_type=getattr(OpResolverType, resolver),
+                num_threads=1,
+            )
+            interpreter.allocate_tensors()
+            source, sink = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+            outputs = []
+            for sample in inputs:
+                interpreter.set_tensor(source["index"], sample.reshape(source["shape"]))
+                interpreter.invoke()
+                outputs.append(interpreter.get_tensor(sink["index"])[0].copy())
+        except (RuntimeError, ValueError) as error:
+            raise InterpreterError(f"LiteRT: {error}") from error
     return np.stack(outputs)
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from example_graphs import EXAMPLES, activation, graph_of, network
-from interpreters import run_litert_reference, run_tflm
+from interpreters import run_litert_default, run_litert_reference, run_tflm
 
 from sgsc_edge.errors import InternalError
 from sgsc_edge.graph import ir
@@ -27,21 +27,6 @@ def inputs_for(graph: Graph) -> np.ndarray:
     return random.integers(-128, 128, shape).astype(np.int8)
 
 
-def run_litert_default(model: bytes, inputs: np.ndarray) -> np.ndarray:
-    from ai_edge_litert.interpreter import Interpreter
-
-    interpreter = Interpreter(model_content=model, num_threads=1)
-    interpreter.allocate_tensors()
-    source, sink = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
-    outputs = []
-    for sample in inputs:
-        interpreter.set_tensor(source["index"], sample.reshape(source["shape"]))
-        interpreter.invoke()
-        outputs.append(interpreter.get_tensor(sink["index"])[0].copy())
-    return np.stack(outputs)
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("name", [*EXAMPLES, "network"])
 def test_every_op_loads_and_runs_on_each_interpreter(name: str) -> None:
     graph = EXAMPLES.get(name) or network()

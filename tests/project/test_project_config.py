@@ -106,6 +106,11 @@ def test_a_good_file_loads_with_its_defaults(tmp_path: Path) -> None:
             "data: classes named twice: a",
         ),
         (
+            ("[gate]", '[export]\nnames = "tiny"\n[gate]'),
+            12,
+            "export.names: must be 'full', 'short' or 'none'",
+        ),
+        (
             ("[gate]", "[preservation]\nfraction = 1.0\n[gate]"),
             12,
             "preservation.fraction: must be less than 1, not 1.0",

@@ -29,6 +29,8 @@ KEYS = [
     "compress",
     "compress.budget",
     "compress.lambda",
+    "export",
+    "export.names",
     "targets",
     "targets.t",
     "targets.t.compress",
