@@ -1,7 +1,8 @@
 """Takes a trained PyTorch model to a microcontroller or a phone, and proves that it still works there.
 
 The commands as typed functions, imported when first used: ``build``, ``preserve``, ``verify``,
-``inspect``, ``available_targets``, ``available_runtimes``; and ``pool_split`` for float training scripts.
+``inspect``, ``compare``, ``available_targets``, ``available_runtimes``; and ``pool_split`` for float training
+scripts.
 """
 
 from __future__ import annotations
@@ -9,7 +10,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sgsc_edge.api import available_runtimes, available_targets, build, inspect, preserve, verify
+    from sgsc_edge.api import (
+        available_runtimes,
+        available_targets,
+        build,
+        compare,
+        inspect,
+        preserve,
+        verify,
+    )
     from sgsc_edge.preservation.pool import pool_split
 
     __version__: str
@@ -19,6 +28,7 @@ __all__ = [
     "available_runtimes",
     "available_targets",
     "build",
+    "compare",
     "inspect",
     "pool_split",
     "preserve",
@@ -29,6 +39,7 @@ _HOMES = {
     "available_runtimes": "sgsc_edge.api",
     "available_targets": "sgsc_edge.api",
     "build": "sgsc_edge.api",
+    "compare": "sgsc_edge.api",
     "inspect": "sgsc_edge.api",
     "pool_split": "sgsc_edge.preservation.pool",
     "preserve": "sgsc_edge.api",

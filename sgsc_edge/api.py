@@ -12,7 +12,7 @@ from sgsc_edge.errors import ConfigError
 
 if TYPE_CHECKING:
     from sgsc_edge.certification.certificate import Certificate
-    from sgsc_edge.inspection import Inspection
+    from sgsc_edge.inspection import Comparison, Inspection
     from sgsc_edge.preservation.selection import Selection
     from sgsc_edge.preservation.summary import Summary
     from sgsc_edge.project import Project
@@ -138,6 +138,13 @@ def inspect(path: str | Path) -> Inspection:
     from sgsc_edge.inspection import inspect_model
 
     return inspect_model(Path(path))
+
+
+def compare(first: str | Path, second: str | Path) -> Comparison:
+    """Two model files side by side, also an ``.onnx`` with a ``.tflite``."""
+    from sgsc_edge import inspection
+
+    return inspection.compare(inspect(first), inspect(second))
 
 
 def available_targets() -> list[Target]:

@@ -1,8 +1,7 @@
-"""``sgsc-edge inspect MODEL``."""
+"""``sgsc-edge inspect MODEL [OTHER]``."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -12,10 +11,14 @@ from sgsc_edge.cli.output import CONTEXT, Result, command_options
 
 @click.command("inspect", context_settings=CONTEXT)
 @click.argument("model", type=click.Path(path_type=Path))
+@click.argument("other", type=click.Path(path_type=Path), required=False)
 @command_options
-def command(model: Path) -> Result:
-    """Show ops, widths, shapes, quantization and bytes of MODEL, an .onnx or .tflite file."""
-    from sgsc_edge.api import inspect
+def command(model: Path, other: Path | None) -> Result:
+    """Show ops, widths, shapes, quantization and bytes of MODEL, an .onnx or .tflite file.
 
-    inspection = inspect(model)
-    return Result(asdict(inspection), inspection.to_text())
+    With OTHER, a second file, both side by side: tensors by name, bytes and differences.
+    """
+    from sgsc_edge.api import compare, inspect
+
+    found = inspect(model) if other is None else compare(model, other)
+    return Result(found.to_json(), found.to_text())

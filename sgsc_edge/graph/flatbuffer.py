@@ -18,7 +18,7 @@ import dataclasses
 import struct
 from collections import deque
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,12 +48,20 @@ _STRUCT = {
 _OPTION_NAMES = {number: name for name, number in OPTIONS.items()}
 
 
-def decode(data: bytes, *, where: str, root: str = "Model") -> Record:
-    """The table ``root`` of a TFLite file.
+class Span(NamedTuple):
+    """Bytes of a file. ``path`` names a table, a vector or a text; its ``" vtable"``, its ``" length"``."""
+
+    path: str
+    start: int
+    size: int
+
+
+def decode(data: bytes, *, where: str, root: str = "Model", spans: list[Span] | None = None) -> Record:
+    """The table ``root`` of a TFLite file; ``spans`` gets what was read, shared parts once a reference.
 
     Raises FileFormatError, naming the field, for anything that is not a well-formed flatbuffer.
     """
-    reader = _Reader(data, where)
+    reader = _Reader(data, where, spans)
     if len(data) < 8:
         raise reader.error(root, f"the file has {len(data)} bytes, fewer than any TFLite file")
     if data[4:8] != FILE_IDENTIFIER:
@@ -64,9 +72,10 @@ def decode(data: bytes, *, where: str, root: str = "Model") -> Record:
 class _Reader:
     """Bounds-checked access to one file; ``path`` arguments name the field for error messages."""
 
-    def __init__(self, data: bytes, where: str) -> None:
+    def __init__(self, data: bytes, where: str, spans: list[Span] | None = None) -> None:
         self.data = data
         self.where = where
+        self.spans = spans
         self.tables = 0
         self.budget = MAX_OVERLAP * len(data) + 4096
 
@@ -90,6 +99,10 @@ class _Reader:
         if self.budget < 0:
             raise self.error(path, "its parts overlap so much that they exceed eight times the file's size")
 
+    def note(self, path: str, start: int, size: int) -> None:
+        if self.spans is not None:
+            self.spans.append(Span(path, start, size))
+
     def offset(self, start: int, path: str) -> int:
         """Target of the unsigned 32-bit relative offset stored at ``start``."""
         self.span(start, 4, path, 4)
@@ -112,6 +125,8 @@ class _Reader:
         self.span(vtable, vtable_bytes, f"{path} vtable")
         self.span(start, table_bytes, path)
         self.spend(table_bytes, path)
+        self.note(path, start, table_bytes)
+        self.note(f"{path} vtable", vtable, vtable_bytes)
         record: Record = {}
         for slot, field in enumerate(TABLES[name]):
             entry = 4 + 2 * slot
@@ -144,6 +159,7 @@ class _Reader:
             return self.vector(target, count, field, path)
         self.span(target + 4, 4 * count, path)
         self.spend(4 + 4 * count, path)
+        self.note(path, target, 4 + 4 * count)
         return [
             self.table(self.offset(target + 4 + 4 * i, f"{path}[{i}]"), field.type, f"{path}[{i}]")
             for i in range(count)
@@ -170,12 +186,15 @@ class _Reader:
         size = count * field.scalar.itemsize
         self.span(start + 4, size, path, 1 if count == 0 else field.scalar.itemsize)
         self.spend(4 + size, path)
+        self.note(f"{path} length", start, 4)
+        self.note(path, start + 4, size)
         return np.frombuffer(self.data, field.scalar, count, start + 4)
 
     def string(self, start: int, path: str) -> str:
         size = self.count(start, path)
         self.span(start + 4, size + 1, path)
         self.spend(4 + size, path)
+        self.note(path, start, 4 + size + 1)
         if self.data[start + 4 + size] != 0:
             raise self.error(path, "the text does not end in a zero byte")
         try:

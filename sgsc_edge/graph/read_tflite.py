@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from sgsc_edge.errors import FileFormatError, UnsupportedError
 from sgsc_edge.graph import schema
-from sgsc_edge.graph.flatbuffer import Record, decode
+from sgsc_edge.graph.flatbuffer import Record, Span, decode
 from sgsc_edge.graph.ir import (
     Activation,
     DepthwiseConv2D,
@@ -74,13 +74,15 @@ def read_tflite(data: bytes, *, where: str = "model.tflite", max_bytes: int = MA
     return graph
 
 
-def decode_model(data: bytes, *, where: str, max_bytes: int = MAX_FILE_BYTES) -> Record:
+def decode_model(
+    data: bytes, *, where: str, max_bytes: int = MAX_FILE_BYTES, spans: list[Span] | None = None
+) -> Record:
     """The table ``Model`` of a file with one subgraph, structurally verified; ops are not looked at."""
     if len(data) > max_bytes:
         raise FileFormatError(
             f"the file has {len(data)} bytes, more than the {max_bytes} allowed", where=where
         )
-    model = decode(data, where=where)
+    model = decode(data, where=where, spans=spans)
     if model["version"] != schema.SCHEMA_VERSION:
         raise FileFormatError(
             f"TFLite schema version {model['version']}, must be {schema.SCHEMA_VERSION}", where=where

@@ -9,9 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from sgsc_edge.errors import FileFormatError
+from sgsc_edge.inspection.compare import Comparison, compare
 from sgsc_edge.inspection.summary import Inspection
 
-__all__ = ["Inspection", "inspect_model"]
+__all__ = ["Comparison", "Inspection", "compare", "inspect_model"]
 
 
 def inspect_model(path: str | Path) -> Inspection:

@@ -30,6 +30,7 @@ from sgsc_edge.inspection.summary import (
 
 _QDQ = ("QuantizeLinear", "DequantizeLinear")
 _BIASED = ("Conv", "ConvTranspose", "Gemm")
+_WEIGHTED = ("Conv", "Gemm", "MatMul")
 _WIDTHS = {"bool": 8, "float": 32, "double": 64, "bfloat16": 16}
 
 
@@ -44,13 +45,15 @@ def inspect_onnx(path: Path) -> Inspection:
     quantization_bytes = sum(
         _nbytes(reader.initializers[name]) for name in sorted(reader.parameters & set(reader.initializers))
     )
+    totals = totals_of(tensors, _file_bytes(path, reader.model), quantization_bytes)
     return Inspection(
         str(path),
         "onnx",
         f"ONNX IR {reader.model.ir_version}, opset {opsets}",
         reader.ops(),
         tuple(tensors),
-        totals_of(tensors, _file_bytes(path, reader.model), quantization_bytes),
+        totals,
+        reader.overhead(totals.overhead_bytes),
         tuple(StoredEntry(entry.key, len(entry.value.encode())) for entry in reader.model.metadata_props),
     )
 
@@ -71,6 +74,12 @@ def _nbytes(tensor: onnx.TensorProto) -> int:
     """Bytes of the values as stored: 4-bit types two a byte."""
     elements = int(np.prod(tensor.dims, dtype=np.int64))
     return (elements * _bits(tensor.data_type) + 7) // 8
+
+
+def _channel_axis(node: onnx.NodeProto) -> int:
+    """The axis of the output channels of a layer's weights: operand 1 of Conv, Gemm, MatMul."""
+    transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+    return 0 if node.op_type == "Conv" or transposed else -1
 
 
 def _dtype(number: int) -> str:
@@ -107,6 +116,13 @@ class _OnnxReader:
                 sources[node.output[0]] = node.input[0]
         biases = [n.input[2] for n in self.graph.node if n.op_type in _BIASED and len(n.input) > 2]
         self.biases = {sources.get(name, name) for name in biases}
+        self.channel_axes = {
+            sources.get(node.input[1], node.input[1]): _channel_axis(node)
+            for node in self.graph.node
+            if node.op_type in _WEIGHTED and len(node.input) > 1
+        }
+        infos = (*self.graph.input, *self.graph.value_info, *self.graph.output)
+        self.info_bytes = {info.name: info.ByteSize() for info in infos}
 
     def _qdq(self) -> list[onnx.NodeProto]:
         return [node for node in self.graph.node if node.op_type in _QDQ]
@@ -142,6 +158,16 @@ class _OnnxReader:
                 return np.asarray(numpy_helper.to_array(tensor)).astype(np.float64)
         except ValueError as error:
             raise FileFormatError(f"initializer '{name}': {error}", where=self.where) from error
+
+    def overhead(self, total: int) -> tuple[StoredEntry, ...]:
+        """``total`` bytes beside values and parameters, by kind."""
+        kinds = {
+            "nodes": sum(node.ByteSize() for node in self.graph.node),
+            "shapes and types": sum(self.info_bytes.values()),
+            "metadata": sum(entry.ByteSize() for entry in self.model.metadata_props),
+        }
+        rest = StoredEntry("initializers, header", total - sum(kinds.values()))
+        return (*(StoredEntry(*item) for item in kinds.items()), rest)
 
     def ops(self) -> tuple[OpCount, ...]:
         counts: Counter[str] = Counter(
@@ -189,6 +215,13 @@ class _OnnxReader:
         share: Share | None,
     ) -> TensorSummary:
         quantization = self.quantization.get(name)
+        parameters = self.parameter_bytes.get(name, 0)
+        structure = self.info_bytes.get(name, 0)
+        if name in self.initializers:
+            # Values in fields of varying length may take fewer bytes than their type has.
+            structure += max(0, self.initializers[name].ByteSize() - payload)
+        axis = self.channel_axes.get(name) if kind == "constant" else None
+        channels = shape[axis] if axis is not None and -len(shape) <= axis < len(shape) else None
         return TensorSummary(
             name,
             kind,
@@ -197,6 +230,8 @@ class _OnnxReader:
             shape,
             None if quantization is None else QuantizationSummary.of(quantization),
             payload,
-            self.parameter_bytes.get(name, 0),
+            parameters,
+            parameters + structure,
             share,
+            channels if isinstance(channels, int) else None,
         )

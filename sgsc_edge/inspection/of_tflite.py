@@ -10,7 +10,7 @@ import numpy as np
 from sgsc_edge.artifacts import read_bytes
 from sgsc_edge.errors import FileFormatError
 from sgsc_edge.graph import schema
-from sgsc_edge.graph.flatbuffer import Record
+from sgsc_edge.graph.flatbuffer import Record, Span
 from sgsc_edge.graph.read_tflite import (
     MAX_FILE_BYTES,
     buffer_content,
@@ -19,6 +19,7 @@ from sgsc_edge.graph.read_tflite import (
     tensor_quantization,
     tensor_shape,
 )
+from sgsc_edge.inspection.byte_map import KINDS, ByteMap, byte_map
 from sgsc_edge.inspection.summary import (
     Inspection,
     Kind,
@@ -34,7 +35,9 @@ from sgsc_edge.inspection.summary import (
 def inspect_tflite(path: Path) -> Inspection:
     """Inspect a ``.tflite`` file; raises what ``inspect_model`` raises."""
     data = read_bytes(path, MAX_FILE_BYTES)
-    reader = _TfliteReader(decode_model(data, where=str(path)), str(path))
+    spans: list[Span] = []
+    model = decode_model(data, where=str(path), spans=spans)
+    reader = _TfliteReader(model, byte_map(len(data), spans), str(path))
     tensors = [reader.tensor(index) for index in range(len(reader.records))]
     return Inspection(
         str(path),
@@ -43,6 +46,7 @@ def inspect_tflite(path: Path) -> Inspection:
         reader.ops(),
         tuple(tensors),
         totals_of(tensors, len(data), sum(tensor.parameter_bytes for tensor in tensors)),
+        reader.overhead(),
         reader.metadata(),
     )
 
@@ -50,8 +54,9 @@ def inspect_tflite(path: Path) -> Inspection:
 class _TfliteReader:
     """Summaries of one decoded model."""
 
-    def __init__(self, model: Record, where: str) -> None:
+    def __init__(self, model: Record, bytes_of: ByteMap, where: str) -> None:
         self.model = model
+        self.bytes_of = bytes_of
         self.where = where
         self.subgraph: Record = self.model["subgraphs"][0]
         self.records: list[Record] = self.subgraph["tensors"] or []
@@ -61,11 +66,14 @@ class _TfliteReader:
         for name, role in (("outputs", "output"), ("inputs", "input")):
             for index in self._list(self.subgraph, name):
                 self.roles[index] = role
-        self.biases = {
-            inputs[2]
+        weighted = [
+            (_WEIGHTED[builtin], inputs)
             for operator in self.operators
-            if len(inputs := self._list(operator, "inputs")) > 2 and self._builtin(operator)[0] in _WEIGHTED
-        }
+            if (builtin := self._builtin(operator)[0]) in _WEIGHTED
+            and len(inputs := self._list(operator, "inputs")) > 1
+        ]
+        self.channel_axes = {inputs[1]: axis for axis, inputs in weighted}
+        self.biases = {inputs[2] for _, inputs in weighted if len(inputs) > 2}
 
     @staticmethod
     def _list(record: Record, name: str) -> list[int]:
@@ -105,21 +113,36 @@ class _TfliteReader:
             share = "bias" if index in self.biases else "other" if plain else "weights"
         role = self.roles.get(index)
         kind: Kind = "input" if role == "input" else "output" if role == "output" else "activation"
-        payload = 0
+        payload, parameters = 0, self.bytes_of.parameters[index]
+        structure = self.bytes_of.tensors[index]
         if content is not None and record["buffer"] not in self.counted:
             self.counted.add(record["buffer"])
-            payload = int(content.size)
+            payload = self.bytes_of.contents[record["buffer"]]
+            structure += self.bytes_of.buffers[record["buffer"]]
+        shape = tensor_shape(record, path, self.where)
+        axis = self.channel_axes.get(index) if content is not None else None
         return TensorSummary(
             name,
             "constant" if content is not None and role is None else kind,
             dtype,
             bits,
-            _signature(record, tensor_shape(record, path, self.where)),
+            _signature(record, shape),
             None if quantization is None else QuantizationSummary.of(quantization),
             payload,
-            _stored_parameters(record),
+            parameters,
+            parameters + structure,
             share,
+            shape[axis] if axis is not None and axis < len(shape) else None,
         )
+
+    def overhead(self) -> tuple[StoredEntry, ...]:
+        """Bytes beside values and parameters; call it when every tensor has been looked at."""
+        kinds = self.bytes_of.kinds.copy()
+        entries = {entry["buffer"] for entry in self.model["metadata"] or []}
+        for buffer, size in self.bytes_of.contents.items():
+            if buffer not in self.counted:
+                kinds["metadata" if buffer in entries else "buffers"] += size
+        return tuple(StoredEntry(kind, kinds[kind]) for kind in KINDS)
 
     def metadata(self) -> tuple[StoredEntry, ...]:
         buffers = self.model["buffers"] or []
@@ -130,8 +153,9 @@ class _TfliteReader:
         return tuple(entries)
 
 
-#: CONV_2D, DEPTHWISE_CONV_2D, FULLY_CONNECTED: operand 1 is the weights, operand 2 the bias.
-_WEIGHTED = (3, 4, 9)
+#: CONV_2D, DEPTHWISE_CONV_2D, FULLY_CONNECTED: operand 1 is the weights, operand 2 the bias. The axis of the
+#: weights' output channels.
+_WEIGHTED = {3: 0, 4: 3, 9: 0}
 
 
 def _signature(record: Record, shape: tuple[int, ...]) -> tuple[int | str, ...]:
@@ -140,12 +164,3 @@ def _signature(record: Record, shape: tuple[int, ...]) -> tuple[int | str, ...]:
     if not isinstance(signature, np.ndarray) or signature.size != len(shape):
         return shape
     return tuple("?" if open_ < 0 else size for size, open_ in zip(shape, signature, strict=True))
-
-
-def _stored_parameters(record: Record) -> int:
-    stored = record["quantization"]
-    if stored is None:
-        return 0
-    return sum(
-        stored[name].nbytes for name in ("scale", "zero_point", "min", "max") if stored[name] is not None
-    )

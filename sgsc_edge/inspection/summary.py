@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from sgsc_edge.graph.ir import Quantization
+from sgsc_edge.inspection.text import printable, table
 
 Kind = Literal["input", "output", "constant", "activation"]
 Share = Literal["weights", "bias", "other"]
@@ -55,8 +56,10 @@ class QuantizationSummary:
 class TensorSummary:
     """One tensor. Sizes of unknown or symbolic dimensions are text.
 
-    ``payload_bytes`` are its values in the file (0 unless constant; a buffer that several tensors share is
-    counted at the first), ``parameter_bytes`` its scales and zero points; ``bits`` is 0 where unknown.
+    ``payload_bytes`` are its values in the file (0 unless constant), ``parameter_bytes`` its scales and zero
+    points, ``metadata_bytes`` these and what else is there for this tensor alone (table, shape, name); what
+    several tensors share is counted at the first. ``bits`` is 0 where unknown. ``channels`` are a layer's
+    outputs, where the tensor is its weights.
     """
 
     name: str
@@ -67,7 +70,9 @@ class TensorSummary:
     quantization: QuantizationSummary | None
     payload_bytes: int
     parameter_bytes: int
+    metadata_bytes: int
     share: Share | None = None
+    channels: int | None = None
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,7 @@ class Totals:
 
 @dataclass(frozen=True)
 class StoredEntry:
-    """A metadata entry of the file: its name and the size of its content."""
+    """A metadata entry or a kind of overhead: its name, and the bytes of its content."""
 
     name: str
     nbytes: int
@@ -104,7 +109,10 @@ class StoredEntry:
 
 @dataclass(frozen=True)
 class Inspection:
-    """A model file: its format's ``version``, what it holds, and the metadata stored with it."""
+    """A model file: its format's ``version``, what it holds, and the metadata stored with it.
+
+    ``overhead``: ``totals.overhead_bytes`` by kind.
+    """
 
     file: str
     format: Literal["tflite", "onnx"]
@@ -112,6 +120,7 @@ class Inspection:
     ops: tuple[OpCount, ...]
     tensors: tuple[TensorSummary, ...]
     totals: Totals
+    overhead: tuple[StoredEntry, ...] = ()
     metadata: tuple[StoredEntry, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -123,8 +132,8 @@ class Inspection:
         """Tables for a terminal; control characters in names are escaped."""
         totals = self.totals
         sections = [
-            f"{_printable(self.file)}: {self.version}, {totals.file_bytes:,} bytes",
-            _table(
+            f"{printable(self.file)}: {self.version}, {totals.file_bytes:,} bytes",
+            table(
                 ("bytes", "share", "what"),
                 [
                     (f"{count:,}", f"{100 * count / totals.file_bytes:.1f} %", what)
@@ -133,13 +142,14 @@ class Inspection:
                         ("biases", totals.bias_bytes),
                         ("other constants", totals.other_constants_bytes),
                         ("scales and zero points", totals.quantization_bytes),
-                        ("graph, names, metadata", totals.overhead_bytes),
+                        ("overhead", totals.overhead_bytes),
+                        *((f"- {entry.name}", entry.nbytes) for entry in self.overhead if entry.nbytes),
                     )
                 ],
             ),
-            _table(("count", "op", "dtypes"), [(str(op.count), op.name, op.dtypes) for op in self.ops]),
-            _table(
-                ("tensor", "kind", "dtype", "shape", "bytes", "parameters", "quantization"),
+            table(("count", "op", "dtypes"), [(str(op.count), op.name, op.dtypes) for op in self.ops]),
+            table(
+                ("tensor", "kind", "dtype", "shape", "bytes", "metadata", "quantization"),
                 [_row(tensor) for tensor in self.tensors],
             ),
         ]
@@ -172,30 +182,6 @@ def _row(tensor: TensorSummary) -> tuple[str, ...]:
         tensor.dtype,
         "x".join(str(size) for size in tensor.shape) or "scalar",
         f"{tensor.payload_bytes:,}" if tensor.payload_bytes else "",
-        f"{tensor.parameter_bytes:,}" if tensor.parameter_bytes else "",
+        f"{tensor.metadata_bytes:,}" if tensor.metadata_bytes else "",
         "" if tensor.quantization is None else str(tensor.quantization),
-    )
-
-
-def _printable(text: str, width: int = 60) -> str:
-    """``text`` without control characters, its middle left out beyond ``width`` characters."""
-    clean = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    half = (width - 1) // 2
-    return clean if len(clean) <= width else f"{clean[:half]}…{clean[-half:]}"
-
-
-def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    """Columns as wide as their widest cell; numbers right-aligned."""
-    cells = [header, *(tuple(_printable(cell, 80) for cell in row) for row in rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
-    numeric = [
-        all(row[column][:1].isdigit() or not row[column] for row in cells[1:])
-        for column in range(len(header))
-    ]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(row, widths, numeric, strict=True)
-        ).rstrip()
-        for row in cells
     )

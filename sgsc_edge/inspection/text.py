@@ -1,0 +1,27 @@
+"""Tables for a terminal."""
+
+from __future__ import annotations
+
+
+def printable(text: str, width: int = 60) -> str:
+    """``text`` without control characters, its middle left out beyond ``width`` characters."""
+    clean = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    half = (width - 1) // 2
+    return clean if len(clean) <= width else f"{clean[:half]}…{clean[-half:]}"
+
+
+def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """Columns as wide as their widest cell; numbers right-aligned."""
+    cells = [header, *(tuple(printable(cell, 80) for cell in row) for row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    numeric = [
+        all(not row[column] or row[column].lstrip("+-")[:1].isdigit() for row in cells[1:])
+        for column in range(len(header))
+    ]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(row, widths, numeric, strict=True)
+        ).rstrip()
+        for row in cells
+    )
