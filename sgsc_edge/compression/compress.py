@@ -163,7 +163,12 @@ class Compression:
         return Learned(
             model,
             self.goal,
-            Controller(baseline, trip=2 * self.guard.max_drop, release=self.guard.max_drop),
+            Controller(
+                baseline,
+                trip=2 * self.guard.max_drop,
+                release=self.guard.max_drop,
+                revives=self.goal.budget is None,
+            ),
             epochs=self.recipe.epochs,
             steps=steps_per_epoch(samples, batch_size, self.guide_share),
             teacher=teacher,

@@ -1,10 +1,10 @@
 """The feedback controller: gives bits back to the channels that the watch set misses.
 
 Every check compares the watch metric with the float baseline. When it falls by more than ``trip``, the
-controller takes hold: pressure on the size stops, and at each check the most sensitive channels get bits
-back, step by step, until the metric has come back to within ``release``; each step that was not enough is
-followed by one of twice as many channels. The gap between the two thresholds (hysteresis) keeps it from
-acting on noise.
+controller takes hold: pressure on the size stops, and the most sensitive channels get bits back. While the
+metric recovers, training goes on; at a check that finds it no better than the one before, twice as many
+channels get bits back, step by step, until it has come back to within ``release``. The gap between the two
+thresholds (hysteresis) keeps the controller from acting on noise.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from sgsc_edge.compression.quantizer import MAX_BITS
 
 _SHARE = 0.1
-"""Share of all channels that get bits back at the first check; doubled at each further one in a row."""
+"""Share of all channels that get bits back at first; doubled each time that it was not enough."""
 
 _STEP = 1.0
 _REVIVED = 4.0
@@ -47,14 +47,18 @@ class Controller:
     ----------
     baseline: the float model's watch metric, higher is better.
     trip, release: allowed fall before it acts, and after which it lets go; trip > release >= 0.
+    revives: whether dead channels come back, too; under a budget there is no room for them.
     """
 
     baseline: float
     trip: float
     release: float
+    revives: bool = True
     holding: bool = False
     streak: int = 0
-    """Checks in a row at which it acted."""
+    """How often it acted since it took hold."""
+    last: float = -math.inf
+    """The metric at the check before, while it holds."""
     actions: list[dict[str, object]] = field(default_factory=list)
 
     def acts(self, metric: float) -> bool:
@@ -79,15 +83,17 @@ class Controller:
         """
         fall = self.baseline - metric
         self.holding = self.acts(metric)
+        recovers, self.last = metric > self.last and self.streak > 0, metric
         if not self.holding:
-            self.streak = 0
+            self.streak, self.last = 0, -math.inf
+        if not self.holding or recovers:
             return {}
         ranked = sorted(
             (
                 (float(score), name, channel)
                 for name, scores in sensitivity.items()
                 for channel, score in enumerate(scores)
-                if float(bits[name][channel]) < MAX_BITS
+                if float(bits[name][channel]) < MAX_BITS and (self.revives or bits[name][channel])
             ),
             reverse=True,
         )
@@ -115,11 +121,12 @@ class Controller:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint must hold."""
-        return {"holding": self.holding, "streak": self.streak, "actions": self.actions}
+        return {"holding": self.holding, "streak": self.streak, "last": self.last, "actions": self.actions}
 
     def load(self, state: dict[str, Any]) -> None:
         """Take back :meth:`state`."""
-        self.holding, self.streak, self.actions = state["holding"], state["streak"], state["actions"]
+        self.holding, self.streak = state["holding"], state["streak"]
+        self.last, self.actions = state["last"], state["actions"]
 
 
 def _with_partners(

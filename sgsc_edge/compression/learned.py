@@ -14,7 +14,7 @@ a fixed γ the term is γ times the mean depth, and nothing is constrained.
 
 Two phases: *learning* (depths move, channels die, the controller gives bits back) and *settling*: the
 channels that stay are chosen to meet the budget exactly (``fit``), get the width that the target stores, and
-are fine-tuned. Learning ends after its share of the epochs; where the controller held it up, a little later.
+are fine-tuned.
 """
 
 from __future__ import annotations
@@ -42,9 +42,6 @@ log = logging.getLogger("sgsc_edge")
 
 LEARNING_SHARE = 0.6
 """Share of the epochs in which depths are learned."""
-
-_LATEST_SHARE = 0.8
-"""The same where the controller held learning up."""
 
 GUIDE_SHARE = 0.25
 """Share of a batch that is drawn from the guide set."""
@@ -138,8 +135,8 @@ class Learned(Strategy):
         self.layers = dict(model.layers())
         self.learning_epochs = max(math.floor(LEARNING_SHARE * epochs), 1)
         self.epochs = epochs
-        self.latest_epochs = max(math.floor(_LATEST_SHARE * epochs), self.learning_epochs)
         self.learning_steps = self.learning_epochs * steps
+        self.steady = self.learning_epochs / epochs
         self.teacher, self.watch, self.refresh = teacher, watch, refresh
         self.sensitivity_batch = sensitivity_batch
         self.answers = answering(model)
@@ -155,7 +152,7 @@ class Learned(Strategy):
         self.path = None
         if goal.budget is not None:
             full = stored_bytes(model, self._alive())
-            self.path = Path(goal.budget, full, self.learning_steps, self.latest_epochs * steps)
+            self.path = Path(goal.budget, full, self.learning_steps)
         self.slopes = {name: torch.zeros_like(layer.mask) for name, layer in self.layers.items()}
         for layer in self.layers.values():
             layer.quantizer.bits.requires_grad_(True)
@@ -176,11 +173,7 @@ class Learned(Strategy):
 
     def start_epoch(self, epoch: int) -> None:
         """Freeze the channels when the learning phase ends; ranges freeze a little later."""
-        if (
-            not self.frozen
-            and epoch >= self.learning_epochs
-            and (self._arrived() or epoch >= self.latest_epochs)
-        ):
+        if epoch >= self.learning_epochs and not self.frozen:
             self._settle()
         if not self.frozen and self.path is not None:
             _, self.slopes = self._relaxed_bytes()
@@ -213,7 +206,9 @@ class Learned(Strategy):
         done = step + 1
         if self.path is not None and done % _SIZED_EVERY == 0 and not self.controller.holding:
             self._press(done, self.path)
-        if done % max(self.learning_steps // REMOVALS, 1) == 0 and not self.controller.holding:
+        # A budget is due in the end, whatever the controller says; a fixed weight can wait.
+        waits = self.controller.holding and self.path is None
+        if done % max(self.learning_steps // REMOVALS, 1) == 0 and not waits:
             self._remove(done)
         looks = 4 * CHECKS if self.controller.holding else CHECKS
         if done % max(self.learning_steps // looks, 1) == 0:
@@ -242,7 +237,6 @@ class Learned(Strategy):
             "frozen": self.frozen,
             "learned": self.learned,
             "relief": self.relief,
-            "path": (self.path.begun, self.path.bytes) if self.path else None,
             "controller": self.controller.state(),
         }
 
@@ -252,8 +246,6 @@ class Learned(Strategy):
         self.guide_weight = state["guide_weight"]
         self.frozen, self.learned = state["frozen"], state["learned"]
         self.relief = state["relief"]
-        if self.path is not None:
-            self.path.begun, self.path.bytes = state["path"]
         self.controller.load(state["controller"])
         for layer in self.layers.values():
             layer.set_mask(layer.mask.clone())
@@ -333,12 +325,6 @@ class Learned(Strategy):
         for name, layer in self.layers.items():
             layer.set_mask(kept[name])
 
-    def _arrived(self) -> bool:
-        """Whether learning has come to where an exact choice may follow."""
-        if self.path is None:
-            return True
-        return not self.controller.holding and self.path.arrived(stored_bytes(self.model, self._alive()))
-
     def _check(self, step: int) -> None:
         """Look at the watch set: λ follows how far it is below its floor, the controller gives bits back."""
         moves = self.goal.guide_weight is None
@@ -361,8 +347,6 @@ class Learned(Strategy):
         changed = self.controller.check(step, metric, depths, scores, Ledger.of(self.model).members)
         if changed and not held:
             self.relief *= _RELIEF
-        if self.path is not None and held and not self.controller.holding:
-            self.path.restart(step, stored_bytes(self.model, self._alive()))
         for name, bits in changed.items():
             layer = self.layers[name]
             revived = (layer.mask == 0) & (bits > 0)

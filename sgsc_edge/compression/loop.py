@@ -38,7 +38,7 @@ class Recipe:
     Parameters
     ----------
     epochs, batch_size: over the training samples.
-    learning_rate: Adam's peak; 5 % linear warm-up, then cosine decay to 0.
+    learning_rate: Adam's peak; 5 % linear warm-up, cosine decay to 0 (from the start, or once depths settle).
     seed: everything random follows from it.
     """
 
@@ -123,7 +123,8 @@ class Trainer:
             if len(inputs) == 1 and seen:
                 continue  # BatchNorm cannot train on a single sample
             for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * (1.0 if group.get("constant") else _rate(step, total))
+                constant = group.get("constant", False)
+                group["lr"] = group["peak"] * (1.0 if constant else _rate(step, total, self.strategy.steady))
             optimizer.zero_grad(set_to_none=True)
             loss = self.strategy.loss(inputs, labels, indices)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -274,16 +275,21 @@ def _size(data: Dataset[Any]) -> int:
     return len(data)  # type: ignore[arg-type]
 
 
-def _rate(step: int, total: int) -> float:
-    """Linear warm-up, then cosine decay: the share of the peak learning rate at a step.
+def _rate(step: int, total: int, steady: float = 0.0) -> float:
+    """Linear warm-up, then cosine decay to 0: the share of the peak learning rate at a step.
+
+    ``steady`` is the share of the steps before the decay begins.
 
     >>> [round(_rate(step, 100), 2) for step in (0, 4, 52, 99)]
     [0.2, 1.0, 0.51, 0.0]
+    >>> [round(_rate(step, 100, steady=0.6), 2) for step in (0, 59, 80, 99)]
+    [0.2, 1.0, 0.5, 0.0]
     """
     warm = max(round(_WARM_UP * total), 1)
     if step < warm:
         return (step + 1) / warm
-    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(total - warm, 1)))
+    first = max(warm, round(steady * total))
+    return 0.5 * (1 + math.cos(math.pi * max(step - first, 0) / max(total - first, 1)))
 
 
 def _silent() -> bool:

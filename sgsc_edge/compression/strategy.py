@@ -31,6 +31,9 @@ def task_losses(model: QuantizedModel, outputs: torch.Tensor, labels: torch.Tens
 class Strategy(abc.ABC):
     """How a model is trained; see the module's docstring."""
 
+    steady: float = 0.0
+    """Share of the steps, from the start, in which the learning rate does not decay yet."""
+
     forget: set[int]
     """Ids of parameters whose optimizer state the loop shall drop before the next step."""
 

@@ -117,8 +117,10 @@ def test_the_most_sensitive_channels_get_bits_back_until_it_holds() -> None:
         {"layer": "a", "channel": 2, "sensitivity": 8.0, "before": 0.0, "after": 4.0}
     ]
     assert controller.holding
-    assert controller.check(20, 0.975, BITS, SENSITIVITY, CLASSES)  # better than trip, not yet within release
-    assert controller.check(30, 0.985, BITS, SENSITIVITY, CLASSES) == {}
+    assert controller.check(20, 0.975, BITS, SENSITIVITY, CLASSES) == {}  # it recovers by itself
+    assert controller.holding  # better than trip, not yet within release
+    assert controller.check(30, 0.975, BITS, SENSITIVITY, CLASSES)
+    assert controller.check(40, 0.985, BITS, SENSITIVITY, CLASSES) == {}
     assert not controller.holding
 
 
@@ -133,6 +135,12 @@ def test_each_step_that_was_not_enough_is_followed_by_a_larger_one() -> None:
     assert controller.check(6, 0.985, bits, {}, {}) == {}
     controller.check(7, 0.5, bits, {"a": torch.rand(40)}, {"a": np.arange(40)})
     assert len(controller.actions[-1]["restored"]) == 4  # type: ignore[arg-type]
+
+
+def test_under_a_budget_dead_channels_stay_dead() -> None:
+    controller = Controller(baseline=0.99, trip=0.02, release=0.01, revives=False)
+    changed = controller.check(1, 0.5, BITS, SENSITIVITY, CLASSES)
+    assert {name: bits.tolist() for name, bits in changed.items()} == {"a": [8.0, 4.0, 0.0]}
 
 
 def test_a_dead_channel_comes_back_with_its_partners() -> None:
