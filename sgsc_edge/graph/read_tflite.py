@@ -5,10 +5,10 @@ the model (tensors, buffers, operator codes), each tensor's data against its sha
 the op table, and at last the whole graph against ``legality.py``. A fault in the file raises FileFormatError;
 an op, an option or an element type that the device graph has no word for raises UnsupportedError.
 
-What the graph does not say the same way is brought to one form: a missing bias becomes zeros, the bias of a
-per-channel layer has scales also where the file leaves them out (no kernel reads them), tensors that nothing
-uses are dropped, names are made unique, per-channel parameters of one channel become per tensor,
-and those of a vector lie along its only axis (older converters wrote the weights' axis into the bias).
+What the graph does not say the same way is brought to one form: a missing bias becomes zeros, scales that a
+per-channel bias lacks are added, tensors that nothing uses are dropped, names are made unique, per-channel
+parameters of one channel become per tensor, and those of a vector lie along its only axis (older converters
+wrote the weights' axis into the bias).
 """
 
 from __future__ import annotations
@@ -354,8 +354,7 @@ class _Reader:
         name = self.unique(f"{weights.name}:bias")
         parameters = self.bias_parameters(x, weights, path)
         dtype = DType.FLOAT32 if parameters is None else DType.INT32
-        tensor = Tensor(name, (size,), dtype, parameters, np.zeros(size, dtype.numpy))
-        self.tensors[name] = tensor
+        self.tensors[name] = tensor = Tensor(name, (size,), dtype, parameters, np.zeros(size, dtype.numpy))
         return tensor
 
     def op(self, operator: Record, row: OpRow, path: str) -> Op:
