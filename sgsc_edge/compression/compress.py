@@ -7,6 +7,7 @@ only calibrates activation ranges and rounds.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ from sgsc_edge.compression.layers import QuantizedModel, quantize_model
 from sgsc_edge.compression.learned import Goal, Learned
 from sgsc_edge.compression.loop import Recipe, Trainer, calibrate, re_estimate_norms, steps_per_epoch
 from sgsc_edge.compression.strategy import Plain, Strategy, task_losses
+
+log = logging.getLogger("sgsc_edge")
 
 Method = Literal["sgsc", "qat8", "ptq"]
 HISTORY = "history.jsonl"
@@ -111,6 +114,8 @@ class Compression:
         ------
         ModelError: the loss or a weight is not finite.
         """
+        if self.method != "sgsc" and self.goal.budget is not None:
+            log.warning("compress: method '%s' takes no budget; every channel stays, in 8 bits", self.method)
         model = self.calibrated()
         actions: list[dict[str, object]] = []
         if self.method == "ptq":

@@ -46,7 +46,7 @@ class Controller:
     Parameters
     ----------
     baseline: the float model's watch metric, higher is better.
-    trip, release: allowed fall before it acts, and after which it lets go; trip > release >= 0.
+    trip, release: allowed fall before it acts, and after which it lets go; trip >= release >= 0.
     revives: whether dead channels come back, too; under a budget there is no room for them.
     """
 

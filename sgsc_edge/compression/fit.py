@@ -1,6 +1,6 @@
 """Which channels stay, so that the stored bytes meet the budget: at most all of it, and little less.
 
-Learning depths decides what matters; this module makes the last, exact choice, of whole classes of channels
+What matters, sensitivities say; this module makes the last, exact choice, of whole classes of channels
 (see ``ledger``: channels that an op keeps together are stored or gone together). It starts with the classes
 that learning kept. While they take too many bytes, the one with the least importance per byte goes; then
 classes come back, most important first, as long as they fit; then classes of two kinds change places where

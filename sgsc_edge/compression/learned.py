@@ -58,6 +58,9 @@ _PRESSURE = 20.0
 _FIRST_REMOVAL = 0.2
 """Share of the learning phase before the first channel goes: depths must have had time to tell."""
 
+_STEPS_BETWEEN = 5
+"""Steps between two looks at least: training must have had time to answer."""
+
 REMOVALS = 30
 """Times in the learning phase at which channels are removed."""
 
@@ -206,13 +209,17 @@ class Learned(Strategy):
         done = step + 1
         if self.path is not None and done % _SIZED_EVERY == 0 and not self.controller.holding:
             self._press(done, self.path)
+        # The look comes first: what was just removed has had no step to recover from.
+        if done % self._pace(4 * CHECKS if self.controller.holding else CHECKS, least=_STEPS_BETWEEN) == 0:
+            self._check(done)
         # A budget is due in the end, whatever the controller says; a fixed weight can wait.
         waits = self.controller.holding and self.path is None
-        if done % max(self.learning_steps // REMOVALS, 1) == 0 and not waits:
+        if done % self._pace(REMOVALS) == 0 and not waits:
             self._remove(done)
-        looks = 4 * CHECKS if self.controller.holding else CHECKS
-        if done % max(self.learning_steps // looks, 1) == 0:
-            self._check(done)
+
+    def _pace(self, times: int, least: int = 1) -> int:
+        """Steps between things that happen so many times in the learning phase."""
+        return max(self.learning_steps // times, least)
 
     def end_epoch(self, epoch: int) -> dict[str, float]:
         """Sizes, depths and the multipliers μ and λ."""
@@ -320,8 +327,8 @@ class Learned(Strategy):
                 kept[name][faint & (name not in self.answers)] = 0.0
         else:
             limit = self.path.at(step, start=_FIRST_REMOVAL)
-            scores = self.sensitivity() if stored_bytes(self.model, kept) > limit else {}
-            kept = remove_until(self.model, kept, scores, limit)
+            if stored_bytes(self.model, kept) > limit:
+                kept = remove_until(self.model, kept, self.sensitivity(), limit)
         for name, layer in self.layers.items():
             layer.set_mask(kept[name])
 
@@ -345,7 +352,7 @@ class Learned(Strategy):
         depths = {name: layer.quantizer.bits.detach() * layer.mask for name, layer in self.layers.items()}
         scores = self.sensitivity() if self.controller.acts(metric) else {}
         changed = self.controller.check(step, metric, depths, scores, Ledger.of(self.model).members)
-        if changed and not held:
+        if self.controller.holding and not held:
             self.relief *= _RELIEF
         for name, bits in changed.items():
             layer = self.layers[name]
@@ -353,7 +360,7 @@ class Learned(Strategy):
             layer.quantizer.set_bits(torch.where(bits > 0, bits, layer.quantizer.bits))
             layer.quantizer.fit_range(layer.weight, revived)
             layer.set_mask(torch.maximum(layer.mask, revived.to(layer.mask.dtype)))
-            self.forget.add(id(layer.quantizer.bits))
+            self.forget |= {id(layer.quantizer.bits), id(layer.quantizer.log2_range)}
         if changed:
             fall = self.controller.baseline - metric
             log.info("controller: watch fell by %.4f at step %d; channels get bits back", fall, step)
@@ -380,8 +387,9 @@ class Learned(Strategy):
             self._reopen()
         self.frozen = True
         log.info(
-            "compress: depths frozen; %d bytes stored, %d at learned widths",
+            "compress: depths frozen; %d bytes stored%s, %d at learned widths",
             stored_bytes(self.model, self._alive()),
+            "" if self.path is None else f" of {self.path.budget}",
             self.learned_bytes(),
         )
 

@@ -257,7 +257,13 @@ class CompressSection(_Section):
     @model_validator(mode="after")
     def _goal_fits(self) -> CompressSection:
         if self.chosen_method == "sgsc" and self.budget is None and self.gamma is None:
-            raise ValueError("method 'sgsc' needs a budget, or a fixed gamma")
+            raise ValueError(
+                "alpha and lambda weigh terms of method 'sgsc', which also needs a budget or a fixed gamma"
+                if self.method is None
+                else "method 'sgsc' needs a budget, or a fixed gamma"
+            )
+        if self.chosen_method == "sgsc" and self.epochs < 2:
+            raise ValueError("method 'sgsc' needs 2 epochs at least: one to learn depths, one to settle")
         if self.budget is not None and self.gamma is not None:
             raise ValueError("budget and gamma exclude each other: one bounds the size, the other weighs it")
         return self

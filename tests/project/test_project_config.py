@@ -407,7 +407,8 @@ def test_a_goal_chooses_the_method_unless_one_is_named(
     ("settings", "message"),
     [
         (("compress.method=sgsc",), "needs a budget, or a fixed gamma"),
-        (("compress.alpha=1.0",), "needs a budget, or a fixed gamma"),
+        (("compress.alpha=1.0",), "also needs a budget or a fixed gamma"),
+        (("compress.budget=6 kB", "compress.epochs=1"), "needs 2 epochs at least"),
         (("compress.budget=6 kB", "compress.gamma=1.0"), "exclude each other"),
     ],
 )
