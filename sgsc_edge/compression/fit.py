@@ -69,7 +69,7 @@ def check_budget(model: QuantizedModel, budget: int) -> None:
     if budget < smallest:
         raise ConfigError(
             f"a budget of {budget} bytes cannot be met: this network takes {whole} bytes in 8 bits, and "
-            f"{smallest} with one channel a layer and every output",
+            f"{smallest} with only the channels that cannot leave (one a layer, outputs, behind lone ops)",
             where="compress.budget",
             remedy=f'set it to "{smallest} B" or more (what comes near that decides little), or give '
             "model.factory a smaller network",

@@ -90,7 +90,6 @@ def _rehearse_key(build: Build) -> str:
         list(build.data.rest.hashes),
         build.untrained.recipe.batch_size,  # of calibration
         [build.untrained.method, build.untrained.goal.budget],
-        build.untrained.goal.budget,
         build.target.model_dump(mode="json"),
         _versions(_EXPORT_TOOLS),
         torch.get_num_threads(),

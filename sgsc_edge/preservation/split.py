@@ -49,7 +49,7 @@ def part_sizes(rest: int, pool: int, total: int) -> Sizes:
         raise DataError(
             f"the pool has {pool} different samples; watch and certify need at least one each",
             where="data.train",
-            remedy="bring more training data, or name a validation set in data.pool",
+            remedy="bring more training data, raise preservation.pool_fraction, or name data.pool",
         )
     quarter = min(max(total // 4, 1), pool // 2)
     return Sizes(min(max(total - 2 * quarter, 1), rest), quarter, quarter)

@@ -208,7 +208,7 @@ def test_a_budget_below_the_smallest_network_is_refused_before_training() -> Non
     with pytest.raises(ConfigError) as caught:
         start.rehearse(lambda _: None)
     smallest = smallest_bytes(start.quantized())
-    assert f"{smallest} with one channel a layer" in str(caught.value)
+    assert f"{smallest} with only the channels that cannot leave" in str(caught.value)
     assert f'"{smallest} B"' in str(caught.value)
     assert caught.value.exit_code == 2
 

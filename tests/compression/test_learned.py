@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -211,29 +212,33 @@ def test_dead_channels_have_no_integers_and_no_bias(tmp_path: Path) -> None:
     assert not tensors["features.0.bias"][dead].any()
 
 
+class StopError(Exception):
+    """Stands for a kill right after a checkpoint."""
+
+
+@pytest.mark.parametrize(
+    ("goal", "epochs"), [(Goal(280), (3, 9)), (Goal(None, gamma=30.0), range(1, 12))], ids=["budget", "gamma"]
+)
 def test_a_killed_compression_ends_as_an_unbroken_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, goal: Goal, epochs: Sequence[int]
 ) -> None:
-    from sgsc_edge.compression.loop import Trainer
-
-    unbroken = learning(280).run(tmp_path / "a", "key").tensors()
+    """Killed while learning and while settling; under γ the controller takes hold and lets go."""
+    this = replace(learning(280), goal=goal, guard=Guard("loss", 0.1))
+    unbroken = this.run(tmp_path / "a", "key").tensors()
+    assert bool((tmp_path / "a" / "controller.jsonl").read_text()) == (goal.budget is None)
     save = Trainer._save
+    for last in epochs:
 
-    class StopError(Exception):
-        pass
-
-    for epochs in (3, 9):  # while learning, and while settling
-
-        def killed(trainer: Trainer, *rest: object, epochs: int = epochs) -> None:
+        def killed(trainer: Trainer, *rest: object, last: int = last) -> None:
             save(trainer, *rest)  # type: ignore[arg-type]
-            if len(rest[1]) == epochs:  # type: ignore[arg-type]
+            if len(rest[1]) == last:  # type: ignore[arg-type]
                 raise StopError
 
         with monkeypatch.context() as patch:
             patch.setattr(Trainer, "_save", killed)
             with pytest.raises(StopError):
-                learning(280).run(tmp_path / "b", "key")
-    resumed = learning(280).run(tmp_path / "b", "key").tensors()
+                this.run(tmp_path / "b", "key")
+    resumed = this.run(tmp_path / "b", "key").tensors()
     for name, tensor in unbroken.items():
         assert torch.equal(tensor, resumed[name]), name
     for name in ("history.jsonl", "controller.jsonl"):
