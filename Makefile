@@ -89,7 +89,7 @@ lint: $(STAMPS)/dev  ## ruff and mypy only
 
 # --- benchmarks: results go to benchmarks/results/*.json and into docs/results.md ----------------------------
 
-.PHONY: bench-exactness bench-digits bench-budget bench-networks bench-mnist bench-preserve bench-lowering bench-cli bench-reproducible bench-resume bench-report
+.PHONY: bench-exactness bench-digits bench-budget bench-networks bench-mnist bench-mnist-budget bench-step bench-preserve bench-lowering bench-cli bench-reproducible bench-resume bench-report
 bench-exactness: $(STAMPS)/demo  ## kernels against the integer executor, on the certify sets
 	$(BIN)/python -m benchmarks.exactness
 
@@ -104,6 +104,12 @@ bench-networks: $(STAMPS)/demo  ## a depthwise-separable and a residual network 
 
 bench-mnist: $(STAMPS)/demo $(MNIST)/float.safetensors  ## MNIST: float against int8
 	$(BIN)/python -m benchmarks.mnist_int8
+
+bench-mnist-budget: $(STAMPS)/demo  ## MNIST at 20 kB beside its baselines, three seeds (an hour)
+	$(BIN)/python -m benchmarks.mnist_budget
+
+bench-step: $(STAMPS)/demo  ## time of a training step over the float step
+	$(BIN)/python -m benchmarks.step_time
 
 bench-preserve: $(STAMPS)/demo $(MNIST)/float.safetensors  ## time of choosing MNIST's preservation set
 	$(BIN)/python -m benchmarks.preserve_time

@@ -20,6 +20,12 @@ SECTIONS = {
         "Depthwise-separable and residual, on the digits, with the recipe of the digits example untouched.",
     ),
     "mnist_int8": ("MNIST, float against int8", "The paper's CNN on the 10,000 test samples."),
+    "mnist_budget": (
+        "MNIST under a budget",
+        "The paper's CNN at 20 kB (plain 8 bits: 88 kB) beside the same without guide and controller, plain "
+        "8 bits, and calibration alone; by seed, each with a float model of its own.",
+    ),
+    "step_time": ("Training step", "What quantization and learning add to a step of the MNIST CNN."),
     "preserve_time": ("Preservation set", "Grad-CAM, uncertainty and clusters of the 60,000 MNIST samples."),
     "lowering_time": ("Lowering time", "Whole processes, runs of both converters alternating."),
     "cli_time": ("Command line", "Whole processes, warm file cache."),
