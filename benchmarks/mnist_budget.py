@@ -1,7 +1,7 @@
 """MNIST under a budget: the paper's CNN at 20 kB, beside calibration alone, plain 8 bits, and no guard.
 
 For each seed the example is trained in float anew; then each method builds it, with the recipe that is the
-default of every project (the example itself trains for a shorter time).
+default of every project (the example itself trains for a shorter time) and the distortions of float training.
 ``must_keep`` are the 50 guide samples with the lowest margins that float decides rightly (all trained on).
 Every figure is read from the builds' certificates; bytes are those of the ``.tflite`` files. Finished
 trainings and builds are kept in ``benchmarks/build``, and only what changed runs again::
@@ -99,7 +99,7 @@ def built(project: Path, method: str, seed: int) -> Result:
         project,
         project / method,
         *("--set", f"compress.seed={seed}", "--set", f"preservation.must_keep={MUST_KEEP}"),
-        *(option for setting in RECIPE for option in ("--set", setting)),
+        *(option for setting in (*RECIPE, "data.augment=data:augment") for option in ("--set", setting)),
         *METHODS[method],
     )
     predicate = read_certificate(folder / "certificate.json").predicate

@@ -133,12 +133,15 @@ def steps(compression: Compression, learned: Learned) -> dict[str, Step]:
 
     without_size = replace(compression, goal=replace(compression.goal, budget=None))
     guided = without_size._learned(without_size.calibrated())
+    augmented = replace(compression, augment=lambda images, seed: images)
+    taught = augmented._learned(augmented.calibrated())
     return {
         "float": float_step(compression.model, inputs, labels, compression.recipe.learning_rate),
         "weights rounded": plain(weights=True, activations=False),
         "weights and activations rounded": plain(weights=True, activations=True),
         "and guide, teacher, learned depths": of(guided, guided.model),
         "and the size term": of(learned, learned.model),
+        "and a teacher that runs along (data.augment)": of(taught, taught.model),
     }
 
 

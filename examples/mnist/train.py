@@ -8,7 +8,6 @@ The same seed and thread count give the same checkpoint.
 from __future__ import annotations
 
 import argparse
-import math
 import time
 from pathlib import Path
 
@@ -26,9 +25,6 @@ from sgsc_edge.artifacts import write_bytes
 EPOCHS = 8
 BATCH = 64
 PEAK_LEARNING_RATE = 4e-3
-MAX_ROTATION = math.radians(10)
-MAX_SHIFT = 2 * 2 / 28  # two pixels, in grid_sample's units (the image spans -1..1)
-MAX_SCALE = 0.1
 
 
 def main() -> None:
@@ -76,7 +72,7 @@ def train(images: Tensor, labels: Tensor, *, seed: int, epochs: int) -> nn.Modul
     for epoch in range(epochs):
         total = 0.0
         for batch in torch.randperm(len(images))[: per_epoch * BATCH].split(BATCH):
-            loss = F.cross_entropy(network(distort(images[batch])), labels[batch])
+            loss = F.cross_entropy(network(data.augment(images[batch])), labels[batch])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -84,19 +80,6 @@ def train(images: Tensor, labels: Tensor, *, seed: int, epochs: int) -> nn.Modul
             total += loss.item()
         print(f"epoch {epoch + 1}/{epochs}: loss {total / per_epoch:.4f}", flush=True)
     return network.to(memory_format=torch.contiguous_format).eval()
-
-
-def distort(images: Tensor) -> Tensor:
-    """Each image [n, 1, 28, 28] rotated, scaled and shifted a little at random; edges repeat."""
-    angle, scale, *shift = torch.rand(4, len(images)) * 2 - 1
-    angle, scale = angle * MAX_ROTATION, 1 + scale * MAX_SCALE
-    sine, cosine = torch.sin(angle) * scale, torch.cos(angle) * scale
-    rows = (
-        torch.stack([cosine, -sine, shift[0] * MAX_SHIFT], 1),
-        torch.stack([sine, cosine, shift[1] * MAX_SHIFT], 1),
-    )
-    grid = F.affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
 @torch.no_grad()

@@ -68,6 +68,7 @@ class Compression:
     watch: (inputs, labels) of the watch part; looked at, never in a gradient.
     guide: indices into ``train`` of the guide part.
     goal, guard: of the method ``sgsc``.
+    augment: distorts a batch of training inputs, given a seed; None leaves them as they are.
     keep_softmax, input_grid: see :func:`sgsc_edge.compression.layers.quantize_model`.
     """
 
@@ -80,6 +81,7 @@ class Compression:
     guide: tuple[int, ...] = ()
     goal: Goal = NO_GOAL
     guard: Guard = NO_GUARD
+    augment: Callable[[torch.Tensor, int], torch.Tensor] | None = None
     keep_softmax: bool = False
     input_grid: tuple[float, int] | None = None
 
@@ -163,8 +165,6 @@ class Compression:
         float_model.enable(False)
         baseline = self._score(float_model) if self.guard.baseline is None else self.guard.baseline
         samples, batch_size = len(self.train), self.recipe.batch_size  # type: ignore[arg-type]
-        with float_model.evaluating() as module:
-            teacher = torch.cat([module(inputs) for inputs, _ in DataLoader(self.train, _EVALUATED)])
         return Learned(
             model,
             self.goal,
@@ -176,12 +176,21 @@ class Compression:
             ),
             epochs=self.recipe.epochs,
             steps=steps_per_epoch(samples, batch_size, self.guide_share),
-            teacher=teacher,
+            teacher=self._teacher(float_model),
+            samples=samples,
             guide=self.guide,
             watch=lambda: self._score(model),
             sensitivity_batch=self._sensitivity_batch(samples),
             refresh=lambda: re_estimate_norms(model, self.train, batch_size),
         )
+
+    def _teacher(self, model: QuantizedModel) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+        """The float model's answers to a batch; computed once where every sample always looks the same."""
+        if self.augment is not None:
+            return lambda inputs, indices: logits(model, inputs)
+        with model.evaluating() as module:
+            answers = torch.cat([module(inputs) for inputs, _ in DataLoader(self.train, _EVALUATED)])
+        return lambda inputs, indices: answers[indices]
 
     def _sensitivity_batch(self, samples: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Evenly spaced guide samples, or training samples where the guide takes no part."""
@@ -213,6 +222,7 @@ class Compression:
             history=folder / (HISTORY if label == "compress" else f"{label}.jsonl"),
             key=key,
             label=label,
+            augment=self.augment,
             guide=self.guide,
             guide_share=guide_share,
         )

@@ -4,7 +4,7 @@ The loss of a batch, after arXiv 2505.00350 (eq. 4), with the size as a constrai
 
     Λ = L(train) + λ · L(guide) + μ · ‖L‖ · log(R / B) + α · mean|w|
 
-L is cross-entropy plus the divergence from the float model's logits (computed once, no teacher runs along);
+L is cross-entropy plus the divergence from the float model's logits (of data that is not augmented: once);
 guide samples are a fixed share of every batch, so they cost no second forward pass; λ, where it is not fixed,
 is the multiplier of a second constraint: it rises while the watch metric lies below its floor, and comes back
 to 1 above it. R is the size with each channel at its present depth and each consumer's dead inputs left out
@@ -114,7 +114,8 @@ class Learned(Strategy):
 
     Parameters
     ----------
-    teacher: the float model's outputs on the training set, float32 [N, K], by training index.
+    teacher: the float model's outputs float32 [n, K], from a batch's inputs and training indices.
+    samples: in the training set.
     guide: training indices of the guide set.
     watch: measures the watch set: higher is better.
     sensitivity_batch: (inputs, labels) on which sensitivities are measured; never of the watch set.
@@ -128,7 +129,8 @@ class Learned(Strategy):
         *,
         epochs: int,
         steps: int,
-        teacher: torch.Tensor,
+        teacher: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+        samples: int,
         guide: Sequence[int],
         watch: Callable[[], float],
         sensitivity_batch: tuple[torch.Tensor, torch.Tensor],
@@ -143,7 +145,7 @@ class Learned(Strategy):
         self.teacher, self.watch, self.refresh = teacher, watch, refresh
         self.sensitivity_batch = sensitivity_batch
         self.answers = answering(model)
-        self.is_guide = torch.zeros(len(teacher), dtype=torch.bool)
+        self.is_guide = torch.zeros(samples, dtype=torch.bool)
         self.is_guide[list(guide)] = True
         self.multiplier = 0.0
         self.guide_weight = 1.0 if goal.guide_weight is None else goal.guide_weight
@@ -186,7 +188,7 @@ class Learned(Strategy):
     def loss(self, inputs: torch.Tensor, labels: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
         """Task, guide and size terms of a batch."""
         outputs = self.model.module(inputs)
-        losses = task_losses(self.model, outputs, labels) + self._divergence(outputs, indices)
+        losses = task_losses(self.model, outputs, labels) + self._divergence(outputs, inputs, indices)
         guide = self.is_guide[indices]
         if self.guide_weight and guide.any() and not guide.all():
             total = losses[~guide].mean() + self.guide_weight * losses[guide].mean()
@@ -260,11 +262,11 @@ class Learned(Strategy):
 
     # --- the terms ------------------------------------------------------------------------------
 
-    def _divergence(self, outputs: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+    def _divergence(self, outputs: torch.Tensor, inputs: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
         """Kullback-Leibler divergence of each sample from the float model's answer, float32 [n]."""
         if self.model.ends_with_softmax:
             return outputs.new_zeros(len(outputs))
-        target = F.log_softmax(self.teacher[indices], 1)
+        target = F.log_softmax(self.teacher(inputs, indices), 1)
         return F.kl_div(F.log_softmax(outputs, 1), target, reduction="none", log_target=True).sum(1)
 
     def _mean_magnitude(self) -> torch.Tensor:

@@ -59,6 +59,7 @@ class Trainer:
     strategy: what is minimised.
     guide: indices of guide samples; ``guide_share`` of every batch is drawn from them.
     figures: called after each epoch; what history.jsonl records of the model beside the strategy's figures.
+    augment: distorts a batch of inputs, given a seed.
     checkpoint, history: files; a checkpoint of the same ``key`` is continued.
     """
 
@@ -71,6 +72,7 @@ class Trainer:
     history: Path
     key: str
     label: str
+    augment: Callable[[torch.Tensor, int], torch.Tensor] | None = None
     guide: Sequence[int] = ()
     guide_share: float = 0.0
 
@@ -126,6 +128,8 @@ class Trainer:
                 constant = group.get("constant", False)
                 group["lr"] = group["peak"] * (1.0 if constant else _rate(step, total, self.strategy.steady))
             optimizer.zero_grad(set_to_none=True)
+            if self.augment is not None:
+                inputs = self.augment(inputs, (self.recipe.seed * 1_000_003 + step) % 2**32)
             loss = self.strategy.loss(inputs, labels, indices)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()

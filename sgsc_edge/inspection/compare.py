@@ -84,7 +84,7 @@ class Comparison:
     def to_text(self) -> str:
         """Tables for a terminal; ``a`` is the first file and ``b`` the second."""
         files = [
-            f"{letter}  {printable(side.file)}: {side.version}, {side.totals.file_bytes:,} bytes"
+            f"{letter}  {printable(side.file, 4096)}: {side.version}, {side.totals.file_bytes:,} bytes"
             for letter, side in (("a", self.first), ("b", self.second))
         ]
         totals: list[tuple[str, ...]] = [

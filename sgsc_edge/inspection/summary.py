@@ -132,7 +132,7 @@ class Inspection:
         """Tables for a terminal; control characters in names are escaped."""
         totals = self.totals
         sections = [
-            f"{printable(self.file)}: {self.version}, {totals.file_bytes:,} bytes",
+            f"{printable(self.file, 4096)}: {self.version}, {totals.file_bytes:,} bytes",
             table(
                 ("bytes", "share", "what"),
                 [

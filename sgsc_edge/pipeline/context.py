@@ -82,6 +82,7 @@ class Build:
             watch=_NOBODY,
             recipe=Recipe(settings.epochs, settings.batch_size, settings.learning_rate, settings.seed),
             method=settings.chosen_method,
+            augment=self.project.augment(),
             goal=_goal(self),
             keep_softmax=self.project.config.model.final_softmax == "keep",
             input_grid=_input_grid(self.project),

@@ -86,7 +86,7 @@ class Stage:
 def _rehearse_key(build: Build) -> str:
     return content_key(
         build.project.source_hash(),
-        build.project.config_hash("model"),
+        [build.project.config_hash("model"), build.project.config.data.augment],
         list(build.data.rest.hashes),
         build.untrained.recipe.batch_size,  # of calibration
         [build.untrained.method, build.untrained.goal.budget],
@@ -103,6 +103,9 @@ def _rehearse(build: Build, key: str) -> None:
         lower(_onnx(build, compressed, {}), build.target)
 
     check_model(build.project, build.model, build.data, CALIBRATION_SAMPLES)
+    if build.untrained.augment is not None:
+        first = build.data.rest.dataset[0][0]
+        build.untrained.augment(torch.stack([first, first]), build.untrained.recipe.seed)
     build.untrained.rehearse(ships)
 
 
@@ -135,6 +138,7 @@ def _training_key(build: Build) -> str:
         build.project.source_hash(),
         build.project.config_hash("model"),
         asdict(build.untrained.recipe),
+        build.project.config.data.augment,
         build.samples_key,
         {"torch": torch.__version__, "threads": torch.get_num_threads()},
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -116,6 +116,29 @@ def load_dataset(project: Project, part: Part, num_classes: int | None) -> Check
     )
     _probe(checked, where, classes_differ=part == "train")
     return checked
+
+
+def load_augment(project: Project) -> Callable[[Tensor, int], Tensor] | None:
+    """See :meth:`Project.augment`; the user's function is seeded for every batch, so runs can be repeated."""
+    spec = project.config.data.augment
+    if spec is None:
+        return None
+    where = project.where("data", "augment")
+
+    def augment(inputs: Tensor, seed: int) -> Tensor:
+        made = call(project.root, spec, inputs.clone(), seed=seed, where=where, error=DataError)
+        if not isinstance(made, Tensor) or made.shape != inputs.shape or made.dtype != inputs.dtype:
+            given = f"{made.dtype} {list(made.shape)}" if isinstance(made, Tensor) else _kind(made)
+            raise DataError(
+                f"'{spec}' made {given} of a batch of {inputs.dtype} {list(inputs.shape)}",
+                where=where,
+                remedy="return a tensor like the one that is given",
+            )
+        if not made.isfinite().all():
+            raise DataError(f"'{spec}' made NaN or infinity", where=where, remedy="correct the function")
+        return made
+
+    return augment
 
 
 def _probe(dataset: CheckedDataset, where: str, *, classes_differ: bool) -> None:

@@ -7,7 +7,7 @@ Four layers, each over the one before: the file, its ``[targets.<name>.*]`` tabl
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -29,7 +29,7 @@ from sgsc_edge.errors import ConfigError
 from sgsc_edge.project.schema import Config, not_yet
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from sgsc_edge.project.datasets import CheckedDataset
 
@@ -140,6 +140,15 @@ class Project:
         from sgsc_edge.project.datasets import load_dataset
 
         return load_dataset(self, part, num_classes)
+
+    def augment(self) -> Callable[[Tensor, int], Tensor] | None:
+        """The user's ``data.augment``: (inputs float32 [n, ...], seed) -> inputs of the same shape, checked.
+
+        None where the user names none; the function raises ``DataError``.
+        """
+        from sgsc_edge.project.datasets import load_augment
+
+        return load_augment(self)
 
 
 def load_project(

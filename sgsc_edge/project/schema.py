@@ -166,12 +166,16 @@ class ModelSection(_Section):
 
 
 class DataSection(_Section):
-    """``[data]``."""
+    """``[data]``.
+
+    ``augment``: a function that distorts a batch of training inputs; the other callables make data sets.
+    """
 
     train: Spec
     test: Spec | None = None
     pool: Spec | None = None
     holdout: Spec | None = None
+    augment: Spec | None = None
     classes: Annotated[tuple[str, ...], Field(min_length=2, strict=False)] | None = None
 
     @model_validator(mode="after")

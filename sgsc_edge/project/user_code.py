@@ -46,8 +46,8 @@ def user_code(root: Path, seed: int) -> Iterator[None]:
                 _loaded[name] = (root, sha256_file(file))
 
 
-def call(root: Path, spec: str, *, seed: int, where: str, error: type[InputError]) -> object:
-    """Call ``module:function`` of the project without arguments.
+def call(root: Path, spec: str, *arguments: object, seed: int, where: str, error: type[InputError]) -> object:
+    """Call ``module:function`` of the project.
 
     Whatever goes wrong, import included, is raised as ``error`` with the last line of the user's that ran.
     """
@@ -75,7 +75,7 @@ def call(root: Path, spec: str, *, seed: int, where: str, error: type[InputError
             message = f"'{module_name}' has no function '{name}'{nearest(name, known)}"
             raise error(message, where=where, remedy=f"define '{name}' in {module_name}.py")
         try:
-            return function()
+            return function(*arguments)
         except SgscError:
             raise  # says what, where and what to do by itself
         except (Exception, SystemExit) as failure:

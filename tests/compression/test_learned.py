@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from sgsc_edge.compression.channels import follow
-from sgsc_edge.compression.compress import Compression, Guard
+from sgsc_edge.compression.compress import Compression, Guard, Method
 from sgsc_edge.compression.controller import Controller
 from sgsc_edge.compression.fit import fit, stored_bytes
 from sgsc_edge.compression.layers import QuantizedModel, quantize_model
@@ -210,6 +210,50 @@ def test_dead_channels_have_no_integers_and_no_bias(tmp_path: Path) -> None:
     dead = (tensors["features.0.weight"] == 0).flatten(1).all(1)
     assert 1 <= int(dead.sum()) < 4
     assert not tensors["features.0.bias"][dead].any()
+
+
+def shaken(inputs: torch.Tensor, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return inputs + 0.05 * torch.randn(inputs.shape, generator=generator)
+
+
+@pytest.mark.parametrize("method", ["sgsc", "qat8"])
+def test_training_inputs_are_augmented_the_same_way_after_a_kill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: Method
+) -> None:
+    seeds: list[int] = []
+
+    def augment(inputs: torch.Tensor, seed: int) -> torch.Tensor:
+        seeds.append(seed)
+        return shaken(inputs, seed)
+
+    this = replace(learning(280), method=method, augment=augment, recipe=Recipe(4, 32, 1e-2, seed=3))
+    unbroken = this.run(tmp_path / "a", "key").tensors()
+    plain = replace(this, augment=None).run(tmp_path / "plain", "key").tensors()
+    assert not all(torch.equal(plain[name], tensor) for name, tensor in unbroken.items())
+    assert len(set(seeds)) == len(seeds) > 12  # each batch has a seed of its own
+    save = Trainer._save
+
+    def killed(trainer: Trainer, *rest: object) -> None:
+        save(trainer, *rest)  # type: ignore[arg-type]
+        raise StopError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_save", killed)
+        with pytest.raises(StopError):
+            this.run(tmp_path / "b", "key")
+    resumed = this.run(tmp_path / "b", "key").tensors()
+    assert all(torch.equal(tensor, resumed[name]) for name, tensor in unbroken.items())
+
+
+def test_the_teacher_sees_what_the_model_sees() -> None:
+    this = replace(learning(280), augment=shaken)
+    learned = this._learned(this.calibrated())
+    x, _ = data().tensors
+    batch = shaken(x[:8], 1)
+    answers = learned.teacher(batch, torch.arange(8))
+    assert torch.allclose(answers, this.model(batch), atol=1e-5)
+    assert not torch.allclose(answers, this.model(x[:8]), atol=1e-3)
 
 
 class StopError(Exception):

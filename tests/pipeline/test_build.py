@@ -157,6 +157,24 @@ def test_must_keep_gates_and_softmax_is_kept_on_request(project: Callable[..., P
     assert "SOFTMAX" in inspected.out.upper()
 
 
+def test_an_augmentation_is_tried_first_and_trained_with(project: Callable[..., Path]) -> None:
+    from pipeline.conftest import DATA
+
+    folder = project(
+        data=DATA
+        + "\ndef augment(x):\n    return x + 0.01 * torch.randn(x.shape)\n\ndef broken(x):\n    return x[0]\n"
+    )
+    build = ("build", folder, "--target", "tflite-int8", "--out", folder / "build")
+    ran = sgsc_edge(*build, "--set", "data.augment=data:broken")
+    assert ran.code == 2
+    assert "'data:broken' made" in ran.err
+    assert not (target(folder) / "preservation.json").exists()
+    assert sgsc_edge(*build).code in (0, 1)
+    plain = (target(folder) / "compressed.safetensors").read_bytes()
+    assert sgsc_edge(*build, "--set", "data.augment=data:augment").code in (0, 1)
+    assert (target(folder) / "compressed.safetensors").read_bytes() != plain
+
+
 def test_ctrl_c_ends_with_130_and_the_build_goes_on(built: Path, tmp_path: Path) -> None:
     out = tmp_path / "interrupted"
     command = [sys.executable, "-m", "sgsc_edge.cli.main", "build", str(built)]

@@ -387,3 +387,39 @@ def test_configuration_loads_without_torch(folder: Path) -> None:
         [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True
     )
     assert done.stdout == "False\n"
+
+
+# --- augmentation ---------------------------------------------------------------------------------
+
+
+def augmenting(folder: Path, body: str) -> Project:
+    (folder / "my_data.py").write_text(DATA + f"\n\ndef augment(x):\n    return {body}\n")
+    return load_project(folder, ["data.augment=my_data:augment"])
+
+
+def test_an_augmentation_is_seeded_and_leaves_its_input_alone(folder: Path) -> None:
+    augment = augmenting(folder, "x.add_(torch.rand(x.shape))").augment()
+    assert augment is not None
+    batch = torch.zeros(2, 1, 4, 4)
+    first, again, other = augment(batch, 1), augment(batch, 1), augment(batch, 2)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert not batch.any()
+    assert load_project(folder).augment() is None
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("x[:1]", r"'my_data:augment' made torch.float32 \[1, 1, 4, 4\] of a batch"),
+        ("x.double()", "made torch.float64"),
+        ("None", "made None of a batch"),
+        ("x / 0", "made NaN or infinity"),
+        ("x.nothing", r"AttributeError.*my_data.py:\d+, in augment"),
+    ],
+)
+def test_an_augmentation_that_breaks_batches_is_refused(folder: Path, body: str, message: str) -> None:
+    augment = augmenting(folder, body).augment()
+    assert augment is not None
+    with pytest.raises(DataError, match=message):
+        augment(torch.zeros(2, 1, 4, 4), 0)
