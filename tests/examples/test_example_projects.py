@@ -72,10 +72,10 @@ def test_digits_shift_moves_by_at_most_one_pixel() -> None:
 def test_mnist_distortion_of_nothing_is_the_identity(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     images = torch.rand(8, 1, 28, 28)
-    assert not torch.allclose(mnist.train.distort(images), images, atol=0.1)
+    assert not torch.allclose(mnist.data.augment(images), images, atol=0.1)
     for name in ("MAX_ROTATION", "MAX_SHIFT", "MAX_SCALE"):
-        monkeypatch.setattr(mnist.train, name, 0.0)
-    torch.testing.assert_close(mnist.train.distort(images), images, rtol=0, atol=1e-4)
+        monkeypatch.setattr(mnist.data, name, 0.0)
+    torch.testing.assert_close(mnist.data.augment(images), images, rtol=0, atol=1e-4)
 
 
 def test_digits_training_reaches_98_percent(tmp_path: Path) -> None:
