@@ -19,7 +19,7 @@ from sgsc_edge.preservation.pool import content_hashes
 from sgsc_edge.project import load_project
 
 digits = load_example("digits", "data", "model", "train")
-mnist = load_example("mnist", "model", "train")
+mnist = load_example("mnist", "data", "model", "train")
 
 
 def test_digits_split_is_fixed_stratified_and_disjoint() -> None:
