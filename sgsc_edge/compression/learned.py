@@ -397,11 +397,12 @@ class Learned(Strategy):
 
     def _reopen(self) -> None:
         """Before channels are gone for good, let the controller bring back what the watch set misses."""
-        metric = self._refreshed_watch()
-        while self._protect(self.learning_steps, metric):
+        changed = True
+        while changed:
+            self.controller.last = math.inf  # nothing is trained in between: no recovery to wait for
+            changed = self._protect(self.learning_steps, self._refreshed_watch())
             for layer in self.layers.values():
                 layer.quantizer.set_bits(torch.full_like(layer.mask, MAX_BITS))
-            metric = self._refreshed_watch()
 
     def _refreshed_watch(self) -> float:
         self.refresh()

@@ -289,6 +289,17 @@ def test_a_killed_compression_ends_as_an_unbroken_one(
         assert (tmp_path / "a" / name).read_text() == (tmp_path / "b" / name).read_text()
 
 
+def test_at_the_end_channels_come_back_until_the_watch_set_holds() -> None:
+    this = learning(None, gamma=1.0)
+    learned = this._learned(this.calibrated())
+    for layer in learned.layers.values():
+        layer.set_mask(torch.arange(len(layer.mask)) == 0)
+    rising = iter([0.1, 0.2, 0.3, 0.4, 0.5, 1.0, 1.0, 1.0])
+    learned.watch = lambda: next(rising)
+    learned._reopen()
+    assert all(bool(layer.mask.all()) for layer in learned.layers.values())
+
+
 class TwoLayers(nn.Module):
     """Enough layers that one channel in each is too little."""
 
