@@ -256,8 +256,10 @@ def _message(model: type[BaseModel], detail: Any) -> str:
     message = message.removeprefix("Value error, ").removeprefix("Input should be ")
     if kind == "value_error":
         return message
-    if kind == "too_short":
+    if kind == "too_short" and detail["ctx"]["actual_length"]:
         return f"must hold at least {detail['ctx']['min_length']}, not {detail['ctx']['actual_length']}"
+    if kind in ("too_short", "string_too_short") and not detail["input"]:
+        return "must not be empty"
     given = repr(detail["input"])
     return f"must be {message}, not {given if len(given) <= 60 else given[:57] + '...'}"
 

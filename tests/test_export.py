@@ -5,7 +5,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from compression.models import Busy, Plain, inputs, randomised
+from compression.models import Busy, Plain, Repeating, inputs, randomised
 from torch import nn
 
 from sgsc_edge.compression.fold import CompressedModel, fold
@@ -30,7 +30,9 @@ def exported(compressed: CompressedModel) -> onnx.ModelProto:
     return export_onnx(compressed, inputs()[0], name="net", metadata={"classes": ["a", "b", "c"]})
 
 
-@pytest.mark.parametrize(("network", "keep"), [(Plain, False), (Busy, False), (Busy, True)])
+@pytest.mark.parametrize(
+    ("network", "keep"), [(Plain, False), (Busy, False), (Busy, True), (Repeating, False)]
+)
 def test_onnx_runtime_computes_what_torch_computes(network: type[nn.Module], keep: bool) -> None:
     compressed = compressed_model(network, keep_softmax=keep)
     options = onnxruntime.SessionOptions()

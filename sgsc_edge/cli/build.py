@@ -26,8 +26,21 @@ class _Setting(click.types.StringParamType):
     envvar_list_splitter: ClassVar[str] = ";"
 
 
+class _TargetName(click.types.StringParamType):
+    """A target; whoever names none reads which there are."""
+
+    name = "target"
+
+    def get_missing_message(self, param: click.Parameter, ctx: click.Context | None) -> str:
+        """The shipped targets."""
+        from sgsc_edge.targets import target_names
+
+        return f"Targets: {', '.join(target_names())}."
+
+
 _TARGET: dict[str, Any] = {
     "multiple": True,
+    "type": _TargetName(),
     "required": True,
     "envvar": "SGSC_EDGE_TARGET",
     "help": "Target name, or a target's .toml file; repeatable.",
@@ -87,6 +100,6 @@ def _build(project: Project, target: Target, out: Path) -> Result:
     except SgscError as error:
         logging.getLogger("sgsc_edge").error("%s: %s", target.name, error)
         document |= {"exit_code": error.exit_code, "error": error_document(error)}
-        return Result(document, f"{target.name}: not built: {error.message}", error.exit_code)
+        return Result(document, f"{target.name}: not built, see the error above", error.exit_code)
     document |= {"exit_code": certificate.exit_code, "certificate": certificate.to_json()}
     return Result(document, certificate_text(certificate, folder), certificate.exit_code)

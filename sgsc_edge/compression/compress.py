@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,8 +117,12 @@ class Compression:
         ------
         ModelError: the loss or a weight is not finite.
         """
-        if self.method != "sgsc" and self.goal.budget is not None:
-            log.warning("compress: method '%s' takes no budget; every channel stays, in 8 bits", self.method)
+        if self.method != "sgsc" and self.goal != NO_GOAL:
+            log.warning(
+                "compress: method '%s' takes no budget, fixed weight or controller; "
+                "every channel stays, in 8 bits",
+                self.method,
+            )
         model = self.calibrated()
         actions: list[dict[str, object]] = []
         if self.method == "ptq":
@@ -164,16 +169,18 @@ class Compression:
         float_model = self.quantized()
         float_model.enable(False)
         baseline = self._score(float_model) if self.guard.baseline is None else self.guard.baseline
+        controller = Controller(
+            baseline,
+            trip=2 * self.guard.max_drop,
+            release=self.guard.max_drop,
+            revives=self.goal.budget is None,
+        )
+        self._check_watch(controller.trip)
         samples, batch_size = len(self.train), self.recipe.batch_size  # type: ignore[arg-type]
         return Learned(
             model,
             self.goal,
-            Controller(
-                baseline,
-                trip=2 * self.guard.max_drop,
-                release=self.guard.max_drop,
-                revives=self.goal.budget is None,
-            ),
+            controller,
             epochs=self.recipe.epochs,
             steps=steps_per_epoch(samples, batch_size, self.guide_share),
             teacher=self._teacher(float_model),
@@ -183,6 +190,17 @@ class Compression:
             sensitivity_batch=self._sensitivity_batch(samples),
             refresh=lambda: re_estimate_norms(model, self.train, batch_size),
         )
+
+    def _check_watch(self, trip: float) -> None:
+        """Say so where one sample of the watch set is enough to make the controller act."""
+        watched = len(self.watch[1])
+        if self.goal.guard and self.guard.metric == "accuracy" and 0 < trip * watched < 1:
+            log.warning(
+                "compress: the watch set has %d samples: a single decision makes the controller act; "
+                "%d samples would do (preservation.fraction)",
+                watched,
+                math.ceil(1 / trip),
+            )
 
     def _teacher(self, model: QuantizedModel) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
         """The float model's answers to a batch; computed once where every sample always looks the same."""

@@ -229,6 +229,7 @@ def trace(model: nn.Module, sample: torch.Tensor) -> Traced:
     batch = torch.stack([sample, sample.roll(1, -1)])
     _check_signature(graph_module)
     _lift_constants(graph_module)
+    _merge_repeats(graph_module)
     shapes = _shapes(model, graph_module, batch)
     modules = dict(graph_module.named_modules())
     kinds = {}
@@ -297,6 +298,22 @@ def _lift_constants(graph_module: fx.GraphModule) -> None:
                 for argument in node.args
             )
     graph.lint()
+    graph_module.recompile()
+
+
+def _merge_repeats(graph_module: fx.GraphModule) -> None:
+    """Let what is computed twice from the same values be computed once, as the exporter has it.
+
+    Otherwise two quantizers could round what is one value in the ONNX. (Two dropouts of one value drop the
+    same elements then.)
+    """
+    first: dict[str, fx.Node] = {}
+    for node in list(graph_module.graph.nodes):
+        if node.op.startswith("call"):
+            call = repr((node.op, node.target, node.args, sorted(node.kwargs.items())))
+            if (same := first.setdefault(call, node)) is not node:
+                node.replace_all_uses_with(same)
+                graph_module.graph.erase_node(node)
     graph_module.recompile()
 
 

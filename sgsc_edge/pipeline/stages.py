@@ -118,7 +118,7 @@ def _preserve_key(build: Build) -> str:
     return content_key(
         SELECTION_SCHEMA,
         build.project.source_hash(),
-        build.project.config_hash("model", "data", "preservation"),
+        build.project.config_hash("model", "preservation"),
         build.project.config.compress.seed,
         [samples.key() for samples in sets],
         _versions(_SCORING_TOOLS),
@@ -170,7 +170,7 @@ def _onnx(build: Build, compressed: CompressedModel, metadata: Mapping[str, Any]
 
 
 def _export_key(build: Build) -> str:
-    settings = build.project.config_hash("project", "model", "data")
+    settings = [build.project.config_hash("project", "model"), list(build.project.config.data.classes or ())]
     tools = _versions(_EXPORT_TOOLS)
     return content_key(build.digest(COMPRESSED), build.project.source_hash(), settings, tools)
 

@@ -42,6 +42,22 @@ class Busy(nn.Module):
         return F.softmax(self.head(self.drop(x)), dim=-1)
 
 
+class Repeating(nn.Module):
+    """Calls its convolution twice on one value, for readers that round at different scales."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3)
+        self.other = nn.Conv2d(1, 4, 3)
+        self.drop = nn.Dropout(0.1)
+        self.head = nn.Linear(288, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first = torch.cat([self.conv(self.drop(x)), 5 * self.other(x)], 1)
+        again = self.conv(self.drop(x))
+        return self.head(first.flatten(1)) + self.head(torch.cat([again, again], 1).flatten(1))
+
+
 def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
     """Random weights and BatchNorm statistics (some γ negative), evaluation mode."""
     generator = torch.Generator().manual_seed(seed)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -212,6 +213,26 @@ def test_dead_channels_have_no_integers_and_no_bias(tmp_path: Path) -> None:
     assert not tensors["features.0.bias"][dead].any()
 
 
+@contextlib.contextmanager
+def killed_after(epoch: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What runs inside is killed right after an epoch's checkpoint."""
+
+    class StopError(Exception):
+        pass
+
+    save = Trainer._save
+
+    def killed(trainer: Trainer, optimizer: torch.optim.Optimizer, rows: list[dict[str, float]]) -> None:
+        save(trainer, optimizer, rows)
+        if len(rows) == epoch:
+            raise StopError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_save", killed)
+        with pytest.raises(StopError):
+            yield
+
+
 def shaken(inputs: torch.Tensor, seed: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return inputs + 0.05 * torch.randn(inputs.shape, generator=generator)
@@ -232,16 +253,8 @@ def test_training_inputs_are_augmented_the_same_way_after_a_kill(
     plain = replace(this, augment=None).run(tmp_path / "plain", "key").tensors()
     assert not all(torch.equal(plain[name], tensor) for name, tensor in unbroken.items())
     assert len(set(seeds)) == len(seeds) > 12  # each batch has a seed of its own
-    save = Trainer._save
-
-    def killed(trainer: Trainer, *rest: object) -> None:
-        save(trainer, *rest)  # type: ignore[arg-type]
-        raise StopError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_save", killed)
-        with pytest.raises(StopError):
-            this.run(tmp_path / "b", "key")
+    with killed_after(1, monkeypatch):
+        this.run(tmp_path / "b", "key")
     resumed = this.run(tmp_path / "b", "key").tensors()
     assert all(torch.equal(tensor, resumed[name]) for name, tensor in unbroken.items())
 
@@ -256,10 +269,6 @@ def test_the_teacher_sees_what_the_model_sees() -> None:
     assert not torch.allclose(answers, this.model(x[:8]), atol=1e-3)
 
 
-class StopError(Exception):
-    """Stands for a kill right after a checkpoint."""
-
-
 @pytest.mark.parametrize(
     ("goal", "epochs"), [(Goal(280), (3, 9)), (Goal(None, gamma=30.0), range(1, 12))], ids=["budget", "gamma"]
 )
@@ -270,18 +279,9 @@ def test_a_killed_compression_ends_as_an_unbroken_one(
     this = replace(learning(280), goal=goal, guard=Guard("loss", 0.1))
     unbroken = this.run(tmp_path / "a", "key").tensors()
     assert bool((tmp_path / "a" / "controller.jsonl").read_text()) == (goal.budget is None)
-    save = Trainer._save
     for last in epochs:
-
-        def killed(trainer: Trainer, *rest: object, last: int = last) -> None:
-            save(trainer, *rest)  # type: ignore[arg-type]
-            if len(rest[1]) == last:  # type: ignore[arg-type]
-                raise StopError
-
-        with monkeypatch.context() as patch:
-            patch.setattr(Trainer, "_save", killed)
-            with pytest.raises(StopError):
-                this.run(tmp_path / "b", "key")
+        with killed_after(last, monkeypatch):
+            this.run(tmp_path / "b", "key")
     resumed = this.run(tmp_path / "b", "key").tensors()
     for name, tensor in unbroken.items():
         assert torch.equal(tensor, resumed[name]), name
@@ -382,3 +382,22 @@ def test_ptq_calibrates_without_training(tmp_path: Path) -> None:
     assert history(tmp_path) == []
     assert len(data()) == 120
     assert int(tensors["features.0.weight"].abs().max()) == 127
+
+
+def test_a_method_that_leaves_settings_unused_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for goal, warned in ((Goal(None), False), (Goal(280), True), (Goal(None, guard=False), True)):
+        caplog.clear()
+        replace(compression(), method="ptq", goal=goal).run(tmp_path, "key")
+        assert ("takes no budget, fixed weight or controller" in caplog.text) == warned
+
+
+def test_a_watch_set_too_small_to_watch_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    this = learning(280)
+    for samples, warned in ((4, True), (5, False)):  # the controller trips at a fall of 0.2
+        caplog.clear()
+        x, labels = this.watch
+        few = replace(this, watch=(x[:samples], labels[:samples]))
+        few._learned(few.calibrated())
+        assert (f"the watch set has {samples} samples" in caplog.text) == warned

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from compression.models import Busy, Plain, inputs, randomised
+from compression.models import Busy, Plain, Repeating, inputs, randomised
 from torch import nn
 
 from sgsc_edge.compression.trace import trace
@@ -41,6 +41,12 @@ def test_kinds_are_onnx_operators() -> None:
 def test_constants_become_values() -> None:
     traced = trace(randomised(Busy()), inputs()[0])
     assert sorted(traced.kinds.values()).count("Constant") == 2
+
+
+def test_what_is_computed_twice_from_one_value_is_computed_once() -> None:
+    traced = trace(randomised(Repeating()), inputs()[0])
+    assert list(traced.kinds.values()).count("Conv") == 2  # of three
+    assert list(traced.kinds.values()).count("Dropout") == 1
 
 
 def test_shape_arithmetic_has_no_kind() -> None:
