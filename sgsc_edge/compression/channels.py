@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from sgsc_edge.compression.layers import QUANTIZER_PREFIX, QuantizedModel, QuantLayer
+from sgsc_edge.compression.layers import QUANTIZER_PREFIX, Living, QuantizedModel, QuantLayer
 from sgsc_edge.size import CHANNEL_BYTES
 
 _KEEP_ZERO = frozenset(
@@ -32,13 +32,14 @@ _KEEP_ZERO = frozenset(
 class LayerUse:
     """One layer where it is called: its name, module, and the liveness of its inputs and outputs.
 
-    ``inputs`` [I] and ``outputs`` [O] are float32 in 0..1.
+    ``inputs`` [I] and ``outputs`` [O] are float32 in 0..1; ``rank`` is its output's.
     """
 
     name: str
     layer: QuantLayer
     inputs: torch.Tensor
     outputs: torch.Tensor
+    rank: int
 
     @property
     def kernel(self) -> int:
@@ -78,12 +79,16 @@ def _groups(layer: QuantLayer) -> int:
     return 1 if isinstance(layer.layer, nn.Linear) else layer.layer.groups
 
 
-def follow(model: QuantizedModel, alive: Mapping[str, torch.Tensor]) -> Iterator[LayerUse]:
+def follow(
+    model: QuantizedModel, alive: Mapping[str, torch.Tensor], *, constants_live: bool = False
+) -> Iterator[LayerUse]:
     """The layers in order, with the liveness that reaches their inputs.
 
     Parameters
     ----------
     alive: layer name -> liveness of its own output channels, float32 [O].
+    constants_live: whether a depthwise channel lives that reads a dead one: it is a constant, its bias, and
+        will leave the files.
     """
     values: dict[str, _Value] = {}
     for node in model.module.graph.nodes:
@@ -97,14 +102,28 @@ def follow(model: QuantizedModel, alive: Mapping[str, torch.Tensor]) -> Iterator
         if isinstance(called, QuantLayer):
             outputs, reads = alive[str(node.target)], inputs[0].live
             along_last = isinstance(called.layer, nn.Linear) and len(shape) > 2
-            if is_depthwise(called):
+            if is_depthwise(called) and not constants_live:
                 outputs = outputs * reads.repeat_interleave(len(outputs) // len(reads))
-            elif along_last:  # it reads and makes the last axis, and axis 1 holds positions
+            if along_last:  # it reads and makes the last axis, and axis 1 holds positions
                 reads = torch.ones(called.weight.shape[1])
-            yield LayerUse(str(node.target), called, reads, outputs)
+            yield LayerUse(str(node.target), called, reads, outputs, len(shape))
             values[node.name] = _Value(torch.ones(shape[1]) if along_last else outputs, shape)
         else:
             values[node.name] = _Value(_through(node, model, inputs, shape), shape)
+
+
+def skip_dead(model: QuantizedModel) -> None:
+    """Let training compute what lives alone, until masks change: dead channels cost no time."""
+    uses: dict[str, list[LayerUse]] = {}
+    masks = {name: layer.mask for name, layer in model.layers()}
+    for use in follow(model, masks, constants_live=True):
+        uses.setdefault(use.name, []).append(use)
+    for calls in uses.values():
+        layer = calls[0].layer
+        inputs = torch.stack([use.inputs for use in calls]).amax(0) > 0
+        # Positions, not channels, lie along axis 1 of a sequence that a Linear reads.
+        along_first = not isinstance(layer.layer, nn.Linear) or all(use.rank == 2 for use in calls)
+        layer.living = Living.of(layer, inputs, layer.mask > 0) if along_first else None
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,7 +28,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from sgsc_edge.compression.channels import answering, follow
+from sgsc_edge.compression.channels import answering, follow, skip_dead
 from sgsc_edge.compression.controller import Controller
 from sgsc_edge.compression.fit import Masks, fit, remove_until, stored_bytes
 from sgsc_edge.compression.layers import QuantizedModel
@@ -257,8 +257,8 @@ class Learned(Strategy):
         self.relief = state["relief"]
         self.controller.load(state["controller"])
         for layer in self.layers.values():
-            layer.set_mask(layer.mask.clone())
             layer.quantizer.bits.requires_grad_(not self.frozen)
+        self._set_masks(self._alive())
 
     # --- the terms ------------------------------------------------------------------------------
 
@@ -299,6 +299,13 @@ class Learned(Strategy):
     def _alive(self) -> Masks:
         return {name: layer.mask.clone() for name, layer in self.layers.items()}
 
+    def _set_masks(self, masks: Masks) -> None:
+        """Let channels die or live; the ranges of those that come back fit their weights."""
+        for name, layer in self.layers.items():
+            layer.quantizer.fit_range(layer.weight, (layer.mask == 0) & (masks[name] > 0))
+            layer.set_mask(masks[name])
+        skip_dead(self.model)
+
     @torch.no_grad()
     def learned_bytes(self) -> float:
         """Bytes if every channel were stored at its own whole depth (no TFLite format does that)."""
@@ -331,8 +338,7 @@ class Learned(Strategy):
             limit = self.path.at(step, start=_FIRST_REMOVAL)
             if stored_bytes(self.model, kept) > limit:
                 kept = remove_until(self.model, kept, self.sensitivity(), limit)
-        for name, layer in self.layers.items():
-            layer.set_mask(kept[name])
+        self._set_masks(kept)
 
     def _check(self, step: int) -> None:
         """Look at the watch set: λ follows how far it is below its floor, the controller gives bits back."""
@@ -358,12 +364,10 @@ class Learned(Strategy):
             self.relief *= _RELIEF
         for name, bits in changed.items():
             layer = self.layers[name]
-            revived = (layer.mask == 0) & (bits > 0)
             layer.quantizer.set_bits(torch.where(bits > 0, bits, layer.quantizer.bits))
-            layer.quantizer.fit_range(layer.weight, revived)
-            layer.set_mask(torch.maximum(layer.mask, revived.to(layer.mask.dtype)))
             self.forget |= {id(layer.quantizer.bits), id(layer.quantizer.log2_range)}
         if changed:
+            self._set_masks({name: (bits > 0).to(bits.dtype) for name, bits in (depths | changed).items()})
             fall = self.controller.baseline - metric
             log.info("controller: watch fell by %.4f at step %d; channels get bits back", fall, step)
         return bool(changed)
@@ -379,12 +383,10 @@ class Learned(Strategy):
         kept = self._alive()
         if self.goal.budget is not None:
             kept = fit(self.model, kept, self.sensitivity(), self.goal.budget)
-        for name, layer in self.layers.items():
-            revived = (layer.mask == 0) & (kept[name] > 0)
+        self._set_masks(kept)
+        for layer in self.layers.values():
             layer.quantizer.set_bits(torch.full_like(layer.mask, MAX_BITS))
-            layer.quantizer.fit_range(layer.weight, revived)
             layer.quantizer.bits.requires_grad_(False)
-            layer.set_mask(kept[name])
         if self.path is None and self.goal.guard:
             self._reopen()
         self.frozen = True
