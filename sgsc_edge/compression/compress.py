@@ -33,6 +33,9 @@ Method = Literal["sgsc", "qat8", "ptq"]
 HISTORY = "history.jsonl"
 CONTROLLER_LOG = "controller.jsonl"
 _SENSITIVITY_SAMPLES = 512
+MUST_KEEP_SHARE = 1 / 8
+"""Share of must_keep samples among the guarded ones that a batch draws; more where they are many."""
+
 _EVALUATED = 256
 """Samples of a batch that is only evaluated."""
 
@@ -68,6 +71,7 @@ class Compression:
     train: the samples that may enter a gradient.
     watch: (inputs, labels) of the watch part; looked at, never in a gradient.
     guide: indices into ``train`` of the guide part.
+    must_keep: indices into ``train`` of samples whose decision may not flip, in the guide part or not.
     goal, guard: of the method ``sgsc``.
     augment: distorts a batch of training inputs, given a seed; None leaves them as they are.
     keep_softmax, input_grid: see :func:`sgsc_edge.compression.layers.quantize_model`.
@@ -80,6 +84,7 @@ class Compression:
     recipe: Recipe
     method: Method = "qat8"
     guide: tuple[int, ...] = ()
+    must_keep: tuple[int, ...] = ()
     goal: Goal = NO_GOAL
     guard: Guard = NO_GUARD
     augment: Callable[[torch.Tensor, int], torch.Tensor] | None = None
@@ -185,7 +190,7 @@ class Compression:
             steps=steps_per_epoch(samples, batch_size, self.guide_share),
             teacher=self._teacher(float_model),
             samples=samples,
-            guide=self.guide,
+            guide=self.guarded,
             watch=lambda: self._score(model),
             sensitivity_batch=self._sensitivity_batch(samples),
             refresh=lambda: re_estimate_norms(model, self.train, batch_size),
@@ -218,8 +223,18 @@ class Compression:
 
     @property
     def guide_share(self) -> float:
-        """Share of each batch that the method draws from the guide set."""
+        """Share of each batch that the method draws from the guarded samples."""
         return self.goal.guide_share if self.method == "sgsc" and self.guide else 0.0
+
+    @property
+    def guarded(self) -> tuple[int, ...]:
+        """What the guide share of a batch is drawn from: the guide part, and must_keep samples repeatedly."""
+        if not self.must_keep:
+            return self.guide
+        kept = frozenset(self.must_keep)
+        others = tuple(index for index in self.guide if index not in kept)
+        share = MUST_KEEP_SHARE / (1 - MUST_KEEP_SHARE)
+        return others + self.must_keep * max(round(share * len(others) / len(self.must_keep)), 1)
 
     def _trainer(
         self,
@@ -241,7 +256,7 @@ class Compression:
             key=key,
             label=label,
             augment=self.augment,
-            guide=self.guide,
+            guide=self.guarded,
             guide_share=guide_share,
         )
 

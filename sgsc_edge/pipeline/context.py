@@ -94,6 +94,7 @@ class Build:
             self.untrained,
             watch=self.samples.parts["watch"].tensors(),
             guide=self.samples.guide,
+            must_keep=self.samples.must_keep,
             guard=self.guard,
         )
 

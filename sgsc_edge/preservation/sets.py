@@ -93,14 +93,15 @@ class PreservationSet:
     Parameters
     ----------
     train: everything that may enter a gradient (guide is among it).
-    guide: indices into ``train`` of what the guide share of a batch is drawn from: the guide part, then the
-        must_keep samples that are trained on and not in it.
+    guide: indices into ``train`` of the guide part.
+    must_keep: indices into ``train`` of the must_keep samples that are trained on; some are in ``guide``.
     parts: guide, watch, certify and, where the user wants such samples, must_keep.
     test: measured only; None where the project names none.
     """
 
     train: Samples
     guide: tuple[int, ...]
+    must_keep: tuple[int, ...]
     parts: Mapping[str, Samples]
     test: Samples | None
 
@@ -247,8 +248,7 @@ def divide(data: Data, selection: Selection) -> PreservationSet:
     groups = {name: samples.hashes for name, samples in parts.items()}
     check_disjoint({**groups, TEST: data.test.hashes if data.test else ()}, _MAY_OVERLAP)
     _check_must_keep(kept, selection.must_keep)
-    guarded = (*guide, *_trained_beside(data.rest, parts["guide"], kept))
-    return PreservationSet(data.rest, guarded, parts, data.test)
+    return PreservationSet(data.rest, guide, _trained_on(data.rest, kept), parts, data.test)
 
 
 def _indices(side: Samples, wanted: Sequence[Selected | MustKept], part: str) -> tuple[int, ...]:
@@ -258,16 +258,15 @@ def _indices(side: Samples, wanted: Sequence[Selected | MustKept], part: str) ->
     return tuple(known[one.hash] for one in wanted)
 
 
-def _trained_beside(rest: Samples, guide: Samples, kept: Samples | None) -> tuple[int, ...]:
-    """Indices of the must_keep samples that training has, with the same label, and the guide part has not."""
+def _trained_on(rest: Samples, kept: Samples | None) -> tuple[int, ...]:
+    """Indices of the must_keep samples that training has, with the same label."""
     if kept is None:
         return ()
     known: dict[tuple[str, int], int] = {}
     for index, sample in enumerate(zip(rest.hashes, rest.labels, strict=True)):
         known.setdefault(sample, index)
-    there = set(guide.hashes)
     wanted = dict.fromkeys(zip(kept.hashes, kept.labels, strict=True))
-    return tuple(known[one] for one in wanted if one in known and one[0] not in there)
+    return tuple(known[one] for one in wanted if one in known)
 
 
 def _check_must_keep(kept: Samples | None, listed: Sequence[MustKept]) -> None:

@@ -401,3 +401,14 @@ def test_a_watch_set_too_small_to_watch_is_named(caplog: pytest.LogCaptureFixtur
         few = replace(this, watch=(x[:samples], labels[:samples]))
         few._learned(few.calibrated())
         assert (f"the watch set has {samples} samples" in caplog.text) == warned
+
+
+def test_must_keep_samples_are_drawn_more_often() -> None:
+    this = learning(280)
+    assert this.guarded == this.guide
+    kept = (this.guide[3], 1)  # one of the guide part, one beside it
+    guarded = replace(this, must_keep=kept).guarded
+    assert set(guarded) == {*this.guide, 1}
+    assert guarded.count(kept[0]) == guarded.count(1) == 2  # 4 of 33, about an eighth
+    many = replace(this, must_keep=tuple(range(100))).guarded
+    assert sorted(many) == sorted({*this.guide, *range(100)})

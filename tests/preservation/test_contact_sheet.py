@@ -70,7 +70,7 @@ def sheet(
             for digest, margin in zip(hashes, margins, strict=False)
         ),
     )
-    samples = PreservationSet(part, tuple(range(len(images))), {"guide": part}, None)
+    samples = PreservationSet(part, tuple(range(len(images))), (), {"guide": part}, None)
     data = contact_sheet(config, samples, selection)
     assert data == contact_sheet(config, samples, selection)
     return np.array(Image.open(io.BytesIO(data)))

@@ -94,10 +94,10 @@ def test_a_number_takes_guide_samples_that_are_marked_as_trained_on(tmp_path: Pa
     assert part.hashes == tuple(one.hash for one in expected)
     assert part.labels == tuple(one.label for one in expected)
     assert part.trained_on == (True,) * 5
-    assert divided.guide == divide(data, replace_kept(selection)).guide  # they are guide samples already
+    assert set(divided.must_keep) < set(divided.guide)
 
 
-def replace_kept(selection: Selection, kept: tuple[MustKept, ...] = ()) -> Selection:
+def replace_kept(selection: Selection, kept: tuple[MustKept, ...]) -> Selection:
     return selection.model_copy(update={"must_keep": kept})
 
 
@@ -131,27 +131,24 @@ def test_named_samples_are_marked_by_content(tmp_path: Path) -> None:
     assert {one.part for one in selection.must_keep} > {None, "guide"}
 
 
-def test_named_training_samples_join_the_guide_share(tmp_path: Path) -> None:
-    """Each once, after the guide part; samples of the pool and unknown ones never."""
+def test_named_training_samples_are_guarded(tmp_path: Path) -> None:
+    """Each once, in the guide part or not; samples of the pool and unknown ones never."""
     data, selection = chosen(write(tmp_path, NAMED, data=DATA + KEEP))
     divided = divide(data, selection)
-    own = divided.parts["guide"].hashes
-    hashes = [data.rest.hashes[index] for index in divided.guide]
-    assert tuple(hashes[: len(own)]) == own
+    assert tuple(data.rest.hashes[index] for index in divided.guide) == divided.parts["guide"].hashes
     part = divided.parts["must_keep"]
     trained = {digest for digest, yes in zip(part.hashes, part.trained_on, strict=True) if yes}
-    assert sorted(hashes[len(own) :]) == sorted(trained - set(own))
-    assert trained - set(own)
-    assert len(set(divided.guide)) == len(divided.guide)
+    assert sorted(data.rest.hashes[index] for index in divided.must_keep) == sorted(trained)
+    assert trained - set(divided.parts["guide"].hashes)
 
 
-def test_a_named_sample_with_another_label_than_training_joins_no_guide(tmp_path: Path) -> None:
+def test_a_named_sample_with_another_label_than_training_is_not_guarded(tmp_path: Path) -> None:
     """It is marked, for its content is trained on; to train on it more would work against it."""
     contrary = KEEP.replace("labels[:30], other", "(labels[:30] + 1) % 3, other")
     data, selection = chosen(write(tmp_path, NAMED, data=DATA + contrary))
     divided = divide(data, selection)
     assert sum(divided.parts["must_keep"].trained_on or ()) > 15
-    assert len(divided.guide) == len(divided.parts["guide"])
+    assert divided.must_keep == ()
 
 
 def test_margins_of_named_samples_are_the_float_models(tmp_path: Path) -> None:
