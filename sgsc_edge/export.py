@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 
 from sgsc_edge.compression.fold import CompressedModel
 from sgsc_edge.errors import InternalError
+from sgsc_edge.numerics import pack_int4
+from sgsc_edge.size import NARROW_BITS
 
 OPSET = 21
 """First opset whose QuantizeLinear knows int4; the int4 targets use the same export."""
@@ -68,6 +70,7 @@ def export_onnx(
     assert program is not None
     model = program.model_proto
     _strip(model, name)
+    _narrow(model.graph, compressed)
     for key, value in sorted(metadata.items()):
         entry = model.metadata_props.add()
         entry.key, entry.value = f"sgsc.{key}", json.dumps(value, sort_keys=True)
@@ -165,6 +168,35 @@ def _name_nodes(graph: onnx.GraphProto) -> None:
         value.name = renamed.get(value.name, value.name)
     last = next(node for node in graph.node if renamed.get(OUTPUT_NAME) in node.output)
     last.output[0] = OUTPUT_NAME
+
+
+def _narrow(graph: onnx.GraphProto, compressed: CompressedModel) -> None:
+    """Store 4-bit weights as INT4, two in a byte: the exporter knows no such tensor.
+
+    Their zero point is left out (it is 0): the one they share with 8-bit weights has another type.
+    """
+    narrow = {
+        f"{name}.weight_quantized"
+        for name, layer in compressed.layers().items()
+        if bool((layer.bits == NARROW_BITS).all())
+    }
+    if not narrow:
+        return
+    for tensor in graph.initializer:
+        if tensor.name in narrow:
+            values = onnx.numpy_helper.to_array(tensor)
+            packed = pack_int4(values).tobytes()
+            tensor.CopyFrom(
+                onnx.helper.make_tensor(tensor.name, onnx.TensorProto.INT4, values.shape, packed, raw=True)
+            )
+    for node in graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] in narrow:
+            del node.input[2:]
+    read = {name for node in graph.node for name in node.input}
+    for tensor in [tensor for tensor in graph.initializer if tensor.name not in read]:
+        graph.initializer.remove(tensor)
+    for value in [value for value in graph.value_info if value.name in narrow or value.name not in read]:
+        graph.value_info.remove(value)  # inference says what they are now
 
 
 def _free(name: str, taken: set[str]) -> str:

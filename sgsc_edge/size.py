@@ -9,9 +9,51 @@ that (tensors, operators, names) does not depend on the widths and is not counte
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 SCALE_BYTES = 12
 """Scale (float32) and zero point (int64) of one channel."""
 
 BIAS_BYTES = 4
-CHANNEL_BYTES = 2 * SCALE_BYTES + BIAS_BYTES
-"""What a channel costs beside its weights: the scales of weights and bias, and the bias."""
+
+NARROW_BITS = 4
+"""Width of weights that share a byte: integers in [-7, 7]."""
+
+
+@dataclass(frozen=True, order=True)
+class Storage:
+    """How a layer's weights are stored.
+
+    Parameters
+    ----------
+    bits: of a weight, 8 or 4; two 4-bit weights share a byte.
+    per_channel: whether each channel has scales of its own, or all share one.
+    """
+
+    bits: int = 8
+    per_channel: bool = True
+
+    @property
+    def channel_bytes(self) -> int:
+        """What a channel costs beside its weights: its bias, and the scales of both if it has its own."""
+        return BIAS_BYTES + (2 * SCALE_BYTES if self.per_channel else 0)
+
+    @property
+    def layer_bytes(self) -> int:
+        """What a layer costs beside weights and channels: the scales that its channels share."""
+        return 0 if self.per_channel else 2 * SCALE_BYTES
+
+    def bytes(self, weights: int, channels: int) -> int:
+        """Bytes of a layer.
+
+        >>> Storage().bytes(90, 10), Storage(4).bytes(91, 10), Storage(4, per_channel=False).bytes(91, 10)
+        (370, 326, 110)
+        """
+        return -(-weights * self.bits // 8) + channels * self.channel_bytes + self.layer_bytes
+
+    def __str__(self) -> str:
+        return f"int{self.bits} per {'channel' if self.per_channel else 'tensor'}"
+
+
+EIGHT_BITS = Storage()
+"""What every target stores and executes."""

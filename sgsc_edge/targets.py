@@ -107,6 +107,11 @@ class Target(_Table):
                 raise ValueError(f"weights of {row[0]} with {row[1]} bits {row[2]} come twice")
         return self
 
+    @property
+    def narrow(self) -> bool:
+        """Whether some weights may be stored in less than 8 bits."""
+        return any(row.bits < 8 for row in self.weights)
+
     def weights_of(self, op: str) -> tuple[Weights, ...]:
         """The legal storages of an op's weights (op kinds as in ``graph/ir.py``); empty: the op has none."""
         return tuple(row for row in self.weights if row.op == op)

@@ -70,7 +70,7 @@ def test_a_target_of_the_users_own_is_read_by_its_path(tmp_path: Path) -> None:
         (("axis = 3", ""), "weights[1]: axis is given exactly where granularity is 'per-channel'"),
         (("DepthwiseConv2D", "Conv2D"), "weights of Conv2D with 8 bits per-channel come twice"),
         (('optional = ["torch"', 'optional = ["tflm"'), "runtimes: named twice: tflm"),
-        (("required = [", "required = []\nother = ["), "runtimes.required: must hold at least 1, not 0"),
+        (("required = [", "required = []\nother = ["), "runtimes.required: must not be empty"),
         (('"int8"', '"int7"'), "activations.dtype: must be 'int8', 'int16' or 'float32', not 'int7'"),
         (
             ("symmetric = false", 'symmetric = "no"'),

@@ -65,8 +65,8 @@ SET: dict[str, Any] = {
 @click.option("--out", **_OUT)
 @click.option(
     "--method",
-    type=click.Choice(["sgsc", "qat8", "ptq"]),
-    help="Learned depths, 8-bit training, or calibration only; short for --set compress.method=...",
+    type=click.Choice(["sgsc", "mixed", "qat8", "ptq"]),
+    help="Learned depths, mixed widths, 8 bits, or calibration only; short for --set compress.method=...",
 )
 @click.option("--set", "settings", **SET)
 @command_options

@@ -17,7 +17,6 @@ import torch
 from torch import fx, nn
 
 from sgsc_edge.compression.layers import QUANTIZER_PREFIX, Living, QuantizedModel, QuantLayer
-from sgsc_edge.size import CHANNEL_BYTES
 
 _KEEP_ZERO = frozenset(
     {
@@ -46,14 +45,20 @@ class LayerUse:
         """Weights for one input and one output channel."""
         return math.prod(self.layer.weight.shape[2:])
 
+    def weights(self, inputs: int, outputs: int) -> int:
+        """Weights of so many channels."""
+        reads = 1 if is_depthwise(self.layer) else inputs // _groups(self.layer)
+        return outputs * reads * self.kernel
+
     def stored_bytes(self, bits: torch.Tensor) -> torch.Tensor:
-        """Bytes as the target stores them (``sgsc_edge.size``); channel i takes ``bits`` [O] a weight."""
+        """Bytes by the layer's storage, but with channel i at ``bits`` [O] a weight; it follows gradients."""
         if is_depthwise(self.layer):
             weights = self.outputs * self.kernel
         else:
             reads = self.inputs.sum() / _groups(self.layer)
             weights = self.outputs * reads * self.kernel
-        return (weights * bits / 8).sum() + self.outputs.sum() * CHANNEL_BYTES
+        storage = self.layer.storage
+        return (weights * bits / 8).sum() + self.outputs.sum() * storage.channel_bytes + storage.layer_bytes
 
 
 def answering(model: QuantizedModel) -> frozenset[str]:

@@ -1,7 +1,7 @@
 """The compression stage: a float model in, integers out.
 
-Three methods: ``sgsc`` learns depths under a goal (``learned``), ``qat8`` trains at fixed 8 bits, ``ptq``
-only calibrates activation ranges and rounds.
+Four methods: ``sgsc`` learns depths under a goal (``learned``), ``mixed`` trains at the smallest widths that
+the watch set stands, ``qat8`` at fixed 8 bits, ``ptq`` only calibrates activation ranges and rounds.
 """
 
 from __future__ import annotations
@@ -18,20 +18,28 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from sgsc_edge.artifacts import write_bytes
+from sgsc_edge.artifacts import write_bytes, write_json
 from sgsc_edge.compression.controller import Controller
 from sgsc_edge.compression.fit import check_budget
 from sgsc_edge.compression.fold import CompressedModel, fold
 from sgsc_edge.compression.layers import QuantizedModel, quantize_model
 from sgsc_edge.compression.learned import Goal, Learned
 from sgsc_edge.compression.loop import Recipe, Trainer, calibrate, re_estimate_norms, steps_per_epoch
+from sgsc_edge.compression.snapping import Choices, Plan
 from sgsc_edge.compression.strategy import Plain, Strategy, task_losses
+from sgsc_edge.compression.widths import legal_storages
+from sgsc_edge.size import EIGHT_BITS
+from sgsc_edge.targets import Weights
 
 log = logging.getLogger("sgsc_edge")
 
-Method = Literal["sgsc", "qat8", "ptq"]
+Method = Literal["sgsc", "mixed", "qat8", "ptq"]
+LEARNED: frozenset[Method] = frozenset({"sgsc", "mixed"})
+"""The methods with a plan of widths, guarded by the preservation set."""
+
 HISTORY = "history.jsonl"
 CONTROLLER_LOG = "controller.jsonl"
+PLAN = "plan.json"
 _SENSITIVITY_SAMPLES = 512
 MUST_KEEP_SHARE = 1 / 8
 """Share of must_keep samples among the guarded ones that a batch draws; more where they are many."""
@@ -75,6 +83,7 @@ class Compression:
     goal, guard: of the method ``sgsc``.
     augment: distorts a batch of training inputs, given a seed; None leaves them as they are.
     keep_softmax, input_grid: see :func:`sgsc_edge.compression.layers.quantize_model`.
+    weights: how the target may store weights; 8 bits a weight always.
     """
 
     model: nn.Module
@@ -90,6 +99,7 @@ class Compression:
     augment: Callable[[torch.Tensor, int], torch.Tensor] | None = None
     keep_softmax: bool = False
     input_grid: tuple[float, int] | None = None
+    weights: tuple[Weights, ...] = ()
 
     def quantized(self) -> QuantizedModel:
         """A fresh model in its trained form, not yet calibrated."""
@@ -111,6 +121,12 @@ class Compression:
         ConfigError: no network of this architecture is as small as the budget.
         """
         model = self.calibrated()
+        legal = legal_storages(model, self.weights) if self.method in LEARNED else {}
+        for name, layer in model.layers():
+            layer.storage = min(legal.get(name, (EIGHT_BITS,)))
+            layer.quantizer.snap(
+                layer.weight, layer.storage.bits, layer.mask > 0, shared=not layer.storage.per_channel
+            )
         then(fold(model))
         if self.method == "sgsc" and self.goal.budget is not None:
             check_budget(model, self.goal.budget)
@@ -122,7 +138,7 @@ class Compression:
         ------
         ModelError: the loss or a weight is not finite.
         """
-        if self.method != "sgsc" and self.goal != NO_GOAL:
+        if self.method not in LEARNED and self.goal != NO_GOAL:
             log.warning(
                 "compress: method '%s' takes no budget, fixed weight or controller; "
                 "every channel stays, in 8 bits",
@@ -130,6 +146,7 @@ class Compression:
             )
         model = self.calibrated()
         actions: list[dict[str, object]] = []
+        plan: Plan | None = None
         if self.method == "ptq":
             write_bytes(folder / HISTORY, b"")
         elif self.method == "qat8":
@@ -138,9 +155,10 @@ class Compression:
         else:
             learned = self._learned(model)
             self._trainer(model, learned, folder, "compress", key, self.guide_share).run()
-            actions = learned.controller.actions
+            actions, plan = learned.controller.actions, learned.plan
         rows = "".join(json.dumps(row, sort_keys=True) + "\n" for row in actions)
         write_bytes(folder / CONTROLLER_LOG, rows.encode())
+        write_json(folder / PLAN, (plan or _in_8_bits(model)).to_json())
         return fold(model)
 
     def run_control(self, folder: Path, key: str) -> QuantizedModel:
@@ -194,6 +212,7 @@ class Compression:
             watch=lambda: self._score(model),
             sensitivity_batch=self._sensitivity_batch(samples),
             refresh=lambda: re_estimate_norms(model, self.train, batch_size),
+            storages=legal_storages(model, self.weights),
         )
 
     def _check_watch(self, trip: float) -> None:
@@ -224,7 +243,7 @@ class Compression:
     @property
     def guide_share(self) -> float:
         """Share of each batch that the method draws from the guarded samples."""
-        return self.goal.guide_share if self.method == "sgsc" and self.guide else 0.0
+        return self.goal.guide_share if self.method in LEARNED and self.guide else 0.0
 
     @property
     def guarded(self) -> tuple[int, ...]:
@@ -259,6 +278,12 @@ class Compression:
             guide=self.guarded,
             guide_share=guide_share,
         )
+
+
+def _in_8_bits(model: QuantizedModel) -> Plan:
+    """The plan of a model whose layers are all stored in 8 bits."""
+    masks = {name: layer.mask for name, layer in model.layers()}
+    return Choices(model, masks, legal_storages(model, ())).best()[0]
 
 
 def logits(model: QuantizedModel, inputs: torch.Tensor) -> torch.Tensor:

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from sgsc_edge.compression.layers import QuantizedModel
-from sgsc_edge.compression.ledger import Integers, Ledger
+from sgsc_edge.compression.ledger import UNITS, Integers, Ledger
 from sgsc_edge.errors import ConfigError
 
 log = logging.getLogger("sgsc_edge")
@@ -39,7 +39,7 @@ _CHOICES = 100_000
 
 
 def stored_bytes(model: QuantizedModel, masks: Mapping[str, torch.Tensor]) -> int:
-    """Bytes of weights, constants, biases and their scales in the ``.tflite``, 8 bits a weight.
+    """Bytes of weights, constants, biases and their scales in the ``.tflite``, by the layers' storages.
 
     Parameters
     ----------
@@ -111,6 +111,12 @@ def fit(model: QuantizedModel, masks: Mapping[str, torch.Tensor], importance: Sc
     return choice.masks()
 
 
+def kept_worth(model: QuantizedModel, masks: Mapping[str, torch.Tensor], importance: Scores) -> float:
+    """What the channels that stay are worth together; see :func:`_worth`."""
+    choice = _Choice.of(model, masks, importance)
+    return float(sum(value[count] for value, count in zip(choice.values, choice.counts, strict=True)))
+
+
 def _worth(importance: NDArray[np.float64]) -> NDArray[np.float64]:
     """What the first 0, 1, 2, … classes of a kind are worth together, float64 [classes + 1].
 
@@ -157,6 +163,10 @@ class _Choice:
         return self.ledger.size(self.counts)
 
     @property
+    def _units(self) -> int:
+        return self.ledger.units(self.counts)
+
+    @property
     def _dead(self) -> Integers:
         return np.array([len(order) for order in self.orders]) - self.counts
 
@@ -188,8 +198,8 @@ class _Choice:
         """Let the classes with the least importance for their bytes go, until ``limit`` bytes are met."""
         own = self.ledger.pairs.diagonal() // 2
         lost = self._lost(1)
-        size, slopes = self.size, self.ledger.slopes(self.counts)
-        while size > limit:
+        size, slopes = self._units, self.ledger.slopes(self.counts)
+        while size > UNITS * limit:
             saved = slopes - own
             can = (self.ledger.room(self.counts) > 0) & (saved > 0)
             if not can.any():
@@ -206,8 +216,8 @@ class _Choice:
         own = self.ledger.pairs.diagonal() // 2
         gained = self._gained(1)
         can = self._dead > 0
-        size, slopes = self.size, self.ledger.slopes(self.counts)
-        while (can := can & (size + slopes + own <= budget)).any():
+        size, slopes = self._units, self.ledger.slopes(self.counts)
+        while (can := can & (size + slopes + own <= UNITS * budget)).any():
             kind = int(np.where(can, gained, -np.inf).argmax())
             size += int(slopes[kind] + own[kind])
             self.counts[kind] += 1
@@ -222,7 +232,7 @@ class _Choice:
         Of the exchanges that use the budget the one that keeps most importance is made, else the one that
         uses most of it.
         """
-        size, pairs = self.size, self.ledger.pairs
+        size, pairs, budget = self._units, self.ledger.pairs, UNITS * budget
         slopes, own = self.ledger.slopes(self.counts), pairs.diagonal() // 2
         room, dead = self.ledger.room(self.counts), self._dead
         best: tuple[tuple[bool, float], tuple[int, int], tuple[int, int]] | None = None
@@ -260,6 +270,7 @@ class _Choice:
         sizes = self.ledger.base + choices @ self.ledger.linear
         sizes += ((choices @ self.ledger.pairs) * choices).sum(1) // 2
         whole = (choices @ self.ledger.outputs.T >= 1).all(1)
+        sizes = -(-sizes // UNITS)
         found = choices[whole & (sizes <= budget) & (sizes >= _FULL * budget)]
         if len(found):
             values = [sum(v[c] for v, c in zip(self.values, row, strict=True)) for row in found]

@@ -34,6 +34,7 @@ from sgsc_edge.compression.layers import (
 from sgsc_edge.compression.trace import Constant, name_of
 from sgsc_edge.errors import FileFormatError, ModelError, UnsupportedError
 from sgsc_edge.placement import RULES, Output
+from sgsc_edge.size import EIGHT_BITS, Storage
 
 BIAS_LIMIT = float(2**30)
 """Largest bias in int32 steps: half of the range stays free for the sum of products."""
@@ -93,11 +94,12 @@ def _dequantize(
 class FoldedLayer(nn.Module):
     """A Conv1d, Conv2d or Linear as integers.
 
-    Buffers: ``weight`` int8 (as the layer's, output channels first), ``scale`` float32 [O], ``bias``
-    int32 [O], ``bias_scale`` float32 [O].
+    Buffers: ``weight`` int8 (as the layer's, output channels first), ``bits`` uint8 [O] of a stored weight
+    (8, or 4 for integers in -7..7), ``scale`` float32 [O], ``bias`` int32 [O], ``bias_scale`` float32 [O].
     """
 
     weight: torch.Tensor
+    bits: torch.Tensor
     scale: torch.Tensor
     bias: torch.Tensor
     bias_scale: torch.Tensor
@@ -107,7 +109,7 @@ class FoldedLayer(nn.Module):
         super().__init__()
         self.emit_onnx = False
         self.layer = layer
-        for name in ("weight", "scale", "bias", "bias_scale"):
+        for name in ("weight", "bits", "scale", "bias", "bias_scale"):
             self.register_buffer(name, tensors[name])
         self.register_buffer("zero_point", torch.zeros_like(self.scale, dtype=torch.int8), persistent=False)
 
@@ -176,6 +178,11 @@ class CompressedModel:
             for key, buffer in module.named_buffers(recurse=False)
             if key not in module._non_persistent_buffers_set
         }
+
+    def layers(self) -> dict[str, FoldedLayer]:
+        """The layers by name."""
+        modules = self.module.named_modules()
+        return {name: module for name, module in modules if isinstance(module, FoldedLayer)}
 
     def emit_onnx(self, emit: bool) -> None:
         """Make the module export as QDQ ONNX operators instead of computing."""
@@ -286,11 +293,15 @@ def _fold_layer(layer: QuantLayer, input_scale: torch.Tensor, name: str) -> dict
     if layer.norm is not None:
         factor, bias = _norm_factors(layer.norm, bias, name)
         scale = scale * factor
-    return _with_bias(weight, scale, bias * layer.mask, input_scale)
+    return _with_bias(weight, scale, bias * layer.mask, input_scale, layer.storage)
 
 
 def _with_bias(
-    weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor, input_scale: torch.Tensor
+    weight: torch.Tensor,
+    scale: torch.Tensor,
+    bias: torch.Tensor,
+    input_scale: torch.Tensor,
+    storage: Storage = EIGHT_BITS,
 ) -> dict[str, torch.Tensor]:
     """Move the scale's sign into the integers and round the bias.
 
@@ -304,11 +315,14 @@ def _with_bias(
     floor = torch.maximum(bias.abs() / (input_scale * BIAS_LIMIT), smallest)
     wanted = scale.abs()
     scale = torch.maximum(wanted, floor)
+    if not storage.per_channel:
+        scale = scale.max().expand_as(scale).contiguous()
     coarser = (wanted / scale).reshape(shape)
     weight = torch.where(coarser < 1, (weight * coarser).round().to(torch.int8), weight)
     bias_scale = input_scale * scale
     return {
         "weight": weight,
+        "bits": torch.full(scale.shape, storage.bits, dtype=torch.uint8),
         "scale": scale,
         "bias": (bias.double() / bias_scale.double()).round().to(torch.int32),
         "bias_scale": bias_scale,

@@ -19,6 +19,7 @@ from sgsc_edge.compression.quantizer import ActivationQuantizer, WeightQuantizer
 from sgsc_edge.compression.trace import Traced, name_of, steps, trace
 from sgsc_edge.errors import ModelError, UnsupportedError
 from sgsc_edge.placement import RULES, Placement, place
+from sgsc_edge.size import EIGHT_BITS
 
 QUANTIZER_PREFIX = "activation_quantizer_"
 
@@ -35,7 +36,8 @@ class QuantLayer(nn.Module):
     """A Conv1d, Conv2d or Linear whose weight is fake-quantized per output channel.
 
     Parameters ``weight`` and ``bias`` keep the original's names; ``norm`` is the BatchNorm moved in; ``mask``
-    [O] is 0 for dead channels, whose output is then exactly 0.
+    [O] is 0 for dead channels, whose output is then exactly 0; ``storage`` says how the weights will be
+    stored.
     """
 
     bias: torch.Tensor | None
@@ -52,6 +54,7 @@ class QuantLayer(nn.Module):
         self.register_buffer("mask", torch.ones(layer.weight.shape[0]))
         self.masked = False
         self.living: Living | None = None
+        self.storage = EIGHT_BITS
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the layer (NCHW, [n, C, L] or [n, features]), its BatchNorm and the mask."""

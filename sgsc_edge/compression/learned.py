@@ -2,26 +2,25 @@
 
 The loss of a batch, after arXiv 2505.00350 (eq. 4), with the size as a constraint::
 
-    Λ = L(train) + λ · L(guide) + μ · ‖L‖ · log(R / B) + α · mean|w|
+    Λ = L(train) + λ · L(guide) + size (see ``pressure``) + α · mean|w|
 
 L is cross-entropy plus the divergence from the float model's logits (of data that is not augmented: once);
 guide samples are a fixed share of every batch, so they cost no second forward pass; λ, where it is not fixed,
 is the multiplier of a second constraint: it rises while the watch metric lies below its floor, and comes back
-to 1 above it. R is the size with each channel at its present depth and each consumer's dead inputs left out
-(arXiv 2301.13142), B the budget, μ a multiplier that rises while R exceeds its path down to B and falls below
-it; ‖L‖, the running mean of the loss, keeps the two terms comparable however small the loss has become. With
-a fixed γ the term is γ times the mean depth, and nothing is constrained.
+to 1 above it.
 
 Two phases: *learning* (depths move, channels die, the controller gives bits back) and *settling*: the
-channels that stay are chosen to meet the budget exactly (``fit``), get the width that the target stores, and
-are fine-tuned.
+channels that stay are chosen to meet the budget exactly (``fit``), every layer gets a width that the target
+stores (``snapping``), and all is fine-tuned. While the watch metric lies below its floor, layers become wider
+again where there is room. Without a size to press on there is nothing to learn: the smallest storages settle
+at once.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,13 +29,17 @@ import torch.nn.functional as F
 
 from sgsc_edge.compression.channels import answering, follow, skip_dead
 from sgsc_edge.compression.controller import Controller
-from sgsc_edge.compression.fit import Masks, fit, remove_until, stored_bytes
+from sgsc_edge.compression.fit import Masks, fit, kept_worth, remove_until, stored_bytes
 from sgsc_edge.compression.layers import QuantizedModel
 from sgsc_edge.compression.ledger import Ledger
 from sgsc_edge.compression.path import Path
+from sgsc_edge.compression.pressure import Pressure
 from sgsc_edge.compression.quantizer import FLOOR_BITS, MAX_BITS
 from sgsc_edge.compression.sensitivity import sensitivity
+from sgsc_edge.compression.snapping import Choices, Plan, fisher_information, layer_bytes
 from sgsc_edge.compression.strategy import Strategy, task_losses
+from sgsc_edge.compression.widths import Storages
+from sgsc_edge.size import Storage
 
 log = logging.getLogger("sgsc_edge")
 
@@ -52,9 +55,6 @@ _RANGE_RATE = 1e-2
 _SPAN = 2.0
 """Depths can cross the whole range in 1/_SPAN of the learning phase."""
 
-_PRESSURE = 20.0
-"""Growth of μ in a learning phase spent at e times the path."""
-
 _FIRST_REMOVAL = 0.2
 """Share of the learning phase before the first channel goes: depths must have had time to tell."""
 
@@ -63,14 +63,6 @@ _STEPS_BETWEEN = 5
 
 REMOVALS = 30
 """Times in the learning phase at which channels are removed."""
-
-_STRONGEST = 20.0
-"""Bound of μ."""
-
-_SMOOTHING = 0.05
-
-_RELIEF = 0.5
-"""Factor on the pressure each time that the controller takes hold: it was too much."""
 
 _GUIDE_GAIN = 0.5
 """Growth of log λ at a check that finds the watch metric at the controller's trip; as much down at none."""
@@ -81,8 +73,8 @@ _GUIDE_STRONGEST = 4.0
 _NO_DROP = 1e-3
 """Stands for an allowed drop of 0 where a fall is measured by it."""
 
-_SIZED_EVERY = 5
-"""Steps between two measurements of the size."""
+_RESERVES = (0.0, 0.03, 0.1, 0.2, 0.35)
+"""Shares of the budget that are tried for widths beyond the narrowest, rather than for channels."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +100,11 @@ class Goal:
         """Share of a batch that is drawn from the guide set."""
         return 0.0 if self.guide_weight == 0 else GUIDE_SHARE
 
+    @property
+    def presses(self) -> bool:
+        """Whether anything presses on the size."""
+        return self.budget is not None or self.gamma > 0
+
 
 class Learned(Strategy):
     """Learns depths under a :class:`Goal`.
@@ -119,6 +116,7 @@ class Learned(Strategy):
     guide: training indices of the guide set.
     watch: measures the watch set: higher is better.
     sensitivity_batch: (inputs, labels) on which sensitivities are measured; never of the watch set.
+    storages: the ways in which each layer may be stored.
     """
 
     def __init__(
@@ -135,10 +133,11 @@ class Learned(Strategy):
         watch: Callable[[], float],
         sensitivity_batch: tuple[torch.Tensor, torch.Tensor],
         refresh: Callable[[], None],
+        storages: Storages,
     ) -> None:
         self.model, self.goal, self.controller = model, goal, controller
         self.layers = dict(model.layers())
-        self.learning_epochs = max(math.floor(LEARNING_SHARE * epochs), 1)
+        self.learning_epochs = max(math.floor(LEARNING_SHARE * epochs), 1) if goal.presses else 0
         self.epochs = epochs
         self.learning_steps = self.learning_epochs * steps
         self.steady = self.learning_epochs / epochs
@@ -147,18 +146,17 @@ class Learned(Strategy):
         self.answers = answering(model)
         self.is_guide = torch.zeros(samples, dtype=torch.bool)
         self.is_guide[list(guide)] = True
-        self.multiplier = 0.0
         self.guide_weight = 1.0 if goal.guide_weight is None else goal.guide_weight
-        self.scale = 1.0
-        self.relief = 1.0
         self.frozen = False
         self.learned: dict[str, torch.Tensor] = {}
         self.forget = set()
+        self.storages = storages
+        self.plan: Plan | None = None
+        self._store(self._smallest)
+        self.pressure = Pressure(model, goal.budget, goal.gamma, self.learning_steps)
         self.path = None
         if goal.budget is not None:
-            full = stored_bytes(model, self._alive())
-            self.path = Path(goal.budget, full, self.learning_steps)
-        self.slopes = {name: torch.zeros_like(layer.mask) for name, layer in self.layers.items()}
+            self.path = Path(goal.budget, stored_bytes(model, self._alive()), self.learning_steps)
         for layer in self.layers.values():
             layer.quantizer.bits.requires_grad_(True)
 
@@ -173,15 +171,18 @@ class Learned(Strategy):
         return [
             {"params": weights, "lr": learning_rate},
             {"params": ranges, "lr": _RANGE_RATE},
-            {"params": bits, "lr": _SPAN * MAX_BITS / self.learning_steps, "constant": True},
+            {"params": bits, "lr": _SPAN * MAX_BITS / max(self.learning_steps, 1), "constant": True},
         ]
 
     def start_epoch(self, epoch: int) -> None:
         """Freeze the channels when the learning phase ends; ranges freeze a little later."""
-        if epoch >= self.learning_epochs and not self.frozen:
-            self._settle()
-        if not self.frozen and self.path is not None:
-            _, self.slopes = self._relaxed_bytes()
+        if not self.frozen:
+            if epoch >= self.learning_epochs:
+                self._settle()
+            else:
+                self.pressure.renew()
+        elif self.goal.guard or self._moves:
+            self._look_back(epoch)
         self.model.enable(True)
         self.model.observe(epoch < self.epochs - max(self.epochs // 5, 1))
 
@@ -197,8 +198,7 @@ class Learned(Strategy):
         if self.goal.alpha:
             total = total + self.goal.alpha * self._mean_magnitude()
         if not self.frozen and not self.controller.holding:
-            self.scale += _SMOOTHING * (float(total.detach()) - self.scale)
-            total = total + self._pressure()
+            total = total + self.pressure.term(total)
         return total
 
     def after_step(self, step: int) -> None:
@@ -209,8 +209,8 @@ class Learned(Strategy):
             for layer in self.layers.values():
                 layer.quantizer.bits.clamp_(1.0, MAX_BITS)
         done = step + 1
-        if self.path is not None and done % _SIZED_EVERY == 0 and not self.controller.holding:
-            self._press(done, self.path)
+        if not self.controller.holding:
+            self.pressure.press(done)
         # The look comes first: what was just removed has had no step to recover from.
         if done % self._pace(4 * CHECKS if self.controller.holding else CHECKS, least=_STEPS_BETWEEN) == 0:
             self._check(done)
@@ -232,32 +232,34 @@ class Learned(Strategy):
             "learned_bytes": self.learned_bytes(),
             "channels": float(sum(mask.sum() for mask in alive.values())),
             "mean_bits": float(depths.mean()),
-            "multiplier": self.multiplier,
+            "multiplier": self.pressure.multiplier,
             "guide_multiplier": self.guide_weight,
             "controller_actions": float(len(self.controller.actions)),
         }
 
     def state(self) -> dict[str, Any]:
-        """Multipliers, phase, learned depths and the controller."""
+        """Multipliers, phase, learned depths, the plan and the controller."""
         return {
-            "multiplier": self.multiplier,
+            "pressure": self.pressure.state(),
             "guide_weight": self.guide_weight,
-            "scale": self.scale,
             "frozen": self.frozen,
             "learned": self.learned,
-            "relief": self.relief,
+            "plan": None if self.plan is None else self.plan.to_json(),
             "controller": self.controller.state(),
         }
 
     def load(self, state: dict[str, Any]) -> None:
         """Take back :meth:`state`; masks come with the model."""
-        self.multiplier, self.scale = state["multiplier"], state["scale"]
+        self.pressure.load(state["pressure"])
         self.guide_weight = state["guide_weight"]
         self.frozen, self.learned = state["frozen"], state["learned"]
-        self.relief = state["relief"]
         self.controller.load(state["controller"])
+        if state["plan"] is not None:
+            self.plan = Plan.from_json(state["plan"])
+            self._store(self.plan.storages())
         for layer in self.layers.values():
             layer.quantizer.bits.requires_grad_(not self.frozen)
+            layer.quantizer.shared = self.frozen and not layer.storage.per_channel
         self._set_masks(self._alive())
 
     # --- the terms ------------------------------------------------------------------------------
@@ -272,27 +274,6 @@ class Learned(Strategy):
     def _mean_magnitude(self) -> torch.Tensor:
         weights = [layer.weight.abs().mean() for layer in self.layers.values()]
         return torch.stack(weights).mean()
-
-    def _pressure(self) -> torch.Tensor:
-        """The size term: μ log R, or γ times the mean depth of a weight."""
-        if self.goal.budget is None:
-            counted = [(layer.quantizer.bits, layer.weight[0].numel()) for layer in self.layers.values()]
-            total = sum(len(bits) * size for bits, size in counted)
-            mean = torch.stack([bits.sum() * size for bits, size in counted]).sum() / total
-            return self.goal.gamma * self.relief * mean
-        # The gradient of log R, as it was when it was last taken: it changes slowly, and is dear to follow.
-        slopes = [(self.slopes[name] * layer.quantizer.bits).sum() for name, layer in self.layers.items()]
-        return self.multiplier * self.relief * torch.stack(slopes).sum() * self.scale
-
-    def _relaxed_bytes(self) -> tuple[float, Masks]:
-        """R, and ∂ log R / ∂ bits, [O] by layer; a channel counts by its depth, for its readers too."""
-        bits = {name: layer.quantizer.bits for name, layer in self.layers.items()}
-        soft = {name: depths / MAX_BITS * self.layers[name].mask for name, depths in bits.items()}
-        uses = follow(self.model, soft)
-        full = {name: torch.full_like(depths, MAX_BITS) for name, depths in bits.items()}
-        relaxed = torch.stack([use.stored_bytes(full[use.name]) for use in uses]).sum()
-        slopes = torch.autograd.grad(relaxed.log(), list(bits.values()))
-        return float(relaxed.detach()), dict(zip(bits, slopes, strict=True))
 
     # --- phases ---------------------------------------------------------------------------------
 
@@ -313,13 +294,6 @@ class Learned(Strategy):
         depths = self.learned or {name: layer.quantizer.bits for name, layer in self.layers.items()}
         whole = {name: bits.clamp_min(FLOOR_BITS).ceil() for name, bits in depths.items()}
         return float(sum(use.stored_bytes(whole[use.name]).sum() for use in uses))
-
-    def _press(self, step: int, path: Path) -> None:
-        """Move the multiplier by how far the relaxed size is above its path, and take the slopes anew."""
-        relaxed, self.slopes = self._relaxed_bytes()
-        excess = math.log(relaxed / path.at(step))
-        gain = _PRESSURE * _SIZED_EVERY / self.learning_steps
-        self.multiplier = min(max(self.multiplier + gain * excess, 0.0), _STRONGEST)
 
     def _remove(self, step: int) -> None:
         """Remove the channels that matter least for their bytes until the stored size is on its path.
@@ -342,17 +316,25 @@ class Learned(Strategy):
 
     def _check(self, step: int) -> None:
         """Look at the watch set: λ follows how far it is below its floor, the controller gives bits back."""
-        moves = self.goal.guide_weight is None
-        if not (self.goal.guard or moves):
+        if not (self.goal.guard or self._moves):
             return
         metric = self._refreshed_watch()
-        if moves:
+        self._follow(metric)
+        if self.goal.guard:
+            self._protect(step, metric)
+
+    @property
+    def _moves(self) -> bool:
+        """Whether λ follows the watch metric."""
+        return self.goal.guide_weight is None
+
+    def _follow(self, metric: float) -> None:
+        """Move λ by how far a metric is below its floor."""
+        if self._moves:
             allowed = max(self.controller.release, _NO_DROP)
             below = (self.controller.baseline - metric) / allowed - 1
             grown = self.guide_weight * math.exp(_GUIDE_GAIN * min(max(below, -1.0), 1.0))
             self.guide_weight = min(max(grown, 1.0), _GUIDE_STRONGEST)
-        if self.goal.guard:
-            self._protect(step, metric)
 
     def _protect(self, step: int, metric: float) -> bool:
         """Let the controller judge a measurement, and give channels the bits that it asks for."""
@@ -361,7 +343,7 @@ class Learned(Strategy):
         scores = self.sensitivity() if self.controller.acts(metric) else {}
         changed = self.controller.check(step, metric, depths, scores, Ledger.of(self.model).members)
         if self.controller.holding and not held:
-            self.relief *= _RELIEF
+            self.pressure.ease()
         for name, bits in changed.items():
             layer = self.layers[name]
             layer.quantizer.set_bits(torch.where(bits > 0, bits, layer.quantizer.bits))
@@ -377,25 +359,93 @@ class Learned(Strategy):
         return sensitivity(self.model, *self.sensitivity_batch)
 
     def _settle(self) -> None:
-        """Choose the channels that stay, give them the stored width, and stop learning depths."""
+        """Choose channels and widths, and stop learning depths."""
         self.refresh()
         self.learned = {name: layer.quantizer.bits.detach().clone() for name, layer in self.layers.items()}
-        kept = self._alive()
-        if self.goal.budget is not None:
-            kept = fit(self.model, kept, self.sensitivity(), self.goal.budget)
+        kept, self.plan = self._choose()
         self._set_masks(kept)
-        for layer in self.layers.values():
-            layer.quantizer.set_bits(torch.full_like(layer.mask, MAX_BITS))
-            layer.quantizer.bits.requires_grad_(False)
-        if self.path is None and self.goal.guard:
+        self._snap(self.plan)
+        if self.path is None and self.goal.guard and self.goal.presses:
             self._reopen()
         self.frozen = True
+        if self._moves:
+            self.guide_weight = 1.0  # what learning had to bear is over
+        for layer in self.plan.layers if self._mixed else ():
+            log.info("plan: %s", layer)
         log.info(
             "compress: depths frozen; %d bytes stored%s, %d at learned widths",
             stored_bytes(self.model, self._alive()),
             "" if self.path is None else f" of {self.path.budget}",
             self.learned_bytes(),
         )
+
+    def _choose(self) -> tuple[Masks, Plan]:
+        """The channels that stay and how layers are stored: what costs least in the budget, both together.
+
+        With some of the budget set aside for wider layers, the other channels are chosen; then widths are, in
+        all of the budget.
+        """
+        fisher = fisher_information(self.model, *self.sensitivity_batch)
+        alive, budget = self._alive(), self.goal.budget
+        if budget is None:
+            return alive, Choices(self.model, alive, self.storages, fisher).best()[0]
+        scores = self.sensitivity()
+        found = []
+        for reserve in _RESERVES if self._mixed else (0.0,):
+            self._store(self._smallest)
+            kept = fit(self.model, alive, scores, round((1 - reserve) * budget))
+            constants = stored_bytes(self.model, kept) - layer_bytes(self.model, kept)
+            best, loss = Choices(self.model, kept, self.storages, fisher).best(budget - constants)
+            lost = loss - kept_worth(self.model, kept, scores) / (2 * len(self.sensitivity_batch[1]))
+            found.append((lost, reserve, best.storages()))
+        *_, storages = min(found, key=lambda each: each[:2])
+        self._store(storages)
+        kept = fit(self.model, alive, scores, budget)
+        return kept, Choices(self.model, kept, self.storages, fisher).stored(storages)
+
+    @property
+    def _smallest(self) -> dict[str, Storage]:
+        return {name: min(legal) for name, legal in self.storages.items()}
+
+    @property
+    def _mixed(self) -> bool:
+        """Whether some layer may be stored in more than one way."""
+        return any(len(legal) > 1 for legal in self.storages.values())
+
+    def _store(self, storages: Mapping[str, Storage]) -> None:
+        for name, layer in self.layers.items():
+            layer.storage = storages[name]
+
+    def _snap(self, chosen: Plan) -> None:
+        """Give every layer the width that the plan says."""
+        self._store(chosen.storages())
+        for layer in self.layers.values():
+            storage = layer.storage
+            layer.quantizer.snap(layer.weight, storage.bits, layer.mask > 0, shared=not storage.per_channel)
+            layer.quantizer.bits.requires_grad_(False)
+
+    def _look_back(self, epoch: int) -> None:
+        """Between two epochs of settling: λ follows the watch set; where that has fallen, a layer is widened.
+
+        It is the one that loses most for its bytes by being stored in 4 bits, if there is room for it.
+        """
+        metric = self._refreshed_watch()
+        self._follow(metric)
+        fall = self.controller.baseline - metric
+        if not self.goal.guard or self.plan is None or fall <= self.controller.release:
+            return
+        room = math.inf
+        if self.goal.budget is not None:
+            room = self.goal.budget - stored_bytes(self.model, self._alive())
+        wider = self.plan.widened(room)
+        if wider is None:
+            return
+        name, self.plan = wider
+        self._store(self.plan.storages())
+        layer = self.layers[name]
+        layer.quantizer.widen(layer.weight)
+        self.forget |= {id(layer.quantizer.log2_range), id(layer.weight)}
+        log.info("compress: watch %.4f below float before epoch %d: 8 bits for %s", fall, epoch + 1, name)
 
     def _reopen(self) -> None:
         """Before channels are gone for good, let the controller bring back what the watch set misses."""
@@ -404,7 +454,7 @@ class Learned(Strategy):
             self.controller.last = math.inf  # nothing is trained in between: no recovery to wait for
             changed = self._protect(self.learning_steps, self._refreshed_watch())
             for layer in self.layers.values():
-                layer.quantizer.set_bits(torch.full_like(layer.mask, MAX_BITS))
+                layer.quantizer.set_bits(torch.full_like(layer.mask, layer.storage.bits))
 
     def _refreshed_watch(self) -> float:
         self.refresh()

@@ -5,8 +5,9 @@ flattened map) form one *class*: it is stored while one of them lives, and leave
 The classes are those of ``shrink``, which makes the smaller files, so the bytes here are the bytes there.
 
 Classes that all layers see alike are of one *kind*: the channels of a plain layer, those of a residual
-stream. With c the number of stored classes of each kind, the size is ``base + l·c + c·P·c / 2`` bytes, in
-whole numbers: what one channel more or less costs is a row of it, and no walk through the network.
+stream. With c the number of stored classes of each kind, the size is ``base + l·c + c·P·c / 2`` half bytes (a
+4-bit weight takes one), in whole numbers: what one channel more or less costs is a row of it, and no walk
+through the network.
 """
 
 from __future__ import annotations
@@ -26,11 +27,14 @@ from sgsc_edge.compression.fold import FoldedConstant, fold
 from sgsc_edge.compression.layers import QuantizedModel, QuantLayer
 from sgsc_edge.compression.shrink.slots import Coupling, LayerShape, channel_axis
 from sgsc_edge.compression.shrink.values import CONSTANT, LAYER, Values
-from sgsc_edge.size import CHANNEL_BYTES, SCALE_BYTES
+from sgsc_edge.size import EIGHT_BITS, SCALE_BYTES, Storage
 
 Integers = NDArray[np.int64]
 
-_LEDGERS: WeakKeyDictionary[QuantizedModel, Ledger] = WeakKeyDictionary()
+_LEDGERS: WeakKeyDictionary[QuantizedModel, dict[tuple[Storage, ...], Ledger]] = WeakKeyDictionary()
+
+UNITS = 2
+"""Half bytes in a byte: what the ledger's numbers count."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,8 +48,8 @@ class Ledger:
         layers before it have answered for.
     kinds: int64 [classes], the kind of each class.
     removable: bool [kinds], whether classes of a kind can leave.
-    base: bytes that never leave.
-    linear, pairs: int64 [kinds] and symmetric [kinds, kinds], l and P of the size.
+    base: half bytes that never leave.
+    linear, pairs: int64 [kinds] and symmetric [kinds, kinds], l and P of the size, in half bytes.
     outputs: int64 [layers, kinds], output channels of a layer in one class of a kind.
     """
 
@@ -60,17 +64,23 @@ class Ledger:
 
     @staticmethod
     def of(model: QuantizedModel) -> Ledger:
-        """The ledger of a model; made once, as it depends on the architecture alone."""
-        if model not in _LEDGERS:
-            _LEDGERS[model] = _Books(model).close()
-        return _LEDGERS[model]
+        """The ledger of a model; made once for each way in which its layers may be stored."""
+        known = _LEDGERS.setdefault(model, {})
+        storages = tuple(layer.storage for _, layer in model.layers())
+        if storages not in known:
+            known[storages] = _Books(model).close()
+        return known[storages]
 
     def size(self, counts: Integers) -> int:
         """Bytes with so many classes of each kind, int64 [kinds]."""
+        return -(-self.units(counts) // UNITS)
+
+    def units(self, counts: Integers) -> int:
+        """Half bytes with so many classes of each kind, int64 [kinds]."""
         return self.base + int(self.linear @ counts) + int(counts @ self.pairs @ counts) // 2
 
     def slopes(self, counts: Integers) -> Integers:
-        """∂ size / ∂ counts, int64 [kinds]; one class less saves ``slope - P[k, k] / 2``."""
+        """∂ units / ∂ counts, int64 [kinds]; one class less saves ``slope - P[k, k] / 2`` half bytes."""
         return self.linear + self.pairs @ counts
 
     def room(self, counts: Integers) -> Integers:
@@ -116,6 +126,7 @@ class _Books:
             for node in model.module.graph.nodes
             if node.op == "call_module" and isinstance(modules[str(node.target)], QuantLayer)
         }
+        self.storages = {name: layer.storage for name, layer in model.layers()}
         self._join_calls()
         roots = {node: self.coupling.roots(node) for node in self.values.nodes}
         numbers, inverse = np.unique(np.concatenate([*roots.values()]), return_inverse=True)
@@ -182,29 +193,32 @@ class _Books:
 
     def _layer(self, node: fx.Node) -> None:
         weight = self.values.layer(node).weight
+        storage = self.storages.get(self.names.get(node.name, ""), EIGHT_BITS)
         if node in self.coupling.irregular:
-            self.base += weight.numel() + len(weight) * CHANNEL_BYTES
+            self.base += UNITS * storage.bytes(weight.numel(), len(weight))
             return
         (source,) = self.values.inputs(node)
         outs, kernel = self._tally(self.classes[node]), math.prod(weight.shape[2:])
+        each = UNITS * storage.bits // 8
         self.outputs.append(outs)
-        self.linear += outs * CHANNEL_BYTES
+        self.linear += UNITS * outs * storage.channel_bytes
+        # An odd number of 4-bit weights leaves half a byte unused.
+        self.base += UNITS * storage.layer_bytes + (each % UNITS)
         if self._shape(node).groups > 1:
-            self.linear += outs * kernel * weight.shape[1]
+            self.linear += each * outs * kernel * weight.shape[1]
         else:
-            self.reads.append((kernel, self._tally(self.classes[source]), outs))
+            self.reads.append((each * kernel, self._tally(self.classes[source]), outs))
 
     def _constant(self, node: fx.Node) -> None:
         constant = self.values.module.get_submodule(str(node.target))
         assert isinstance(constant, FoldedConstant)
-        self.base += SCALE_BYTES
+        self.base += UNITS * SCALE_BYTES
         axis = channel_axis(self.values, node)
         if axis is None:
-            self.base += constant.value.numel()
+            self.base += UNITS * constant.value.numel()
         else:
-            self.linear += self._tally(self.classes[node]) * (
-                constant.value.numel() // constant.value.shape[axis]
-            )
+            each = UNITS * constant.value.numel() // constant.value.shape[axis]
+            self.linear += self._tally(self.classes[node]) * each
 
     def _fixed(self) -> Integers:
         """1 for the classes that never leave, int64 [classes].

@@ -8,6 +8,7 @@ it is LSQ's (arXiv 1902.08153).
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -56,6 +57,7 @@ class WeightQuantizer(nn.Module):
     channels' bit depths, learned where they require gradients. Depths are real numbers while they are
     learned; the integers then reach ``round(2^(b-1) - 1)``. Below :data:`FLOOR_BITS` a channel keeps three
     values, until its layer's mask removes it: how far its depth has fallen says how little it is worth.
+    Where the range is ``shared``, all channels have the geometric mean of theirs (see :meth:`snap`).
 
     The paper holds the scale while the depth moves, so that the loss feels a depth only through weights that
     are cut off. Here the range is held: a shallower depth is a coarser grid, and the gradient with respect
@@ -69,6 +71,7 @@ class WeightQuantizer(nn.Module):
     def __init__(self, weight: torch.Tensor, bits: float = MAX_BITS) -> None:
         super().__init__()
         channels = weight.shape[0]
+        self.shared = False
         self.bits = nn.Parameter(torch.full((channels,), bits), requires_grad=False)
         self.log2_range = nn.Parameter(_fitting(weight))
 
@@ -85,11 +88,31 @@ class WeightQuantizer(nn.Module):
     @torch.no_grad()
     def fit_range(self, weight: torch.Tensor, channels: torch.Tensor) -> None:
         """Set the ranges of some ``channels`` (bool [O]) so that their largest weight just fits."""
+        if self.shared:
+            return
         self.log2_range.copy_(torch.where(channels, _fitting(weight), self.log2_range))
 
+    @torch.no_grad()
+    def snap(self, weight: torch.Tensor, bits: int, channels: torch.Tensor, *, shared: bool) -> None:
+        """One width for all channels, whose ranges round them best; a single one where it is ``shared``."""
+        self.shared = shared
+        deeper = torch.full_like(self.bits, True) if shared else self.bits > bits
+        if bits < MAX_BITS or shared:
+            best = best_range(weight, bits, channels, shared=shared)
+            self.log2_range.copy_(torch.where(deeper > 0, best, self.log2_range))
+        self.bits.fill_(bits)
+
+    @torch.no_grad()
+    def widen(self, weight: torch.Tensor) -> None:
+        """Every channel at full depth, with a range of its own that its largest weight just fits."""
+        self.shared = False
+        self.bits.fill_(MAX_BITS)
+        self.log2_range.copy_(_fitting(weight))
+
     def scale(self) -> torch.Tensor:
-        """The channels' scales, float32 [O]."""
-        return 2**self.log2_range / self._limit()
+        """The channels' scales, float32 [O]; equal ones where the range is shared."""
+        log2_range = self.log2_range.mean().expand_as(self.log2_range) if self.shared else self.log2_range
+        return 2**log2_range / self._limit()
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         """The weight on its channels' grids, float32, same shape."""
@@ -110,6 +133,43 @@ class WeightQuantizer(nn.Module):
 def _fitting(weight: torch.Tensor) -> torch.Tensor:
     """log2 of the ranges that hold the channels' largest weights, float32 [O]."""
     return weight.detach().abs().flatten(1).amax(1).clamp_min(_TINY).log2() + _HAIR
+
+
+_NARROWER = tuple(2.0 ** (-step / 6) for step in range(9))
+"""Ranges that are tried for a coarse grid, as shares of the largest weight: cutting it off may cost less."""
+
+
+@torch.no_grad()
+def best_range(weight: torch.Tensor, bits: int, channels: torch.Tensor, *, shared: bool) -> torch.Tensor:
+    """log2 of the ranges that round a weight's channels with the smallest squared error, float32 [O].
+
+    Parameters
+    ----------
+    channels: bool [O]: those that count where the range is ``shared``.
+    """
+    limit = 2.0 ** (bits - 1) - 1
+    widest = _fitting(weight)
+    if shared:
+        widest = widest[channels].max().expand_as(widest)
+    errors = []
+    for share in _NARROWER:
+        log2_range = widest + math.log2(share)
+        difference = _rounded(weight, log2_range, limit) - weight
+        error = difference.square().flatten(1).sum(1)
+        errors.append(error[channels].sum().expand_as(error) if shared else error)
+    best = torch.stack(errors).argmin(0)
+    return widest + torch.tensor(_NARROWER).log2()[best]
+
+
+@torch.no_grad()
+def round_to(weight: torch.Tensor, bits: int, channels: torch.Tensor, *, shared: bool) -> torch.Tensor:
+    """The weight on the grids of its :func:`best_range`, float32, same shape."""
+    return _rounded(weight, best_range(weight, bits, channels, shared=shared), 2.0 ** (bits - 1) - 1)
+
+
+def _rounded(weight: torch.Tensor, log2_range: torch.Tensor, limit: float) -> torch.Tensor:
+    scale = (2**log2_range / limit).reshape(-1, *[1] * (weight.ndim - 1))
+    return (weight / scale).round().clamp(-limit, limit) * scale
 
 
 class ActivationQuantizer(nn.Module):

@@ -47,19 +47,41 @@ def place_weights(
     """The constant for rearranged weights whose output channels now lie along ``axis``.
 
     Returns its tensor, and the weights with the quantization that the device stores: one scale is
-    repeated per channel where the op (depthwise) or the target knows no other storage.
+    repeated per channel where the op (depthwise) or the target knows no other storage, and equal scales
+    are stored once where the target has a storage for that.
     """
     assert weights.quantization is not None
     assert weights.stored is not None
     quantization = weights.quantization
     channels = data.shape[axis]
-    if quantization.axis is None and _needs_channels(emitter, kind, weights.stored):
+    if _one_scale(emitter, kind, weights):
+        quantization = ir.Quantization(quantization.scale[:1], quantization.zero_point[:1])
+    elif quantization.axis is None and _needs_channels(emitter, kind, weights.stored):
         quantization = ir.Quantization.per_channel(np.repeat(quantization.scale, channels), axis)
     elif quantization.axis is not None:
         quantization = ir.Quantization(quantization.scale, quantization.zero_point, axis)
     _check_target(emitter, layer, kind, weights.stored, quantization.axis)
     tensor = emitter.constant(weights.name, data, weights.stored, quantization)
     return tensor, replace(weights, quantization=quantization)
+
+
+def is_stored(emitter: Emitter, kind: type[ir.Op], weights: Value) -> bool:
+    """Whether the target stores such weights for an op of this kind, as they are or written otherwise."""
+    assert weights.quantization is not None
+    assert weights.stored is not None
+    storages = _storages(emitter, kind, weights.stored)
+    if weights.quantization.axis is None or _one_scale(emitter, kind, weights):
+        return bool(storages)
+    return bool(storages - {None})
+
+
+def _one_scale(emitter: Emitter, kind: type[ir.Op], weights: Value) -> bool:
+    """Whether the channels' scales are equal, and the target has a storage for one."""
+    assert weights.quantization is not None
+    assert weights.stored is not None
+    scale = weights.quantization.scale
+    known = emitter.target is not None and None in _storages(emitter, kind, weights.stored)
+    return known and weights.quantization.axis is not None and bool((scale == scale[0]).all())
 
 
 def _storages(emitter: Emitter, kind: type[ir.Op], stored: ir.DType) -> set[int | None]:

@@ -20,6 +20,7 @@ from sgsc_edge.compression.fold import CompressedModel, load_tensors
 from sgsc_edge.compression.learned import Goal
 from sgsc_edge.compression.loop import Recipe
 from sgsc_edge.compression.shrink import shrink
+from sgsc_edge.compression.widths import legal_storages
 from sgsc_edge.preservation.selection import read_selection
 from sgsc_edge.preservation.sets import Data, PreservationSet, divide, load_data
 from sgsc_edge.project import Project
@@ -81,12 +82,21 @@ class Build:
             train=rest.dataset,
             watch=_NOBODY,
             recipe=Recipe(settings.epochs, settings.batch_size, settings.learning_rate, settings.seed),
-            method=settings.chosen_method,
+            method=settings.chosen_method(narrow=self.target.narrow),
+            weights=self.target.weights,
             augment=self.project.augment(),
             goal=_goal(self),
             keep_softmax=self.project.config.model.final_softmax == "keep",
             input_grid=_input_grid(self.project),
         )
+
+    @cached_property
+    def storages(self) -> dict[str, list[str]]:
+        """How the target may store each layer's weights, where there is a choice."""
+        if not self.target.narrow:
+            return {}
+        legal = legal_storages(self.untrained.quantized(), self.target.weights)
+        return {name: [str(storage) for storage in each] for name, each in legal.items() if len(each) > 1}
 
     def compression(self) -> Compression:
         """What training starts from; made anew, for the guard follows from the control's history."""

@@ -29,7 +29,7 @@ from sgsc_edge.certification import (
     certify_folder,
     measure_test,
 )
-from sgsc_edge.compression.compress import CONTROLLER_LOG, HISTORY
+from sgsc_edge.compression.compress import CONTROLLER_LOG, HISTORY, LEARNED, PLAN
 from sgsc_edge.compression.fold import CompressedModel
 from sgsc_edge.compression.loop import CALIBRATION_SAMPLES
 from sgsc_edge.export import export_onnx
@@ -151,9 +151,12 @@ def _control(build: Build, key: str) -> None:
 
 
 def _compress_key(build: Build) -> str:
-    learns = build.project.config.compress.chosen_method == "sgsc"
-    guard = asdict(build.guard) if learns else {}
-    return content_key(_training_key(build), build.project.config_hash("compress"), guard)
+    learned: list[object] = []
+    if build.untrained.method in LEARNED:
+        learned = [asdict(build.guard), build.storages]
+    return content_key(
+        _training_key(build), build.project.config_hash("compress"), build.untrained.method, learned
+    )
 
 
 def _compress(build: Build, key: str) -> None:
@@ -295,7 +298,7 @@ STAGES = (
     Stage("rehearse", (), _rehearse_key, _rehearse),
     Stage("preserve", (SELECTION,), _preserve_key, _preserve, shared=True),
     Stage("control", (CONTROL, CONTROL_HISTORY), _training_key, _control, shared=True, needed=_has_control),
-    Stage("compress", (COMPRESSED, HISTORY, CONTROLLER_LOG), _compress_key, _compress, shared=True),
+    Stage("compress", (COMPRESSED, HISTORY, CONTROLLER_LOG, PLAN), _compress_key, _compress, shared=True),
     Stage("export", (ONNX,), _export_key, _export),
     Stage("lower", (TFLITE,), _lower_key, _lower),
     Stage("record", (PRESERVATION, MANIFEST), _record_key, _record),

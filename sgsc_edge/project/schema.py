@@ -237,16 +237,20 @@ class GateSection(_Section):
         return self
 
 
+Method = Literal["sgsc", "mixed", "qat8", "ptq"]
+
+
 class CompressSection(_Section):
     """``[compress]``.
 
-    ``method``: ``sgsc`` learns depths (the default where a budget or a fixed weight is given), ``qat8``
-    trains at fixed 8 bits (the default otherwise), ``ptq`` calibrates only; these two are baselines and use
+    ``method``: ``sgsc`` learns depths (the default where a budget or a fixed weight is given); otherwise
+    ``mixed`` trains at the smallest widths that the watch set stands (the default where the target has any
+    below 8 bits), and ``qat8`` at fixed 8 bits; ``ptq`` calibrates only. The last two are baselines that use
     no budget. ``controller``: whether channels get bits back when the watch set falls; with it off and
     ``lambda = 0`` nothing guards the compression (for comparison).
     """
 
-    method: Literal["sgsc", "qat8", "ptq"] | None = None
+    method: Method | None = None
 
     epochs: Positive = 8
     batch_size: Annotated[int, Field(ge=2)] = 128  # BatchNorm cannot train on a single sample
@@ -260,25 +264,26 @@ class CompressSection(_Section):
 
     @model_validator(mode="after")
     def _goal_fits(self) -> CompressSection:
-        if self.chosen_method == "sgsc" and self.budget is None and self.gamma is None:
+        if self.chosen_method() == "sgsc" and self.budget is None and self.gamma is None:
             raise ValueError(
                 "alpha and lambda weigh terms of method 'sgsc', which also needs a budget or a fixed gamma"
                 if self.method is None
                 else "method 'sgsc' needs a budget, or a fixed gamma"
             )
-        if self.chosen_method == "sgsc" and self.epochs < 2:
+        if self.chosen_method() == "sgsc" and self.epochs < 2:
             raise ValueError("method 'sgsc' needs 2 epochs at least: one to learn depths, one to settle")
         if self.budget is not None and self.gamma is not None:
             raise ValueError("budget and gamma exclude each other: one bounds the size, the other weighs it")
         return self
 
-    @property
-    def chosen_method(self) -> Literal["sgsc", "qat8", "ptq"]:
-        """The method in force."""
+    def chosen_method(self, *, narrow: bool = False) -> Method:
+        """The method in force; ``narrow``: whether the target stores weights in less than 8 bits."""
         if self.method is not None:
             return self.method
         given = (self.budget, self.alpha, self.gamma, self.lambda_)
-        return "qat8" if all(value is None for value in given) else "sgsc"
+        if all(value is None for value in given):
+            return "mixed" if narrow else "qat8"
+        return "sgsc"
 
 
 class ExportSection(_Section):

@@ -100,7 +100,7 @@ def test_version() -> None:
         (("biuld",), "No such command 'biuld'. Did you mean 'build'?"),
         (("zzz",), "No such command 'zzz'. Commands: build, preserve, verify, inspect, targets, runtimes."),
         (("targets", "--jsn"), "--json"),
-        (("build", "."), "Targets: tflite-int8"),
+        (("build", "."), "Targets: tflite-int4, tflite-int8, tflm-int4."),
         (("verify",), "Missing argument 'FOLDER'"),
         (("targets", "extra"), "unexpected extra argument"),
     ],

@@ -400,7 +400,7 @@ def test_wrong_shares_and_methods_are_refused(tmp_path: Path, settings: list[str
 def test_a_goal_chooses_the_method_unless_one_is_named(
     tmp_path: Path, settings: tuple[str, ...], method: str
 ) -> None:
-    assert load_project(write(tmp_path), settings).config.compress.chosen_method == method
+    assert load_project(write(tmp_path), settings).config.compress.chosen_method() == method
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,7 @@ def _layer(cut: _Cut, node: fx.Node) -> FoldedLayer:
         weight = weight[:, inputs]
     tensors = {
         "weight": weight[outputs].contiguous(),
+        "bits": folded.bits[outputs],
         "scale": folded.scale[outputs],
         "bias": bias[outputs],
         "bias_scale": folded.bias_scale[outputs],

@@ -1,9 +1,13 @@
 """Gemm and MatMul with constant weights -> FullyConnected, weights [out, in].
 
-The input may be an image flattened in NHWC order: its order is taken into the weights' columns.
+The input may be an image flattened in NHWC order: its order is taken into the weights' columns. Where a
+target stores such weights for convolutions only (TFLM: 4 bits with a scale per channel), the layer becomes a
+1×1 Conv2D over its rows.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +16,7 @@ from sgsc_edge.graph import ir
 from sgsc_edge.lowering.emitter import Emitter
 from sgsc_edge.lowering.network import Layer, Value
 from sgsc_edge.lowering.registry import Row
-from sgsc_edge.lowering.weights import place_bias, place_weights, weights_of
+from sgsc_edge.lowering.weights import is_stored, place_bias, place_weights, weights_of
 
 
 def _gemm(emitter: Emitter, layer: Layer) -> None:
@@ -58,13 +62,20 @@ def _dense(emitter: Emitter, layer: Layer, weights: Value, data: NDArray[np.int8
         x = emitter.plain(layer, name)
     if x.order is not None:
         data = data[:, x.order]
-    filters, weights = place_weights(emitter, layer, ir.FullyConnected, weights, data, axis=0)
+    shape, tensor = emitter.shape(layer, out_name), x.tensor
+    op: ir.Op = ir.FullyConnected(activation, keep_num_dims=rank > 2)
+    if not is_stored(emitter, ir.FullyConnected, weights) and is_stored(emitter, ir.Conv2D, weights):
+        op = ir.Conv2D(activation=activation)
+        data = data[:, np.newaxis, np.newaxis]
+        rows = math.prod(shape[:-1])
+        tensor = emitter.reshaped(tensor, (1, 1, rows, data.shape[-1]))
+        shape = (1, 1, rows, shape[-1])
+    filters, weights = place_weights(emitter, layer, type(op), weights, data, axis=0)
     bias = place_bias(
         emitter, layer, emitter.optional(layer, 2), emitter.parameters(layer, name), weights, data.shape[0]
     )
-    out = emitter.activation(out_name, emitter.shape(layer, out_name), quantization)
-    op = ir.FullyConnected(activation, keep_num_dims=rank > 2)
-    emitter.place_plain(layer, emitter.node(op, (x.tensor, filters, bias), out))
+    made = emitter.node(op, (tensor, filters, bias), emitter.activation(out_name, shape, quantization))
+    emitter.place_plain(layer, emitter.reshaped(made, emitter.shape(layer, out_name)))
 
 
 _QUANTIZATION = "weights int8 or int4, zero point 0, per tensor or per output; own output"

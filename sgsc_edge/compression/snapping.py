@@ -1,0 +1,348 @@
+"""Snapping: learned depths become widths that the target stores, layer by layer.
+
+Every layer has options: ways to store its weights, each with its bytes (scales and zero points included) and
+an estimate of what rounding to it costs: the squared gradients of the guide loss (the empirical Fisher
+information), times the squared changes of the weights. Weights that lie on a grid of their learned depth
+already are not charged for what that depth has cost. Both add up over layers, so the best plan for every size
+follows from one pass over the layers that keeps, of all plans of the layers so far, those that no smaller
+plan beats (dynamic programming over the Pareto front).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sgsc_edge.compression.channels import follow
+from sgsc_edge.compression.layers import QuantizedModel, QuantLayer
+from sgsc_edge.compression.quantizer import round_to
+from sgsc_edge.compression.strategy import task_losses
+from sgsc_edge.compression.widths import Storages
+from sgsc_edge.size import EIGHT_BITS, Storage
+
+_BATCH = 64
+_POINTS = 4096
+"""Plans followed from layer to layer: of more, the best in each of so many equal parts of the sizes."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """One way to store a layer's weights.
+
+    Parameters
+    ----------
+    bytes: of weights, biases and their scales.
+    loss: estimated rise of the loss, nats a sample.
+    """
+
+    storage: Storage
+    bytes: int
+    loss: float
+
+
+@dataclass(frozen=True, eq=False)
+class Front:
+    """The plans that no smaller plan beats, by size.
+
+    Parameters
+    ----------
+    bytes, loss: int64 and float64 [plans], rising and falling.
+    steps: for each layer, int64 [2, plans so far]: the plan of the layers before, and the layer's option.
+    """
+
+    bytes: NDArray[np.int64]
+    loss: NDArray[np.float64]
+    steps: tuple[NDArray[np.int64], ...]
+
+    @staticmethod
+    def of(layers: Iterable[Sequence[Option]]) -> Front:
+        """Follow the layers, one after another."""
+        size, loss = np.zeros(1, np.int64), np.zeros(1)
+        steps = []
+        for options in layers:
+            sizes = (size[:, np.newaxis] + np.array([option.bytes for option in options])).reshape(-1)
+            losses = (loss[:, np.newaxis] + np.array([option.loss for option in options])).reshape(-1)
+            kept = _unbeaten(sizes, losses)
+            size, loss = sizes[kept], losses[kept]
+            steps.append(np.stack([kept // len(options), kept % len(options)]))
+        return Front(size, loss, tuple(steps))
+
+    def within(self, budget: float) -> int | None:
+        """The plan of the least loss in at most ``budget`` bytes; None where there is none."""
+        fitting = int(np.searchsorted(self.bytes, budget, side="right"))
+        return fitting - 1 if fitting else None
+
+    def picks(self, plan: int) -> list[int]:
+        """The option that each layer has in a plan."""
+        found = []
+        for before, option in reversed(self.steps):
+            found.append(int(option[plan]))
+            plan = int(before[plan])
+        return found[::-1]
+
+
+def _unbeaten(sizes: NDArray[np.int64], losses: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Indices of the points that no point of at most their size beats, by size; int64."""
+    order = np.lexsort((losses, sizes))
+    best = np.minimum.accumulate(losses[order])
+    better = np.concatenate([[True], best[1:] < best[:-1]])
+    front: NDArray[np.int64] = order[better]
+    if len(front) > _POINTS:
+        # The last of a part has the least loss; the very first, the smallest of all, stays too.
+        span = sizes[front] - sizes[front[0]]
+        part = span * _POINTS // (span[-1] + 1)
+        front = front[np.concatenate([[True], part[1:-1] != part[2:], [True]])]
+    return front
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """What becomes of one layer.
+
+    Parameters
+    ----------
+    inputs, outputs: channels that stay.
+    depths: smallest, mean and largest learned depth of the channels that stay.
+    options: what could be had; ``chosen`` is one of their storages.
+    reason: in words.
+    """
+
+    name: str
+    inputs: int
+    outputs: int
+    depths: tuple[float, float, float]
+    options: tuple[Option, ...]
+    chosen: Storage
+    reason: str
+
+    def __str__(self) -> str:
+        depths = ", ".join(f"{depth:.1f}" for depth in self.depths)
+        return (
+            f"{self.name}: {self.inputs} -> {self.outputs} channels, depths {depths}, {self.chosen}, "
+            f"{self.bytes:,} bytes (8 bits: {self.bytes_in_8_bits:,}); {self.reason}"
+        )
+
+    @property
+    def bytes(self) -> int:
+        """As chosen."""
+        return self._option(self.chosen).bytes
+
+    @property
+    def bytes_in_8_bits(self) -> int:
+        """With the same channels at 8 bits."""
+        return self._option(EIGHT_BITS).bytes
+
+    def loss_of(self, storage: Storage) -> float:
+        """The estimated loss of a storage."""
+        return self._option(storage).loss
+
+    def _option(self, storage: Storage) -> Option:
+        return next(option for option in self.options if option.storage == storage)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How every layer is stored; ``plan.json``."""
+
+    layers: tuple[LayerPlan, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Of all layers, as chosen."""
+        return sum(layer.bytes for layer in self.layers)
+
+    @property
+    def bytes_in_8_bits(self) -> int:
+        """Of all layers, at 8 bits."""
+        return sum(layer.bytes_in_8_bits for layer in self.layers)
+
+    def storages(self) -> dict[str, Storage]:
+        """By layer name."""
+        return {layer.name: layer.chosen for layer in self.layers}
+
+    def widened(self, room: float) -> tuple[str, Plan] | None:
+        """The plan with one more layer in 8 bits, and that layer's name; None where there is none.
+
+        Of the layers that take at most ``room`` bytes more, it is the one that loses most for them in 4 bits.
+        """
+        gains = []
+        for number, layer in enumerate(self.layers):
+            more = layer.bytes_in_8_bits - layer.bytes
+            if layer.chosen != EIGHT_BITS and more <= room:
+                saved = layer.loss_of(layer.chosen) - layer.loss_of(EIGHT_BITS)
+                gains.append((saved / max(more, 1), number))
+        if not gains:
+            return None
+        _, number = max(gains)
+        wider = replace(self.layers[number], chosen=EIGHT_BITS, reason="the watch set had fallen in 4 bits")
+        return wider.name, Plan((*self.layers[:number], wider, *self.layers[number + 1 :]))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        layers = [
+            {**asdict(layer), "bytes": layer.bytes, "bytes_in_8_bits": layer.bytes_in_8_bits}
+            for layer in self.layers
+        ]
+        return {"bytes": self.bytes, "bytes_in_8_bits": self.bytes_in_8_bits, "layers": layers}
+
+    @staticmethod
+    def from_json(document: Mapping[str, Any]) -> Plan:
+        """Take back :meth:`to_json`."""
+
+        def storage(value: Mapping[str, Any]) -> Storage:
+            return Storage(value["bits"], value["per_channel"])
+
+        return Plan(
+            tuple(
+                LayerPlan(
+                    row["name"],
+                    row["inputs"],
+                    row["outputs"],
+                    tuple(row["depths"]),
+                    tuple(Option(storage(o["storage"]), o["bytes"], o["loss"]) for o in row["options"]),
+                    storage(row["chosen"]),
+                    row["reason"],
+                )
+                for row in document["layers"]
+            )
+        )
+
+
+class Choices:
+    """Every way to store the layers of a model of which some channels stay.
+
+    Parameters
+    ----------
+    masks: layer name -> float32 [O], the channels that stay.
+    legal: layer name -> the storages to choose from.
+    fisher: layer name -> squared gradients of its weights (:func:`fisher_information`); without it, rounding
+        is taken to cost nothing.
+    """
+
+    def __init__(
+        self,
+        model: QuantizedModel,
+        masks: Mapping[str, torch.Tensor],
+        legal: Storages,
+        fisher: Mapping[str, torch.Tensor] | None = None,
+    ) -> None:
+        self.layers, self.masks = dict(model.layers()), masks
+        self.sizes = _sizes(model, masks)
+        self.options: dict[str, tuple[Option, ...]] = {}
+        for name, layer in self.layers.items():
+            losses = [
+                0.0 if fisher is None else _loss(layer, masks[name], fisher[name], storage)
+                for storage in legal[name]
+            ]
+            self.options[name] = tuple(
+                Option(storage, storage.bytes(*self.sizes[name].stored), loss)
+                for storage, loss in zip(legal[name], losses, strict=True)
+            )
+
+    def best(self, budget: float = math.inf) -> tuple[Plan, float]:
+        """The plan with the least loss in a budget (bytes of all layers), and that loss.
+
+        Without a budget, or where no plan meets it, it is the smallest one.
+        """
+        front = Front.of(self.options.values())
+        found = front.within(budget) if math.isfinite(budget) else None
+        chosen = 0 if found is None else found
+        return self._plan(front.picks(chosen)), float(front.loss[chosen])
+
+    def stored(self, storages: Mapping[str, Storage]) -> Plan:
+        """The plan that stores layers so."""
+        return self._plan(
+            [
+                [option.storage for option in options].index(storages[name])
+                for name, options in self.options.items()
+            ]
+        )
+
+    def _plan(self, picks: Sequence[int]) -> Plan:
+        return Plan(
+            tuple(
+                LayerPlan(
+                    name,
+                    *self.sizes[name].channels,
+                    _depths(self.layers[name], self.masks[name]),
+                    options,
+                    options[pick].storage,
+                    _reason(options, pick),
+                )
+                for (name, options), pick in zip(self.options.items(), picks, strict=True)
+            )
+        )
+
+
+def layer_bytes(model: QuantizedModel, masks: Mapping[str, torch.Tensor]) -> int:
+    """Bytes of all layers as they are stored at present, without constants."""
+    sizes = _sizes(model, masks)
+    return sum(layer.storage.bytes(*sizes[name].stored) for name, layer in model.layers())
+
+
+@dataclass(frozen=True)
+class _Size:
+    """How much of a layer stays: channels (inputs, outputs), stored weights and channels."""
+
+    channels: tuple[int, int]
+    stored: tuple[int, int]
+
+
+def _sizes(model: QuantizedModel, masks: Mapping[str, torch.Tensor]) -> dict[str, _Size]:
+    sizes = {}
+    for use in follow(model, masks):
+        inputs, outputs = int(use.inputs.sum()), int(use.outputs.sum())
+        sizes[use.name] = _Size((inputs, outputs), (use.weights(inputs, outputs), outputs))
+    return sizes
+
+
+def _depths(layer: QuantLayer, mask: torch.Tensor) -> tuple[float, float, float]:
+    bits = layer.quantizer.bits.detach()[mask > 0]
+    return float(bits.min()), float(bits.mean()), float(bits.max())
+
+
+def _loss(layer: QuantLayer, mask: torch.Tensor, fisher: torch.Tensor, storage: Storage) -> float:
+    """Σ F · Δ² / 2 of rounding the living weights to a storage, from where their learned depth has them."""
+    with torch.no_grad():
+        learned = layer.quantizer(layer.weight)
+        snapped = round_to(layer.weight, storage.bits, mask > 0, shared=not storage.per_channel)
+        deeper = (layer.quantizer.bits > storage.bits) | (not storage.per_channel)
+        change = (snapped - learned).square().mul(fisher).flatten(1).sum(1)
+        return float((change * deeper * (mask > 0)).double().sum()) / 2
+
+
+def _reason(options: Sequence[Option], pick: int) -> str:
+    """Why a layer is stored so, in words."""
+    chosen = options[pick]
+    if len(options) == 1:
+        return "the target stores this layer's weights in 8 bits only"
+    others = [option for option in options if option is not chosen]
+    if chosen.storage == EIGHT_BITS:
+        nearest = min(others, key=lambda option: option.bytes)
+        if nearest.bytes >= chosen.bytes:
+            return "4 bits would save nothing"
+        saved, lost = chosen.bytes - nearest.bytes, nearest.loss - chosen.loss
+        return f"{nearest.storage} would save {saved} bytes, for a loss of {lost:.2g}"
+    eight = next(option for option in options if option.storage == EIGHT_BITS)
+    return f"saves {eight.bytes - chosen.bytes} bytes, for a loss of {max(chosen.loss - eight.loss, 0.0):.2g}"
+
+
+def fisher_information(
+    model: QuantizedModel, inputs: torch.Tensor, labels: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """The squared gradient of the loss by weight, a sample: layer name -> float32, the weight's shape."""
+    layers = dict(model.layers())
+    found = {name: torch.zeros_like(layer.weight) for name, layer in layers.items()}
+    with model.evaluating() as module, torch.enable_grad():
+        weights = [layer.weight for layer in layers.values()]
+        for part, part_labels in zip(torch.split(inputs, _BATCH), torch.split(labels, _BATCH), strict=True):
+            loss = task_losses(model, module(part), part_labels).sum()
+            for name, gradient in zip(found, torch.autograd.grad(loss, weights), strict=True):
+                found[name] += gradient.detach().square()
+    return {name: total / len(inputs) for name, total in found.items()}

@@ -1,0 +1,154 @@
+"""Widths: the search for a plan, rounding to coarse grids, and plans as files."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from compression.models import Busy, Plain, randomised
+from compression.test_fold import calibrated
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sgsc_edge.compression import snapping
+from sgsc_edge.compression.quantizer import best_range, round_to
+from sgsc_edge.compression.snapping import Choices, Front, LayerPlan, Option, Plan
+from sgsc_edge.compression.widths import legal_storages
+from sgsc_edge.size import EIGHT_BITS, Storage
+from sgsc_edge.targets import load_target
+
+NARROW = Storage(4)
+
+options = st.lists(
+    st.builds(Option, st.just(NARROW), st.integers(1, 60), st.floats(0, 10, width=16)), min_size=1, max_size=4
+)
+
+
+def brute_force(layers: list[list[Option]], budget: int) -> float | None:
+    plans = [
+        sum(option.loss for option in picks)
+        for picks in itertools.product(*layers)
+        if sum(option.bytes for option in picks) <= budget
+    ]
+    return min(plans, default=None)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(options, min_size=1, max_size=5), st.integers(0, 300))
+def test_the_front_has_the_best_plan_for_every_budget(layers: list[list[Option]], budget: int) -> None:
+    front = Front.of(layers)
+    best = front.within(budget)
+    expected = brute_force(layers, budget)
+    assert (best is None) == (expected is None)
+    if best is not None:
+        picked = [options[pick] for options, pick in zip(layers, front.picks(best), strict=True)]
+        assert sum(option.bytes for option in picked) == front.bytes[best] <= budget
+        assert sum(option.loss for option in picked) == pytest.approx(front.loss[best])
+        assert front.loss[best] == pytest.approx(expected)
+
+
+def test_a_long_front_is_thinned_and_stays_true(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plans are left out, never made up; the ends stay, and little is lost between them."""
+    generator = torch.Generator().manual_seed(0)
+    layers = []
+    for _ in range(40):
+        size, loss = (float(x) for x in torch.rand(2, generator=generator))
+        layers.append(
+            [Option(EIGHT_BITS, round(20_000 * size), 0.0), Option(NARROW, round(10_000 * size), loss)]
+        )
+    whole = Front.of(layers)
+    monkeypatch.setattr(snapping, "_POINTS", 64)
+    thin = Front.of(layers)
+    assert len(thin.bytes) <= 66
+    assert (thin.bytes[0], thin.bytes[-1]) == (whole.bytes[0], whole.bytes[-1])
+    for plan in (0, len(thin.bytes) // 2, len(thin.bytes) - 1):
+        picked = [options[pick] for options, pick in zip(layers, thin.picks(plan), strict=True)]
+        assert sum(option.bytes for option in picked) == thin.bytes[plan]
+        best = whole.loss[whole.within(float(thin.bytes[plan])) or 0]
+        assert thin.loss[plan] <= best + 0.05 * whole.loss[0]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 1000), st.sampled_from([4, 8]), st.booleans())
+def test_the_best_range_rounds_no_worse_than_the_widest(seed: int, bits: int, shared: bool) -> None:
+    weight = torch.randn(5, 3, 3, 3, generator=torch.Generator().manual_seed(seed))
+    weight[seed % 5] *= 10
+    channels = torch.arange(5) != 2
+    ranges = best_range(weight, bits, channels, shared=shared)
+    assert not shared or ranges.unique().numel() == 1
+    limit = 2 ** (bits - 1) - 1
+    widest = weight.abs().flatten(1).amax(1)
+    scale = ((widest[channels].max().expand(5) if shared else widest) / limit).reshape(-1, 1, 1, 1)
+    plain = (weight / scale).round().clamp(-limit, limit) * scale
+    errors = [
+        (rounded - weight)[channels].square().flatten(1).sum(1)
+        for rounded in (round_to(weight, bits, channels, shared=shared), plain)
+    ]
+    found, before = (error.sum(0, keepdim=True) if shared else error for error in errors)
+    assert bool((found <= before * 1.001 + 1e-6).all())
+
+
+def choices(network: torch.nn.Module, target: str = "tflm-int4", loss: float = 1.0) -> Choices:
+    model = calibrated(randomised(network))
+    masks = {name: torch.ones_like(layer.mask) for name, layer in model.layers()}
+    fisher = {name: torch.full_like(layer.weight, loss) for name, layer in model.layers()}
+    return Choices(model, masks, legal_storages(model, load_target(target).weights), fisher)
+
+
+def test_without_a_budget_the_plan_is_the_smallest() -> None:
+    plan, _ = choices(Plain()).best()
+    assert {layer.name: layer.chosen for layer in plan.layers} == {
+        "features.0": NARROW,  # it has a BatchNorm: scales by channel
+        "head": Storage(4, per_channel=False),
+    }
+    conv, dense = plan.layers
+    assert conv.bytes == 18 + 4 * 28
+    assert dense.bytes == 54 + 3 * 4 + 24
+    assert plan.bytes_in_8_bits == 36 + 4 * 28 + 108 + 3 * 28
+    assert "saves 18 bytes" in conv.reason
+
+
+def test_a_budget_with_room_keeps_8_bits() -> None:
+    plan, loss = choices(Plain()).best(10_000)
+    assert {layer.chosen for layer in plan.layers} == {EIGHT_BITS}
+    assert "would save" in plan.layers[0].reason
+    smaller, more = choices(Plain()).best(plan.bytes - 1)
+    assert smaller.bytes < plan.bytes
+    assert more > loss
+
+
+def test_a_target_of_8_bits_leaves_no_choice() -> None:
+    plan, _ = choices(Busy(), "tflite-int8").best()
+    assert {layer.reason for layer in plan.layers} == {
+        "the target stores this layer's weights in 8 bits only"
+    }
+
+
+def test_widening_takes_the_layer_that_loses_most_for_its_bytes() -> None:
+    def layer(name: str, saved: int, loss: float) -> LayerPlan:
+        both = (Option(EIGHT_BITS, 100, 0.0), Option(NARROW, 100 - saved, loss))
+        return LayerPlan(name, 1, 1, (4.0, 4.0, 4.0), both, NARROW, "")
+
+    plan = Plan((layer("a", 10, 1.0), layer("b", 40, 2.0), layer("c", 20, 1.5)))
+    first = plan.widened(100)
+    assert first is not None
+    assert (first[0], first[1].bytes) == ("a", plan.bytes + 10)
+    assert [row.chosen for row in first[1].layers] == [EIGHT_BITS, NARROW, NARROW]
+    assert plan.widened(9) is None
+    assert Plan(tuple(replace(row, chosen=EIGHT_BITS) for row in plan.layers)).widened(100) is None
+
+
+def test_plans_survive_a_file() -> None:
+    plan, _ = choices(Busy()).best(500)
+    assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+
+
+@pytest.mark.parametrize("target", ["tflite-int4", "tflm-int4"])
+def test_what_may_be_narrow(target: str) -> None:
+    model = calibrated(randomised(Busy()))
+    legal = legal_storages(model, load_target(target).weights)
+    assert legal["depthwise"] == (EIGHT_BITS, NARROW)
+    assert legal["head"] == (EIGHT_BITS, NARROW, Storage(4, per_channel=False))
