@@ -26,6 +26,7 @@ from sgsc_edge.compression.learned import Goal, Learned
 from sgsc_edge.compression.loop import Recipe, Trainer
 from sgsc_edge.compression.quantizer import WeightQuantizer
 from sgsc_edge.compression.sensitivity import sensitivity
+from sgsc_edge.targets import load_target
 
 
 def masks_of(model: QuantizedModel) -> dict[str, torch.Tensor]:
@@ -270,13 +271,19 @@ def test_the_teacher_sees_what_the_model_sees() -> None:
 
 
 @pytest.mark.parametrize(
-    ("goal", "epochs"), [(Goal(280), (3, 9)), (Goal(None, gamma=30.0), range(1, 12))], ids=["budget", "gamma"]
+    ("goal", "epochs", "target"),
+    [
+        (Goal(280), (3, 9), "tflite-int8"),
+        (Goal(200), (3, 9), "tflm-int4"),
+        (Goal(None, gamma=30.0), range(1, 12), "tflite-int8"),
+    ],
+    ids=["budget", "narrow", "gamma"],
 )
 def test_a_killed_compression_ends_as_an_unbroken_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, goal: Goal, epochs: Sequence[int]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, goal: Goal, epochs: Sequence[int], target: str
 ) -> None:
     """Killed while learning and while settling; under γ the controller takes hold and lets go."""
-    this = replace(learning(280), goal=goal, guard=Guard("loss", 0.1))
+    this = replace(learning(280), goal=goal, guard=Guard("loss", 0.1), weights=load_target(target).weights)
     unbroken = this.run(tmp_path / "a", "key").tensors()
     assert bool((tmp_path / "a" / "controller.jsonl").read_text()) == (goal.budget is None)
     for last in epochs:
@@ -285,7 +292,7 @@ def test_a_killed_compression_ends_as_an_unbroken_one(
     resumed = this.run(tmp_path / "b", "key").tensors()
     for name, tensor in unbroken.items():
         assert torch.equal(tensor, resumed[name]), name
-    for name in ("history.jsonl", "controller.jsonl"):
+    for name in ("history.jsonl", "controller.jsonl", "plan.json"):
         assert (tmp_path / "a" / name).read_text() == (tmp_path / "b" / name).read_text()
 
 
@@ -374,6 +381,42 @@ def test_with_the_scale_held_depths_do_not_follow_sensitivity(
     monkeypatch.setattr(WeightQuantizer, "scale", lambda self: 2**self.log2_range / 127)
     depths = learned_depths(tmp_path, 0.01)
     assert depths["loud"] < depths["quiet"]
+
+
+def widths(folder: Path) -> list[int]:
+    return [layer["chosen"]["bits"] for layer in json.loads((folder / "plan.json").read_text())["layers"]]
+
+
+@pytest.mark.parametrize(
+    ("baseline", "epochs", "expected"),
+    [(0.0, 3, [4, 4]), (2.0, 1, [4, 4]), (2.0, 2, [4, 8]), (2.0, 3, [8, 8])],
+)
+def test_layers_are_widened_while_the_watch_set_lies_below_its_floor(
+    tmp_path: Path, baseline: float, epochs: int, expected: list[int]
+) -> None:
+    """A floor that every network meets, and one that none does: then a layer between any two epochs."""
+    this = replace(
+        learning(None),
+        method="mixed",
+        weights=load_target("tflm-int4").weights,
+        guard=Guard("accuracy", 0.1, baseline=baseline),
+        recipe=Recipe(epochs, 32, 1e-3, seed=0),
+    )
+    folded = this.run(tmp_path, "key")
+    assert sorted(widths(tmp_path)) == expected
+    layers = folded.layers().values()
+    assert [layer.bits.unique().tolist() for layer in layers] == [[bits] for bits in widths(tmp_path)]
+    for layer in layers:
+        assert int(layer.weight.abs().max()) <= 2 ** (int(layer.bits[0]) - 1) - 1
+
+
+def test_under_a_budget_no_layer_is_widened_without_room(tmp_path: Path) -> None:
+    weights = load_target("tflm-int4").weights
+    this = replace(learning(200), weights=weights, guard=Guard("accuracy", 0.1, baseline=2.0))
+    this.run(tmp_path, "key")
+    rows = history(tmp_path)
+    assert all(row["bytes"] <= 200 for row in rows[8:])
+    assert 4 in widths(tmp_path)
 
 
 def test_ptq_calibrates_without_training(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ FILES = {
     "manifest.json",
     "history.jsonl",
     "controller.jsonl",
+    "plan.json",
 }
 
 
