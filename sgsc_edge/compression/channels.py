@@ -31,19 +31,28 @@ _KEEP_ZERO = frozenset(
 class LayerUse:
     """One layer where it is called: its name, module, and the liveness of its inputs and outputs.
 
-    ``inputs`` [I] and ``outputs`` [O] are float32 in 0..1; ``rank`` is its output's.
+    ``inputs`` [I] and ``outputs`` [O] are float32 in 0..1; ``shapes`` are the values', for a batch of two.
     """
 
     name: str
     layer: QuantLayer
     inputs: torch.Tensor
     outputs: torch.Tensor
-    rank: int
+    shapes: tuple[tuple[int, ...], tuple[int, ...]]
 
     @property
     def kernel(self) -> int:
         """Weights for one input and one output channel."""
         return math.prod(self.layer.weight.shape[2:])
+
+    def activations(self, inputs: int, outputs: int) -> int:
+        """Elements of one sample's input and output with so many channels."""
+        made = 0
+        for shape, channels, whole in zip(
+            self.shapes, (inputs, outputs), (len(self.inputs), len(self.outputs)), strict=True
+        ):
+            made += math.prod(shape[1:]) * channels // whole
+        return made
 
     def weights(self, inputs: int, outputs: int) -> int:
         """Weights of so many channels."""
@@ -111,7 +120,8 @@ def follow(
                 outputs = outputs * reads.repeat_interleave(len(outputs) // len(reads))
             if along_last:  # it reads and makes the last axis, and axis 1 holds positions
                 reads = torch.ones(called.weight.shape[1])
-            yield LayerUse(str(node.target), called, reads, outputs, len(shape))
+            shapes = (inputs[0].shape, shape)
+            yield LayerUse(str(node.target), called, reads, outputs, shapes)
             values[node.name] = _Value(torch.ones(shape[1]) if along_last else outputs, shape)
         else:
             values[node.name] = _Value(_through(node, model, inputs, shape), shape)
@@ -127,7 +137,7 @@ def skip_dead(model: QuantizedModel) -> None:
         layer = calls[0].layer
         inputs = torch.stack([use.inputs for use in calls]).amax(0) > 0
         # Positions, not channels, lie along axis 1 of a sequence that a Linear reads.
-        along_first = not isinstance(layer.layer, nn.Linear) or all(use.rank == 2 for use in calls)
+        along_first = not isinstance(layer.layer, nn.Linear) or all(len(use.shapes[1]) == 2 for use in calls)
         layer.living = Living.of(layer, inputs, layer.mask > 0) if along_first else None
 
 

@@ -84,6 +84,7 @@ class Compression:
     augment: distorts a batch of training inputs, given a seed; None leaves them as they are.
     keep_softmax, input_grid: see :func:`sgsc_edge.compression.layers.quantize_model`.
     weights: how the target may store weights; 8 bits a weight always.
+    arena: bytes of RAM that the target has for tensors; None without a limit.
     """
 
     model: nn.Module
@@ -100,6 +101,7 @@ class Compression:
     keep_softmax: bool = False
     input_grid: tuple[float, int] | None = None
     weights: tuple[Weights, ...] = ()
+    arena: int | None = None
 
     def quantized(self) -> QuantizedModel:
         """A fresh model in its trained form, not yet calibrated."""
@@ -213,6 +215,7 @@ class Compression:
             sensitivity_batch=self._sensitivity_batch(samples),
             refresh=lambda: re_estimate_norms(model, self.train, batch_size),
             storages=legal_storages(model, self.weights),
+            arena=self.arena,
         )
 
     def _check_watch(self, trip: float) -> None:

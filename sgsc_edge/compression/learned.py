@@ -117,6 +117,7 @@ class Learned(Strategy):
     watch: measures the watch set: higher is better.
     sensitivity_batch: (inputs, labels) on which sensitivities are measured; never of the watch set.
     storages: the ways in which each layer may be stored.
+    arena: bytes of RAM that the target has for tensors; None without a limit.
     """
 
     def __init__(
@@ -134,6 +135,7 @@ class Learned(Strategy):
         sensitivity_batch: tuple[torch.Tensor, torch.Tensor],
         refresh: Callable[[], None],
         storages: Storages,
+        arena: int | None = None,
     ) -> None:
         self.model, self.goal, self.controller = model, goal, controller
         self.layers = dict(model.layers())
@@ -150,7 +152,7 @@ class Learned(Strategy):
         self.frozen = False
         self.learned: dict[str, torch.Tensor] = {}
         self.forget = set()
-        self.storages = storages
+        self.storages, self.arena = storages, arena
         self.plan: Plan | None = None
         self._store(self._smallest)
         self.pressure = Pressure(model, goal.budget, goal.gamma, self.learning_steps)
@@ -388,20 +390,23 @@ class Learned(Strategy):
         fisher = fisher_information(self.model, *self.sensitivity_batch)
         alive, budget = self._alive(), self.goal.budget
         if budget is None:
-            return alive, Choices(self.model, alive, self.storages, fisher).best()[0]
+            return alive, self._options(alive, fisher).best()[0]
         scores = self.sensitivity()
         found = []
         for reserve in _RESERVES if self._mixed else (0.0,):
             self._store(self._smallest)
             kept = fit(self.model, alive, scores, round((1 - reserve) * budget))
             constants = stored_bytes(self.model, kept) - layer_bytes(self.model, kept)
-            best, loss = Choices(self.model, kept, self.storages, fisher).best(budget - constants)
+            best, loss = self._options(kept, fisher).best(budget - constants)
             lost = loss - kept_worth(self.model, kept, scores) / (2 * len(self.sensitivity_batch[1]))
             found.append((lost, reserve, best.storages()))
         *_, storages = min(found, key=lambda each: each[:2])
         self._store(storages)
         kept = fit(self.model, alive, scores, budget)
-        return kept, Choices(self.model, kept, self.storages, fisher).stored(storages)
+        return kept, self._options(kept, fisher).stored(storages)
+
+    def _options(self, kept: Masks, fisher: Masks) -> Choices:
+        return Choices(self.model, kept, self.storages, fisher, self.arena)
 
     @property
     def _smallest(self) -> dict[str, Storage]:

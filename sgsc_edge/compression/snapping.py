@@ -223,6 +223,8 @@ class Choices:
     legal: layer name -> the storages to choose from.
     fisher: layer name -> squared gradients of its weights (:func:`fisher_information`); without it, rounding
         is taken to cost nothing.
+    arena: bytes of RAM for tensors; None where the target states no limit. TFLite Micro unpacks 4-bit filters
+        into it while an op runs, beside the op's input and output.
     """
 
     def __init__(
@@ -231,18 +233,27 @@ class Choices:
         masks: Mapping[str, torch.Tensor],
         legal: Storages,
         fisher: Mapping[str, torch.Tensor] | None = None,
+        arena: int | None = None,
     ) -> None:
         self.layers, self.masks = dict(model.layers()), masks
         self.sizes = _sizes(model, masks)
         self.options: dict[str, tuple[Option, ...]] = {}
+        self.refused: dict[str, str] = {}
         for name, layer in self.layers.items():
+            size, storages = self.sizes[name], legal[name]
+            if arena is not None and len(storages) > 1 and size.unpacked > arena:
+                storages = (EIGHT_BITS,)
+                self.refused[name] = (
+                    f"in 4 bits its filter would be unpacked into the arena: {size.unpacked:,} bytes with "
+                    f"input and output, and the target has {arena:,}"
+                )
             losses = [
                 0.0 if fisher is None else _loss(layer, masks[name], fisher[name], storage)
-                for storage in legal[name]
+                for storage in storages
             ]
             self.options[name] = tuple(
-                Option(storage, storage.bytes(*self.sizes[name].stored), loss)
-                for storage, loss in zip(legal[name], losses, strict=True)
+                Option(storage, storage.bytes(*size.stored), loss)
+                for storage, loss in zip(storages, losses, strict=True)
             )
 
     def best(self, budget: float = math.inf) -> tuple[Plan, float]:
@@ -256,13 +267,13 @@ class Choices:
         return self._plan(front.picks(chosen)), float(front.loss[chosen])
 
     def stored(self, storages: Mapping[str, Storage]) -> Plan:
-        """The plan that stores layers so."""
-        return self._plan(
-            [
-                [option.storage for option in options].index(storages[name])
-                for name, options in self.options.items()
-            ]
-        )
+        """The plan that stores layers so; in 8 bits where that is no option."""
+
+        def pick(name: str) -> int:
+            known = [option.storage for option in self.options[name]]
+            return known.index(storages[name]) if storages[name] in known else 0
+
+        return self._plan([pick(name) for name in self.options])
 
     def _plan(self, picks: Sequence[int]) -> Plan:
         return Plan(
@@ -273,7 +284,7 @@ class Choices:
                     _depths(self.layers[name], self.masks[name]),
                     options,
                     options[pick].storage,
-                    _reason(options, pick),
+                    self.refused.get(name) or _reason(options, pick),
                 )
                 for (name, options), pick in zip(self.options.items(), picks, strict=True)
             )
@@ -288,17 +299,27 @@ def layer_bytes(model: QuantizedModel, masks: Mapping[str, torch.Tensor]) -> int
 
 @dataclass(frozen=True)
 class _Size:
-    """How much of a layer stays: channels (inputs, outputs), stored weights and channels."""
+    """How much of a layer stays.
+
+    Parameters
+    ----------
+    channels: inputs and outputs.
+    stored: weights, and channels that have a bias.
+    unpacked: bytes of input, output and weights, a byte each.
+    """
 
     channels: tuple[int, int]
     stored: tuple[int, int]
+    unpacked: int
 
 
 def _sizes(model: QuantizedModel, masks: Mapping[str, torch.Tensor]) -> dict[str, _Size]:
     sizes = {}
     for use in follow(model, masks):
         inputs, outputs = int(use.inputs.sum()), int(use.outputs.sum())
-        sizes[use.name] = _Size((inputs, outputs), (use.weights(inputs, outputs), outputs))
+        weights = use.weights(inputs, outputs)
+        unpacked = weights + use.activations(inputs, outputs)
+        sizes[use.name] = _Size((inputs, outputs), (weights, outputs), unpacked)
     return sizes
 
 

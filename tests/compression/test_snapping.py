@@ -127,6 +127,17 @@ def test_a_target_of_8_bits_leaves_no_choice() -> None:
     }
 
 
+def test_what_the_arena_cannot_unpack_stays_in_8_bits() -> None:
+    model = calibrated(randomised(Plain()))
+    masks = {name: torch.ones_like(layer.mask) for name, layer in model.layers()}
+    legal = legal_storages(model, load_target("tflm-int4").weights)
+    needed = 1 * 64 + 4 * 36 + 36  # input, output and filter of the convolution; less for the dense layer
+    for arena, bits in ((needed, 4), (needed - 1, 8)):
+        conv, dense = Choices(model, masks, legal, arena=arena).best()[0].layers
+        assert (conv.chosen.bits, dense.chosen.bits) == (bits, 4)
+    assert conv.reason.startswith("in 4 bits its filter would be unpacked into the arena: 244 bytes")
+
+
 def test_widening_takes_the_layer_that_loses_most_for_its_bytes() -> None:
     def layer(name: str, saved: int, loss: float) -> LayerPlan:
         both = (Option(EIGHT_BITS, 100, 0.0), Option(NARROW, 100 - saved, loss))
