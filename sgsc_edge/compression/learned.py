@@ -113,7 +113,8 @@ class Learned(Strategy):
     ----------
     teacher: the float model's outputs float32 [n, K], from a batch's inputs and training indices.
     samples: in the training set.
-    guide: training indices of the guide set.
+    guide, must_keep: training indices of the guarded samples, and of those whose decision may not flip: they
+        follow their labels, not the float model, whose answer may be close to the other one.
     watch: measures the watch set: higher is better.
     sensitivity_batch: (inputs, labels) on which sensitivities are measured; never of the watch set.
     storages: the ways in which each layer may be stored.
@@ -131,6 +132,7 @@ class Learned(Strategy):
         teacher: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
         samples: int,
         guide: Sequence[int],
+        must_keep: Sequence[int],
         watch: Callable[[], float],
         sensitivity_batch: tuple[torch.Tensor, torch.Tensor],
         refresh: Callable[[], None],
@@ -148,6 +150,8 @@ class Learned(Strategy):
         self.answers = answering(model)
         self.is_guide = torch.zeros(samples, dtype=torch.bool)
         self.is_guide[list(guide)] = True
+        self.is_kept = torch.zeros(samples, dtype=torch.bool)
+        self.is_kept[list(must_keep)] = True
         self.guide_weight = 1.0 if goal.guide_weight is None else goal.guide_weight
         self.frozen = False
         self.learned: dict[str, torch.Tensor] = {}
@@ -271,7 +275,8 @@ class Learned(Strategy):
         if self.model.ends_with_softmax:
             return outputs.new_zeros(len(outputs))
         target = F.log_softmax(self.teacher(inputs, indices), 1)
-        return F.kl_div(F.log_softmax(outputs, 1), target, reduction="none", log_target=True).sum(1)
+        differs = F.kl_div(F.log_softmax(outputs, 1), target, reduction="none", log_target=True).sum(1)
+        return differs.masked_fill(self.is_kept[indices], 0.0)
 
     def _mean_magnitude(self) -> torch.Tensor:
         weights = [layer.weight.abs().mean() for layer in self.layers.values()]

@@ -446,12 +446,20 @@ def test_a_watch_set_too_small_to_watch_is_named(caplog: pytest.LogCaptureFixtur
         assert (f"the watch set has {samples} samples" in caplog.text) == warned
 
 
+def test_must_keep_samples_follow_their_labels_alone() -> None:
+    this = replace(learning(280), must_keep=(2, 5))
+    learned = this._learned(this.calibrated())
+    x, _ = data().tensors
+    differs = learned._divergence(torch.zeros(8, 3), x[:8], torch.arange(8))
+    assert (differs == 0).nonzero().flatten().tolist() == [2, 5]
+
+
 def test_must_keep_samples_are_drawn_more_often() -> None:
     this = learning(280)
     assert this.guarded == this.guide
     kept = (this.guide[3], 1)  # one of the guide part, one beside it
-    guarded = replace(this, must_keep=kept).guarded
-    assert set(guarded) == {*this.guide, 1}
-    assert guarded.count(kept[0]) == guarded.count(1) == 2  # 4 of 33, about an eighth
+    guarded = replace(this, must_keep=kept, guide=tuple(range(3, 120))).guarded
+    assert set(guarded) == {*range(3, 120), 1}
+    assert guarded.count(kept[0]) == guarded.count(1) == 4  # 8 of 124, about a sixteenth
     many = replace(this, must_keep=tuple(range(100))).guarded
     assert sorted(many) == sorted({*this.guide, *range(100)})
