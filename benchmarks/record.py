@@ -88,13 +88,13 @@ def run(*command: str | Path, allowed: tuple[int, ...] = (0,)) -> None:
         raise SystemExit(f"exit code {done.returncode} from: {' '.join(map(str, command))}")
 
 
-def build(project: Path, out: Path, *options: str) -> Path:
-    """Build a project for tflite-int8 and return the build folder.
+def build(project: Path, out: Path, *options: str, target: str = TARGET) -> Path:
+    """Build a project for a target and return the build folder.
 
     A build whose gate fails (exit code 1) is measured like any other: the figures are about all of them.
     """
-    run(command(), "build", project, "--target", TARGET, "--out", out, *options, allowed=(0, 1))
-    return out / TARGET
+    run(command(), "build", project, "--target", target, "--out", out, *options, allowed=(0, 1))
+    return out / target
 
 
 def command() -> Path:

@@ -4,10 +4,10 @@ The loss of a batch, after arXiv 2505.00350 (eq. 4), with the size as a constrai
 
     Λ = L(train) + λ · L(guide) + size (see ``pressure``) + α · mean|w|
 
-L is cross-entropy plus the divergence from the float model's logits (of data that is not augmented: once);
-guide samples are a fixed share of every batch, so they cost no second forward pass; λ, where it is not fixed,
-is the multiplier of a second constraint: it rises while the watch metric lies below its floor, and comes back
-to 1 above it.
+L is cross-entropy plus the divergence from the float model's softened answers (of data that is not augmented:
+once); guide samples are a fixed share of every batch, so they cost no second forward pass; λ, where it is not
+fixed, is the multiplier of a second constraint: it rises while the watch metric lies below its floor, and
+comes back to 1 above it.
 
 Two phases: *learning* (depths move, channels die, the controller gives bits back) and *settling*: the
 channels that stay are chosen to meet the budget exactly (``fit``), every layer gets a width that the target
@@ -45,6 +45,10 @@ log = logging.getLogger("sgsc_edge")
 
 LEARNING_SHARE = 0.6
 """Share of the epochs in which depths are learned."""
+
+TEMPERATURE = 4.0
+"""Divides logits where they are compared with the float model's (arXiv 1503.02531): at 1, a confident model
+says little more than the label."""
 
 GUIDE_SHARE = 0.25
 """Share of a batch that is drawn from the guide set."""
@@ -271,11 +275,16 @@ class Learned(Strategy):
     # --- the terms ------------------------------------------------------------------------------
 
     def _divergence(self, outputs: torch.Tensor, inputs: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
-        """Kullback-Leibler divergence of each sample from the float model's answer, float32 [n]."""
+        """Kullback-Leibler divergence of each sample from the float model's softened answer, float32 [n].
+
+        The square of the temperature makes up for the gradients that softening takes.
+        """
         if self.model.ends_with_softmax:
             return outputs.new_zeros(len(outputs))
-        target = F.log_softmax(self.teacher(inputs, indices), 1)
-        differs = F.kl_div(F.log_softmax(outputs, 1), target, reduction="none", log_target=True).sum(1)
+        target, own = (
+            F.log_softmax(logits / TEMPERATURE, 1) for logits in (self.teacher(inputs, indices), outputs)
+        )
+        differs = TEMPERATURE**2 * F.kl_div(own, target, reduction="none", log_target=True).sum(1)
         return differs.masked_fill(self.is_kept[indices], 0.0)
 
     def _mean_magnitude(self) -> torch.Tensor:

@@ -319,14 +319,14 @@ class TwoLayers(nn.Module):
         return self.head(torch.flatten(self.features(x), 1))
 
 
-@pytest.mark.parametrize("gamma", [3.0, 30.0])
+@pytest.mark.parametrize("gamma", [3.0, 10.0])
 def test_the_controller_saves_a_run_that_fails_without_it(tmp_path: Path, gamma: float) -> None:
     """A fixed weight far too large, and a learning rate at which settling mends no collapse."""
     ends = {}
     for guard in (False, True):
         folder = tmp_path / str(guard)
         this = replace(learning(None, gamma=gamma, guard=guard), guard=Guard("loss", 0.1))
-        recipe = Recipe(12, 32, learning_rate=1e-3, seed=0)
+        recipe = Recipe(12, 32, learning_rate=1e-4, seed=0)
         replace(this, model=trained(TwoLayers()), recipe=recipe).run(folder, "key")
         ends[guard] = history(folder)[-1]["watch_loss"]
         actions = (folder / "controller.jsonl").read_text().splitlines()
@@ -368,7 +368,7 @@ def learned_depths(folder: Path, gamma: float) -> dict[str, float]:
     return depths
 
 
-@pytest.mark.parametrize("gamma", [0.003, 0.01, 0.03, 0.1])
+@pytest.mark.parametrize("gamma", [0.01, 0.03, 0.1, 0.3])
 def test_layers_of_different_sensitivity_end_at_different_depths(tmp_path: Path, gamma: float) -> None:
     depths = learned_depths(tmp_path, gamma)
     assert depths["loud"] > depths["quiet"] + 1.0

@@ -1,0 +1,178 @@
+"""What 4-bit weights buy on MNIST: accuracy at equal bytes, bytes at equal accuracy, and whole files.
+
+The float models are those of ``mnist_budget``, and so is the recipe; builds differ in target and budget.
+Accuracy is of the 10,000 test samples on TFLM; bytes are weights, biases and their scales in the
+``.tflite``. Finished builds are kept in ``benchmarks/build``, and only what changed runs again::
+
+    python -m benchmarks.mnist_narrow [--seeds 0 1 2]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from benchmarks.digits_budget import stored_bytes
+from benchmarks.mnist_budget import RECIPE, known, trained
+from benchmarks.record import Row, build, finish
+from sgsc_edge.certification import read_certificate
+from sgsc_edge.inspection import inspect_model
+
+WIDE, NARROW = "tflite-int8", "tflm-int4"
+EQUAL_BYTES = (4_000, 8_000)
+LADDER = (2_000, 2_800, 4_000, 5_600, 8_000)
+"""Budgets at which both targets are built; each is about 0.7 times the next."""
+
+GOAL = 0.99
+SHARE_OF_BYTES = 0.7
+FILE_BUDGET, FILE_LIMIT = 4_000, 6_000
+SMALL_FILE = ("export.names=none", "export.quantization=needed", "export.metadata=none")
+WHOLE_SHARE, WHOLE_DROP = 0.55, 0.3
+"""Of the plain int8 file with nothing removed, and points below float."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """One build: accuracy on TFLM, float's, bytes stored, bytes of the file, and those by use."""
+
+    accuracy: float
+    float_accuracy: float
+    stored: int
+    file: int
+    shares: dict[str, int]
+
+
+def main() -> int:
+    """Build and compare."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    seeds = parser.parse_args().seeds
+    projects = {seed: trained(seed) for seed in seeds}
+
+    def each(name: str, target: str, *settings: str) -> list[Built]:
+        return [built(projects[seed], seed, name, target, settings) for seed in seeds]
+
+    ladder = {
+        target: {
+            budget: each(f"{target}-{budget}", target, f"compress.budget={budget} B") for budget in LADDER
+        }
+        for target in (WIDE, NARROW)
+    }
+    small = each("small-file", NARROW, f"compress.budget={FILE_BUDGET} B", *SMALL_FILE)
+    plain = each("plain", WIDE, "compress.method=ptq")
+    whole = each("whole", NARROW, "compress.method=mixed", "compress.controller=false")
+    found = [*ladder_rows(ladder), *file_rows(small), *whole_rows(whole, plain)]
+    detail = {
+        "seeds": seeds,
+        "ladder": {
+            target: {str(budget): [asdict(one) for one in builds] for budget, builds in steps.items()}
+            for target, steps in ladder.items()
+        },
+        **{
+            name: [asdict(one) for one in builds]
+            for name, builds in (("small", small), ("plain", plain), ("whole", whole))
+        },
+    }
+    return finish("mnist_narrow", found, detail)
+
+
+def built(project: Path, seed: int, name: str, target: str, settings: Sequence[str]) -> Built:
+    """Build once and read certificate and file."""
+    chosen = (*RECIPE, "data.augment=data:augment", f"compress.seed={seed}", *settings)
+    options = [part for setting in chosen for part in ("--set", setting)]
+    folder = build(project, project / name, *options, target=target)
+    test = read_certificate(folder / "certificate.json").predicate.test
+    totals = inspect_model(folder / "model.tflite").totals
+    return Built(
+        accuracy=known(test["tflm"].metrics["accuracy"]),
+        float_accuracy=known(test["float"].metrics["accuracy"]),
+        stored=stored_bytes(folder),
+        file=totals.file_bytes,
+        shares={key: value for key, value in asdict(totals).items() if key != "file_bytes"},
+    )
+
+
+def ladder_rows(ladder: dict[str, dict[int, list[Built]]]) -> list[Row]:
+    """Mean accuracy at each budget; errors at equal bytes; the smallest budget that reaches the goal."""
+    mean = {
+        target: {budget: statistics.mean(one.accuracy for one in builds) for budget, builds in steps.items()}
+        for target, steps in ladder.items()
+    }
+    found = []
+    for budget in LADDER:
+        wide, narrow = mean[WIDE][budget], mean[NARROW][budget]
+        limited = budget in EQUAL_BYTES
+        found.append(
+            Row(
+                f"MNIST at {budget:,d} bytes: test error on TFLM, {WIDE} → {NARROW}, mean of the seeds",
+                f"{1 - wide:.2%} → {1 - narrow:.2%}",
+                "no more" if limited else "",
+                narrow >= wide if limited else None,
+            )
+        )
+    least = {
+        target: min((budget for budget in LADDER if accuracies[budget] >= GOAL), default=None)
+        for target, accuracies in mean.items()
+    }
+    both = least[WIDE] and least[NARROW]
+    share = least[NARROW] / least[WIDE] if both else None  # type: ignore[operator]
+    texts = [f"{budget:,d}" if budget else f"more than {LADDER[-1]:,d}" for budget in least.values()]
+    found.append(
+        Row(
+            f"smallest of these budgets with {GOAL:.1%} in the mean, {WIDE} → {NARROW}",
+            " → ".join(texts),
+            f"≤ {SHARE_OF_BYTES} of it",
+            share is not None and share <= SHARE_OF_BYTES,
+        )
+    )
+    return found
+
+
+def file_rows(small: Sequence[Built]) -> list[Row]:
+    """A whole file: its accuracy, its bytes, and what they are there for."""
+    means = {key: statistics.mean(one.shares[key] for one in small) for key in small[0].shares}
+    shares = ", ".join(
+        f"{key.removesuffix('_bytes').replace('_', ' ')} {mean:,.0f}" for key, mean in means.items()
+    )
+    return [
+        Row(
+            f"{NARROW}, whole .tflite: test accuracy on TFLM of each seed",
+            ", ".join(f"{one.accuracy:.2%}" for one in small),
+            f"≥ {GOAL:.1%}",
+            all(one.accuracy >= GOAL for one in small),
+        ),
+        Row(
+            f"{NARROW}, whole .tflite: bytes of each seed",
+            ", ".join(f"{one.file:,d}" for one in small),
+            f"≤ {FILE_LIMIT:,d}",
+            all(one.file <= FILE_LIMIT for one in small),
+        ),
+        Row("its bytes by use, mean of the seeds", shares),
+    ]
+
+
+def whole_rows(whole: Sequence[Built], plain: Sequence[Built]) -> list[Row]:
+    """Nothing removed, all weights in 4 bits, beside plain int8."""
+    shares = [one.file / other.file for one, other in zip(whole, plain, strict=True)]
+    drops = [100 * (one.float_accuracy - one.accuracy) for one in whole]
+    return [
+        Row(
+            "nothing removed, all weights int4: file over the plain int8 file",
+            ", ".join(f"{share:.3f}" for share in shares),
+            f"≤ {WHOLE_SHARE}",
+            all(share <= WHOLE_SHARE for share in shares),
+        ),
+        Row(
+            "nothing removed, all weights int4: points below float on TFLM",
+            ", ".join(f"{drop:+.2f}" for drop in drops),
+            f"≤ {WHOLE_DROP}",
+            all(drop <= WHOLE_DROP for drop in drops),
+        ),
+    ]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
