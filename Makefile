@@ -89,7 +89,7 @@ lint: $(STAMPS)/dev  ## ruff and mypy only
 
 # --- benchmarks: results go to benchmarks/results/*.json and into docs/results.md ----------------------------
 
-.PHONY: bench-exactness bench-digits bench-budget bench-networks bench-mnist bench-mnist-budget bench-step bench-preserve bench-lowering bench-cli bench-reproducible bench-resume bench-report
+.PHONY: bench-exactness bench-digits bench-budget bench-networks bench-mnist bench-mnist-budget bench-mnist-narrow bench-scaling bench-step bench-preserve bench-lowering bench-cli bench-reproducible bench-resume bench-report
 bench-exactness: $(STAMPS)/demo  ## kernels against the integer executor, on the certify sets
 	$(BIN)/python -m benchmarks.exactness
 
@@ -107,6 +107,12 @@ bench-mnist: $(STAMPS)/demo $(MNIST)/float.safetensors  ## MNIST: float against 
 
 bench-mnist-budget: $(STAMPS)/demo  ## MNIST at 20 kB beside its baselines, three seeds (an hour)
 	$(BIN)/python -m benchmarks.mnist_budget
+
+bench-mnist-narrow: $(STAMPS)/demo  ## MNIST with 4-bit weights beside 8 bits, three seeds (hours)
+	$(BIN)/python -m benchmarks.mnist_narrow
+
+bench-scaling: $(STAMPS)/demo  ## how planning and lowering grow with layers and weights
+	$(BIN)/python -m benchmarks.scaling
 
 bench-step: $(STAMPS)/demo  ## time of a training step over the float step
 	$(BIN)/python -m benchmarks.step_time

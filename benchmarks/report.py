@@ -25,6 +25,11 @@ SECTIONS = {
         "The paper's CNN at 20 kB (plain 8 bits: 88 kB) beside the same without guide and controller, plain "
         "8 bits, and calibration alone; by seed, each with a float model of its own.",
     ),
+    "mnist_narrow": (
+        "MNIST with 4-bit weights",
+        "The paper's CNN for TFLite Micro with mixed 4-bit and 8-bit weights, beside 8 bits alone.",
+    ),
+    "scaling": ("Growth", "What planning and lowering take as networks grow."),
     "step_time": ("Training step", "What quantization and learning add to a step of the MNIST CNN."),
     "preserve_time": ("Preservation set", "Grad-CAM, uncertainty and clusters of the 60,000 MNIST samples."),
     "lowering_time": ("Lowering time", "Whole processes, runs of both converters alternating."),

@@ -18,6 +18,7 @@ from benchmarks import (  # noqa: E402
     exactness,
     lowering_time,
     mnist_int8,
+    mnist_narrow,
     preserve_time,
     record,
     report,
@@ -133,3 +134,22 @@ def test_preserve_limit_is_on_the_median(seconds: float, met: bool) -> None:
     rows = preserve_time.rows([1.0, seconds, 200.0], selection)
     assert [row.met for row in rows] == [met, None, None, None]
     assert "60,000" in rows[0].measure
+
+
+@pytest.mark.parametrize(
+    ("narrow", "reached", "met"), [(2_800, "5,600 → 2,800", True), (4_000, "5,600 → 4,000", False)]
+)
+def test_bytes_at_equal_accuracy_are_compared_by_the_smallest_budget(
+    narrow: int, reached: str, met: bool
+) -> None:
+    def steps(enough: int) -> dict[int, list[mnist_narrow.Built]]:
+        return {
+            budget: [mnist_narrow.Built(0.991 if budget >= enough else 0.98, 0.996, budget, budget, {})]
+            for budget in mnist_narrow.LADDER
+        }
+
+    *errors, row = mnist_narrow.ladder_rows(
+        {mnist_narrow.WIDE: steps(5_600), mnist_narrow.NARROW: steps(narrow)}
+    )
+    assert (row.value, row.met) == (reached, met)
+    assert [one.met for one in errors] == [None, None, True, None, True]
