@@ -199,7 +199,10 @@ class Learned(Strategy):
     def loss(self, inputs: torch.Tensor, labels: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
         """Task, guide and size terms of a batch."""
         outputs = self.model.module(inputs)
-        losses = task_losses(self.model, outputs, labels) + self._divergence(outputs, inputs, indices)
+        kept = self.is_kept[indices]
+        # As strong as the softened answers that the others follow: those have T times a label's gradients.
+        losses = task_losses(self.model, outputs, labels) * torch.where(kept, TEMPERATURE, 1.0)
+        losses = losses + self._divergence(outputs, inputs, indices).masked_fill(kept, 0.0)
         guide = self.is_guide[indices]
         if self.guide_weight and guide.any() and not guide.all():
             total = losses[~guide].mean() + self.guide_weight * losses[guide].mean()
@@ -284,8 +287,7 @@ class Learned(Strategy):
         target, own = (
             F.log_softmax(logits / TEMPERATURE, 1) for logits in (self.teacher(inputs, indices), outputs)
         )
-        differs = TEMPERATURE**2 * F.kl_div(own, target, reduction="none", log_target=True).sum(1)
-        return differs.masked_fill(self.is_kept[indices], 0.0)
+        return TEMPERATURE**2 * F.kl_div(own, target, reduction="none", log_target=True).sum(1)
 
     def _mean_magnitude(self) -> torch.Tensor:
         weights = [layer.weight.abs().mean() for layer in self.layers.values()]

@@ -22,7 +22,7 @@ from sgsc_edge.compression.compress import Compression, Guard, Method
 from sgsc_edge.compression.controller import Controller
 from sgsc_edge.compression.fit import fit, stored_bytes
 from sgsc_edge.compression.layers import QuantizedModel, quantize_model
-from sgsc_edge.compression.learned import Goal, Learned
+from sgsc_edge.compression.learned import TEMPERATURE, Goal, Learned
 from sgsc_edge.compression.loop import Recipe, Trainer
 from sgsc_edge.compression.quantizer import WeightQuantizer
 from sgsc_edge.compression.sensitivity import sensitivity
@@ -447,11 +447,19 @@ def test_a_watch_set_too_small_to_watch_is_named(caplog: pytest.LogCaptureFixtur
 
 
 def test_must_keep_samples_follow_their_labels_alone() -> None:
-    this = replace(learning(280), must_keep=(2, 5))
-    learned = this._learned(this.calibrated())
-    x, _ = data().tensors
-    differs = learned._divergence(torch.zeros(8, 3), x[:8], torch.arange(8))
-    assert (differs == 0).nonzero().flatten().tolist() == [2, 5]
+    """And as strongly as others follow the float model: the temperature's times."""
+    this = learning(280)
+    x, labels = data().tensors
+    losses = {}
+    for kept in ((), (0, 1, 2, 3)):
+        learned = replace(this, must_keep=kept)._learned(this.calibrated())
+        losses[kept] = float(learned.loss(x[:4], labels[:4], torch.arange(4)).detach())
+        learned.teacher = lambda inputs, indices: torch.randn(4, 3)
+        again = float(learned.loss(x[:4], labels[:4], torch.arange(4)).detach())
+        assert (again == losses[kept]) == bool(kept)
+    outputs = this._learned(this.calibrated()).model.module(x[:4])
+    alone = float(nn.functional.cross_entropy(outputs, labels[:4]).detach())
+    assert losses[0, 1, 2, 3] == pytest.approx(TEMPERATURE * alone, rel=1e-4)
 
 
 def test_must_keep_samples_are_drawn_more_often() -> None:
