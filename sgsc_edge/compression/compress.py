@@ -125,10 +125,7 @@ class Compression:
         model = self.calibrated()
         legal = legal_storages(model, self.weights) if self.method in LEARNED else {}
         for name, layer in model.layers():
-            layer.storage = min(legal.get(name, (EIGHT_BITS,)))
-            layer.quantizer.snap(
-                layer.weight, layer.storage.bits, layer.mask > 0, shared=not layer.storage.per_channel
-            )
+            layer.snap_to(min(legal.get(name, (EIGHT_BITS,))))
         then(fold(model))
         if self.method == "sgsc" and self.goal.budget is not None:
             check_budget(model, self.goal.budget)

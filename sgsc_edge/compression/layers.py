@@ -19,7 +19,7 @@ from sgsc_edge.compression.quantizer import ActivationQuantizer, WeightQuantizer
 from sgsc_edge.compression.trace import Traced, name_of, steps, trace
 from sgsc_edge.errors import ModelError, UnsupportedError
 from sgsc_edge.placement import RULES, Placement, place
-from sgsc_edge.size import EIGHT_BITS
+from sgsc_edge.size import EIGHT_BITS, Storage
 
 QUANTIZER_PREFIX = "activation_quantizer_"
 
@@ -74,6 +74,11 @@ class QuantLayer(nn.Module):
             y = _normalized(self.norm, y, outs)
         full = y.new_zeros(len(y), len(self.mask), *y.shape[2:])
         return full.index_copy(1, outs, y)
+
+    def snap_to(self, storage: Storage) -> None:
+        """Take the width, and the ranges that round best, with which the weights will be stored."""
+        self.storage = storage
+        self.quantizer.snap(self.weight, storage.bits, self.mask > 0, shared=not storage.per_channel)
 
     def set_mask(self, mask: torch.Tensor) -> None:
         """Let channels live (1) or be 0 with their bias and norm (0); float32 or bool [O]."""

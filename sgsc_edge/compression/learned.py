@@ -382,7 +382,9 @@ class Learned(Strategy):
         self.learned = {name: layer.quantizer.bits.detach().clone() for name, layer in self.layers.items()}
         kept, self.plan = self._choose()
         self._set_masks(kept)
-        self._snap(self.plan)
+        for name, storage in self.plan.storages().items():
+            self.layers[name].snap_to(storage)
+            self.layers[name].quantizer.bits.requires_grad_(False)
         if self.path is None and self.goal.guard and self.goal.presses:
             self._reopen()
         self.frozen = True
@@ -436,14 +438,6 @@ class Learned(Strategy):
     def _store(self, storages: Mapping[str, Storage]) -> None:
         for name, layer in self.layers.items():
             layer.storage = storages[name]
-
-    def _snap(self, chosen: Plan) -> None:
-        """Give every layer the width that the plan says."""
-        self._store(chosen.storages())
-        for layer in self.layers.values():
-            storage = layer.storage
-            layer.quantizer.snap(layer.weight, storage.bits, layer.mask > 0, shared=not storage.per_channel)
-            layer.quantizer.bits.requires_grad_(False)
 
     def _look_back(self, epoch: int) -> None:
         """Between two epochs of settling: λ follows the watch set; where that has fallen, a layer is widened.

@@ -45,11 +45,11 @@ def snapped(network: nn.Module, target: str, seed: int) -> QuantizedModel:
     for (_, layer), legal in zip(
         model.layers(), legal_storages(model, load_target(target).weights).values(), strict=True
     ):
-        layer.storage = legal[int(torch.randint(len(legal), (), generator=generator))]
+        storage = legal[int(torch.randint(len(legal), (), generator=generator))]
         mask = torch.rand(len(layer.mask), generator=generator) > 0.2
         mask[0] = True
         layer.set_mask(mask)
-        layer.quantizer.snap(layer.weight, layer.storage.bits, mask, shared=not layer.storage.per_channel)
+        layer.snap_to(storage)
     return model
 
 
@@ -145,10 +145,7 @@ def test_planned_bytes_are_those_of_the_file(name: str, target: str, tmp_path: P
     legal = legal_storages(model, load_target(target).weights)
     plan, _ = Choices(model, masks, legal).best()
     for layer_name, layer in model.layers():
-        layer.storage = plan.storages()[layer_name]
-        layer.quantizer.snap(
-            layer.weight, layer.storage.bits, layer.mask > 0, shared=not layer.storage.per_channel
-        )
+        layer.snap_to(plan.storages()[layer_name])
     compressed = shrink(fold(model), SAMPLE).model
     graph = graph_of(compressed, target)
     assert DType.INT4 in {tensor.dtype for tensor in graph.tensors.values()}
@@ -164,8 +161,7 @@ def test_planned_bytes_are_those_of_the_file(name: str, target: str, tmp_path: P
 def test_a_dense_layer_with_a_scale_per_channel_becomes_a_convolution_on_tflm() -> None:
     model = calibrated(randomised(build(*NETWORKS["hidden"])))
     for _, layer in model.layers():
-        layer.storage = Storage(4)
-        layer.quantizer.snap(layer.weight, 4, layer.mask > 0, shared=False)
+        layer.snap_to(Storage(4))
     compressed = fold(model)
     on_tflm = [node.kind for node in graph_of(compressed, "tflm-int4").nodes]
     assert on_tflm.count("Conv2D") == 3
