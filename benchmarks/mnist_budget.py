@@ -1,9 +1,10 @@
 """MNIST under a budget: the paper's CNN at 20 kB, beside calibration alone, plain 8 bits, and no guard.
 
 For each seed the example is trained in float anew; then each method builds it, with the recipe that is the
-default of every project but for its length, and the distortions of float training. Twice the default's epochs:
-with a fifth of the bytes the network still gains from them (seed 1 on 10,521 training samples that gradients
-never see: 119 errors instead of 138 when distorted twice, 290 instead of 349 when distorted three times).
+default of every project but for its length, and the distortions of float training. It runs for twice the
+default's epochs: at a fifth of the bytes the network still gains from them (seed 1 on 10,521 training samples
+that gradients never see: 119 errors instead of 138 when distorted twice, 290 instead of 349 when distorted
+three times).
 ``must_keep`` are the 50 guide samples with the lowest margins that float decides rightly (all trained on).
 Every figure is read from the builds' certificates; bytes are those of the ``.tflite`` files. Finished
 trainings and builds are kept in ``benchmarks/build``, and only what changed runs again::
