@@ -19,6 +19,8 @@ BIAS_BYTES = 4
 NARROW_BITS = 4
 """Width of weights that share a byte: integers in [-7, 7]."""
 
+WIDE_BITS = 8
+
 
 @dataclass(frozen=True, order=True)
 class Storage:
@@ -28,10 +30,27 @@ class Storage:
     ----------
     bits: of a weight, 8 or 4; two 4-bit weights share a byte.
     per_channel: whether each channel has scales of its own, or all share one.
+    wide: channels of a 4-bit layer that are stored in 8 bits, rising; the file has a layer for each width.
     """
 
-    bits: int = 8
+    bits: int = WIDE_BITS
     per_channel: bool = True
+    wide: tuple[int, ...] = ()
+
+    def widths(self, channels: int) -> tuple[int, ...]:
+        """Bits of each channel's weights.
+
+        >>> Storage(4, wide=(1,)).widths(3)
+        (4, 8, 4)
+        """
+        wide = frozenset(self.wide)
+        return tuple(WIDE_BITS if channel in wide else self.bits for channel in range(channels))
+
+    def is_wider_than(self, other: Storage) -> bool:
+        """Whether channels have more bits, and none has fewer."""
+        if self.bits == other.bits:
+            return frozenset(self.wide) > frozenset(other.wide)
+        return self.bits > other.bits
 
     @property
     def channel_bytes(self) -> int:
@@ -44,15 +63,20 @@ class Storage:
         return 0 if self.per_channel else 2 * SCALE_BYTES
 
     def bytes(self, weights: int, channels: int) -> int:
-        """Bytes of a layer.
+        """Bytes of a layer whose channels have equally many weights, all ``wide`` ones among them.
 
         >>> Storage().bytes(90, 10), Storage(4).bytes(91, 10), Storage(4, per_channel=False).bytes(91, 10)
         (370, 326, 110)
+        >>> Storage(4, wide=(0, 3)).bytes(90, 10)
+        334
         """
-        return -(-weights * self.bits // 8) + channels * self.channel_bytes + self.layer_bytes
+        wide = len(self.wide) * (weights // channels) if self.wide else 0
+        narrow = -(-(weights - wide) * self.bits // 8)
+        return narrow + wide * WIDE_BITS // 8 + channels * self.channel_bytes + self.layer_bytes
 
     def __str__(self) -> str:
-        return f"int{self.bits} per {'channel' if self.per_channel else 'tensor'}"
+        scales = f"int{self.bits} per {'channel' if self.per_channel else 'tensor'}"
+        return f"{scales}, {len(self.wide)} channels int{WIDE_BITS}" if self.wide else scales
 
 
 EIGHT_BITS = Storage()

@@ -184,6 +184,25 @@ class CompressedModel:
         modules = self.module.named_modules()
         return {name: module for name, module in modules if isinstance(module, FoldedLayer)}
 
+    def copied(self) -> CompressedModel:
+        """A copy that can be changed."""
+        names = {module: name for name, module in self.module.named_modules()}
+        module = copy.deepcopy(self.module)
+
+        def end(quantizer: FixedQuantizer) -> FixedQuantizer:
+            own = module.get_submodule(names[quantizer])
+            assert isinstance(own, FixedQuantizer)
+            return own
+
+        return CompressedModel(module, end(self.input), end(self.output))
+
+    def agrees_with(self, other: CompressedModel, sample: torch.Tensor) -> bool:
+        """Whether both make the same integers of a sample (float32, without its batch) and of its mirror."""
+        batch = torch.stack([sample, sample.flip(-1)])
+        with torch.no_grad():
+            own, others = (model.output.integers(model.module(batch)) for model in (self, other))
+        return torch.equal(own, others)
+
     def emit_onnx(self, emit: bool) -> None:
         """Make the module export as QDQ ONNX operators instead of computing."""
         for module in self.module.modules():
@@ -322,7 +341,7 @@ def _with_bias(
     bias_scale = input_scale * scale
     return {
         "weight": weight,
-        "bits": torch.full(scale.shape, storage.bits, dtype=torch.uint8),
+        "bits": torch.tensor(storage.widths(len(scale)), dtype=torch.uint8),
         "scale": scale,
         "bias": (bias.double() / bias_scale.double()).round().to(torch.int32),
         "bias_scale": bias_scale,

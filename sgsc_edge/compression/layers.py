@@ -76,9 +76,18 @@ class QuantLayer(nn.Module):
         return full.index_copy(1, outs, y)
 
     def snap_to(self, storage: Storage) -> None:
-        """Take the width, and the ranges that round best, with which the weights will be stored."""
+        """Take the widths, and the ranges that round best, with which the weights will be stored."""
         self.storage = storage
-        self.quantizer.snap(self.weight, storage.bits, self.mask > 0, shared=not storage.per_channel)
+        self.quantizer.snap(self.weight, self.widths(), self.mask > 0, shared=not storage.per_channel)
+
+    def widen_to(self, storage: Storage) -> None:
+        """Store some channels, or all, in more bits than at present."""
+        self.storage = storage
+        self.quantizer.widen(self.weight, self.widths())
+
+    def widths(self) -> torch.Tensor:
+        """The storage's bits, float32 [O]."""
+        return torch.tensor(self.storage.widths(len(self.mask)), dtype=torch.float32)
 
     def set_mask(self, mask: torch.Tensor) -> None:
         """Let channels live (1) or be 0 with their bias and norm (0); float32 or bool [O]."""

@@ -442,7 +442,7 @@ class Learned(Strategy):
     def _look_back(self, epoch: int) -> None:
         """Between two epochs of settling: λ follows the watch set; where that has fallen, a layer is widened.
 
-        It is the one that loses most for its bytes by being stored in 4 bits, if there is room for it.
+        It is the one that loses most for its bytes by being stored in 4 bits, if there is room for more.
         """
         metric = self._refreshed_watch()
         self._follow(metric)
@@ -456,11 +456,16 @@ class Learned(Strategy):
         if wider is None:
             return
         name, self.plan = wider
-        self._store(self.plan.storages())
         layer = self.layers[name]
-        layer.quantizer.widen(layer.weight)
+        layer.widen_to(self.plan.storages()[name])
         self.forget |= {id(layer.quantizer.log2_range), id(layer.weight)}
-        log.info("compress: watch %.4f below float before epoch %d: 8 bits for %s", fall, epoch + 1, name)
+        log.info(
+            "compress: watch %.4f below float before epoch %d: %s for %s",
+            fall,
+            epoch + 1,
+            layer.storage,
+            name,
+        )
 
     def _reopen(self) -> None:
         """Before channels are gone for good, let the controller bring back what the watch set misses."""
@@ -469,7 +474,7 @@ class Learned(Strategy):
             self.controller.last = math.inf  # nothing is trained in between: no recovery to wait for
             changed = self._protect(self.learning_steps, self._refreshed_watch())
             for layer in self.layers.values():
-                layer.quantizer.set_bits(torch.full_like(layer.mask, layer.storage.bits))
+                layer.quantizer.set_bits(layer.widths())
 
     def _refreshed_watch(self) -> float:
         self.refresh()

@@ -27,6 +27,7 @@ from sgsc_edge.compression.fold import FoldedConstant, fold
 from sgsc_edge.compression.layers import QuantizedModel, QuantLayer
 from sgsc_edge.compression.shrink.slots import Coupling, LayerShape, channel_axis
 from sgsc_edge.compression.shrink.values import CONSTANT, LAYER, Values
+from sgsc_edge.compression.split import splittable
 from sgsc_edge.size import EIGHT_BITS, SCALE_BYTES, Storage
 
 Integers = NDArray[np.int64]
@@ -46,6 +47,7 @@ class Ledger:
     members: layer name -> int64 [O], the class of each of its channels.
     scored: layers whose channels' importance counts for their class. What a grouped layer computes, the
         layers before it have answered for.
+    free: layers whose channels may be stored in two widths (see ``split``).
     kinds: int64 [classes], the kind of each class.
     removable: bool [kinds], whether classes of a kind can leave.
     base: half bytes that never leave.
@@ -55,6 +57,7 @@ class Ledger:
 
     members: Mapping[str, Integers]
     scored: frozenset[str]
+    free: frozenset[str]
     kinds: Integers
     removable: NDArray[np.bool_]
     base: int
@@ -146,16 +149,18 @@ class _Books:
             elif self.values.kinds[node] == CONSTANT:
                 self._constant(node)
         fixed = self._fixed()
-        seen = np.stack([fixed, self.linear, *self.outputs, *(ins for _, ins, _ in self.reads)])
+        read = (row for _, ins, units in self.reads for row in (ins, units))
+        seen = np.stack([fixed, self.linear, *self.outputs, *read])
         _, first, kinds = np.unique(seen, axis=1, return_index=True, return_inverse=True)
         pairs = np.zeros((len(first), len(first)), np.int64)
-        for kernel, ins, outs in self.reads:
-            pairs += kernel * np.outer(outs[first], ins[first])
+        for kernel, ins, units in self.reads:
+            pairs += kernel * np.outer(units[first], ins[first])
         members = {self.names[node.name]: self._members(node) for node in self._masked()}
         grouped = {self.names[node.name] for node in self._masked() if self._shape(node).groups > 1}
         return Ledger(
             members,
             frozenset(members.keys() - grouped),
+            frozenset(self.names[node.name] for node in splittable(self.coupling) if node.name in self.names),
             kinds.reshape(-1),
             fixed[first] == 0,
             self.base,
@@ -187,9 +192,9 @@ class _Books:
     def _shape(self, node: fx.Node) -> LayerShape:
         return LayerShape.of(self.values.layer(node))
 
-    def _tally(self, classes: Integers) -> Integers:
-        """How many of these slots each class has, int64 [classes]."""
-        return np.bincount(classes, minlength=self.size)
+    def _tally(self, classes: Integers, each: Integers | None = None) -> Integers:
+        """How many of these slots each class has, or what they count ``each``; int64 [classes]."""
+        return np.bincount(classes, each, minlength=self.size).astype(np.int64)
 
     def _layer(self, node: fx.Node) -> None:
         weight = self.values.layer(node).weight
@@ -199,15 +204,16 @@ class _Books:
             return
         (source,) = self.values.inputs(node)
         outs, kernel = self._tally(self.classes[node]), math.prod(weight.shape[2:])
-        each = UNITS * storage.bits // 8
+        each = UNITS * np.array(storage.widths(len(weight))) // 8
+        units = self._tally(self.classes[node], each)
         self.outputs.append(outs)
         self.linear += UNITS * outs * storage.channel_bytes
         # An odd number of 4-bit weights leaves half a byte unused.
-        self.base += UNITS * storage.layer_bytes + (each % UNITS)
+        self.base += UNITS * storage.layer_bytes + int((each % UNITS).max())
         if self._shape(node).groups > 1:
-            self.linear += each * outs * kernel * weight.shape[1]
+            self.linear += units * kernel * weight.shape[1]
         else:
-            self.reads.append((each * kernel, self._tally(self.classes[source]), outs))
+            self.reads.append((kernel, self._tally(self.classes[source]), units))
 
     def _constant(self, node: fx.Node) -> None:
         constant = self.values.module.get_submodule(str(node.target))

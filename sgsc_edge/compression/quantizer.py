@@ -93,21 +93,27 @@ class WeightQuantizer(nn.Module):
         self.log2_range.copy_(torch.where(channels, _fitting(weight), self.log2_range))
 
     @torch.no_grad()
-    def snap(self, weight: torch.Tensor, bits: int, channels: torch.Tensor, *, shared: bool) -> None:
-        """One width for all channels, whose ranges round them best; a single one where it is ``shared``."""
+    def snap(self, weight: torch.Tensor, bits: torch.Tensor, channels: torch.Tensor, *, shared: bool) -> None:
+        """Whole depths, with the ranges that round best where they are shallower than the learned ones.
+
+        Parameters
+        ----------
+        bits: float32 [O].
+        channels, shared: see :func:`best_range`.
+        """
         self.shared = shared
-        deeper = torch.full_like(self.bits, True) if shared else self.bits > bits
-        if bits < MAX_BITS or shared:
-            best = best_range(weight, bits, channels, shared=shared)
-            self.log2_range.copy_(torch.where(deeper > 0, best, self.log2_range))
-        self.bits.fill_(bits)
+        shallower = torch.full_like(channels, True) if shared else self.bits > bits
+        best = best_range(weight, bits, channels, shared=shared)
+        self.log2_range.copy_(torch.where(shallower, best, self.log2_range))
+        self.bits.copy_(bits)
 
     @torch.no_grad()
-    def widen(self, weight: torch.Tensor) -> None:
-        """Every channel at full depth, with a range of its own that its largest weight just fits."""
+    def widen(self, weight: torch.Tensor, bits: torch.Tensor) -> None:
+        """Deeper channels (float32 [O]), each with a range of its own that its largest weight just fits."""
+        deeper = (bits > self.bits) | self.shared
         self.shared = False
-        self.bits.fill_(MAX_BITS)
-        self.log2_range.copy_(_fitting(weight))
+        self.bits.copy_(bits)
+        self.log2_range.copy_(torch.where(deeper, _fitting(weight), self.log2_range))
 
     def scale(self) -> torch.Tensor:
         """The channels' scales, float32 [O]; equal ones where the range is shared."""
@@ -140,14 +146,17 @@ _NARROWER = tuple(2.0 ** (-step / 6) for step in range(9))
 
 
 @torch.no_grad()
-def best_range(weight: torch.Tensor, bits: int, channels: torch.Tensor, *, shared: bool) -> torch.Tensor:
+def best_range(
+    weight: torch.Tensor, bits: torch.Tensor | float, channels: torch.Tensor, *, shared: bool
+) -> torch.Tensor:
     """log2 of the ranges that round a weight's channels with the smallest squared error, float32 [O].
 
     Parameters
     ----------
+    bits: of all channels, or float32 [O].
     channels: bool [O]: those that count where the range is ``shared``.
     """
-    limit = 2.0 ** (bits - 1) - 1
+    limit = _largest(weight, bits)
     widest = _fitting(weight)
     if shared:
         widest = widest[channels].max().expand_as(widest)
@@ -162,13 +171,20 @@ def best_range(weight: torch.Tensor, bits: int, channels: torch.Tensor, *, share
 
 
 @torch.no_grad()
-def round_to(weight: torch.Tensor, bits: int, channels: torch.Tensor, *, shared: bool) -> torch.Tensor:
+def round_to(weight: torch.Tensor, bits: float, channels: torch.Tensor, *, shared: bool) -> torch.Tensor:
     """The weight on the grids of its :func:`best_range`, float32, same shape."""
-    return _rounded(weight, best_range(weight, bits, channels, shared=shared), 2.0 ** (bits - 1) - 1)
+    log2_range = best_range(weight, bits, channels, shared=shared)
+    return _rounded(weight, log2_range, _largest(weight, bits))
 
 
-def _rounded(weight: torch.Tensor, log2_range: torch.Tensor, limit: float) -> torch.Tensor:
-    scale = (2**log2_range / limit).reshape(-1, *[1] * (weight.ndim - 1))
+def _largest(weight: torch.Tensor, bits: torch.Tensor | float) -> torch.Tensor:
+    """The largest integer of each channel, float32 [O]."""
+    return 2.0 ** (torch.as_tensor(bits).expand(len(weight)) - 1) - 1
+
+
+def _rounded(weight: torch.Tensor, log2_range: torch.Tensor, limit: torch.Tensor) -> torch.Tensor:
+    shape = (-1, *[1] * (weight.ndim - 1))
+    scale, limit = (2**log2_range / limit).reshape(shape), limit.reshape(shape)
     return (weight / scale).round().clamp(-limit, limit) * scale
 
 

@@ -1,17 +1,18 @@
 """Snapping: learned depths become widths that the target stores, layer by layer.
 
-Every layer has options: ways to store its weights, each with its bytes (scales and zero points included) and
-an estimate of what rounding to it costs: the squared gradients of the guide loss (the empirical Fisher
-information), times the squared changes of the weights. Weights that lie on a grid of their learned depth
-already are not charged for what that depth has cost. Both add up over layers, so the best plan for every size
-follows from one pass over the layers that keeps, of all plans of the layers so far, those that no smaller
-plan beats (dynamic programming over the Pareto front).
+Every layer has options: ways to store its weights, each with its bytes (scales and zero points included,
+and for a layer in two widths the tensors and operators of the second) and an estimate of what rounding to
+it costs: the squared gradients of the guide loss (the empirical Fisher information), times the squared
+changes of the weights. Weights that lie on a grid of their learned depth already are not charged for what
+that depth has cost. Both add up over layers, so the best plan for every size follows from one pass over the
+layers that keeps, of all plans of the layers so far, those that no smaller plan beats (dynamic programming
+over the Pareto front).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -21,10 +22,20 @@ from numpy.typing import NDArray
 
 from sgsc_edge.compression.channels import follow
 from sgsc_edge.compression.layers import QuantizedModel, QuantLayer
+from sgsc_edge.compression.ledger import Ledger
 from sgsc_edge.compression.quantizer import round_to
 from sgsc_edge.compression.strategy import task_losses
 from sgsc_edge.compression.widths import Storages
-from sgsc_edge.size import EIGHT_BITS, Storage
+from sgsc_edge.size import EIGHT_BITS, NARROW_BITS, Storage
+
+NARROW = Storage(NARROW_BITS)
+
+SECOND_WIDTH_BYTES = 600
+"""What a layer in two widths takes more in the file than in one: a second weight, bias and output with their
+names, a second operator, and the one that joins the outputs (tests hold it against files)."""
+
+_WIDE_SHARES = (1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4)
+"""Shares of a layer's channels that are tried in 8 bits, the others in 4."""
 
 _BATCH = 64
 _POINTS = 4096
@@ -37,7 +48,7 @@ class Option:
 
     Parameters
     ----------
-    bytes: of weights, biases and their scales.
+    bytes: of weights, biases and their scales, and of what a second width adds beside them.
     loss: estimated rise of the loss, nats a sample.
     """
 
@@ -138,6 +149,25 @@ class LayerPlan:
         """With the same channels at 8 bits."""
         return self._option(EIGHT_BITS).bytes
 
+    def wider(self, room: float) -> Option | None:
+        """The smallest wider option that wins back half of what 8 bits would; None where none fits.
+
+        Parameters
+        ----------
+        room: bytes that there are beside the present ones.
+        """
+        chosen, loss = self.chosen, self.loss_of(self.chosen)
+        fitting = [
+            option
+            for option in self.options
+            if option.bytes - self.bytes <= room and option.storage.is_wider_than(chosen)
+        ]
+        half = (loss - self.loss_of(EIGHT_BITS)) / 2
+        enough = [option for option in fitting if loss - option.loss >= half]
+        if enough:
+            return min(enough, key=lambda option: option.bytes)
+        return min(fitting, key=lambda option: option.loss, default=None)
+
     def loss_of(self, storage: Storage) -> float:
         """The estimated loss of a storage."""
         return self._option(storage).loss
@@ -167,20 +197,19 @@ class Plan:
         return {layer.name: layer.chosen for layer in self.layers}
 
     def widened(self, room: float) -> tuple[str, Plan] | None:
-        """The plan with one more layer in 8 bits, and that layer's name; None where there is none.
+        """The plan with one layer stored wider, whole or in part, and its name; None where there is none.
 
-        Of the layers that take at most ``room`` bytes more, it is the one that loses most for them in 4 bits.
+        Of the layers that take at most ``room`` bytes more, it is the one that gains most for them.
         """
         gains = []
         for number, layer in enumerate(self.layers):
-            more = layer.bytes_in_8_bits - layer.bytes
-            if layer.chosen != EIGHT_BITS and more <= room:
-                saved = layer.loss_of(layer.chosen) - layer.loss_of(EIGHT_BITS)
-                gains.append((saved / max(more, 1), number))
+            if (option := layer.wider(room)) is not None:
+                saved, more = layer.loss_of(layer.chosen) - option.loss, option.bytes - layer.bytes
+                gains.append((saved / max(more, 1), number, option.storage))
         if not gains:
             return None
-        _, number = max(gains)
-        wider = replace(self.layers[number], chosen=EIGHT_BITS, reason="the watch set had fallen in 4 bits")
+        *_, number, storage = max(gains)
+        wider = replace(self.layers[number], chosen=storage, reason="the watch set had fallen in 4 bits")
         return wider.name, Plan((*self.layers[:number], wider, *self.layers[number + 1 :]))
 
     def to_json(self) -> dict[str, Any]:
@@ -196,7 +225,7 @@ class Plan:
         """Take back :meth:`to_json`."""
 
         def storage(value: Mapping[str, Any]) -> Storage:
-            return Storage(value["bits"], value["per_channel"])
+            return Storage(value["bits"], value["per_channel"], tuple(value["wide"]))
 
         return Plan(
             tuple(
@@ -236,10 +265,11 @@ class Choices:
         arena: int | None = None,
     ) -> None:
         self.layers, self.masks = dict(model.layers()), masks
-        self.sizes = _sizes(model, masks)
+        self.sizes, self.fisher = _sizes(model, masks), fisher
         self.options: dict[str, tuple[Option, ...]] = {}
         self.refused: dict[str, str] = {}
-        for name, layer in self.layers.items():
+        free = Ledger.of(model).free
+        for name in self.layers:
             size, storages = self.sizes[name], legal[name]
             if arena is not None and len(storages) > 1 and size.unpacked > arena:
                 storages = (EIGHT_BITS,)
@@ -247,14 +277,34 @@ class Choices:
                     f"in 4 bits its filter would be unpacked into the arena: {size.unpacked:,} bytes with "
                     f"input and output, and the target has {arena:,}"
                 )
-            losses = [
-                0.0 if fisher is None else _loss(layer, masks[name], fisher[name], storage)
-                for storage in storages
-            ]
-            self.options[name] = tuple(
-                Option(storage, storage.bytes(*size.stored), loss)
-                for storage, loss in zip(storages, losses, strict=True)
-            )
+            found = [self._option(name, storage) for storage in storages]
+            if name in free and NARROW in storages:
+                found += self._in_two_widths(name, found[0].bytes)
+            self.options[name] = tuple(found)
+
+    def _losses(self, name: str, storage: Storage) -> torch.Tensor:
+        """By channel, float64 [O]; see :func:`_losses`."""
+        layer, mask = self.layers[name], self.masks[name]
+        if self.fisher is None:
+            return torch.zeros(len(mask), dtype=torch.float64)
+        return _losses(layer, mask, self.fisher[name], storage)
+
+    def _option(self, name: str, storage: Storage) -> Option:
+        losses = self._losses(name, replace(storage, wide=()))
+        if storage.wide:
+            wide = list(storage.wide)
+            losses[wide] = self._losses(name, EIGHT_BITS)[wide]
+        return Option(storage, storage.bytes(*self.sizes[name].stored) + _added(storage), float(losses.sum()))
+
+    def _in_two_widths(self, name: str, limit: int) -> Iterator[Option]:
+        """The channels that lose most in 4 bits stay in 8, in several shares; what is worth its bytes."""
+        gains = self._losses(name, NARROW) - self._losses(name, EIGHT_BITS)
+        order = gains.argsort(descending=True, stable=True)
+        order = order[self.masks[name][order] > 0]
+        for count in sorted({math.ceil(share * len(order)) for share in _WIDE_SHARES}):
+            storage = replace(NARROW, wide=tuple(sorted(order[:count].tolist())))
+            if count < len(order) and (option := self._option(name, storage)).bytes < limit:
+                yield option
 
     def best(self, budget: float = math.inf) -> tuple[Plan, float]:
         """The plan with the least loss in a budget (bytes of all layers), and that loss.
@@ -268,12 +318,14 @@ class Choices:
 
     def stored(self, storages: Mapping[str, Storage]) -> Plan:
         """The plan that stores layers so; in 8 bits where that is no option."""
-
-        def pick(name: str) -> int:
-            known = [option.storage for option in self.options[name]]
-            return known.index(storages[name]) if storages[name] in known else 0
-
-        return self._plan([pick(name) for name in self.options])
+        picks = []
+        for name, options in self.options.items():
+            wanted = living(storages[name], self.masks[name])
+            if wanted.wide and NARROW in (option.storage for option in options):
+                self.options[name] = options = (*options, self._option(name, wanted))
+            known = [option.storage for option in options]
+            picks.append(known.index(wanted) if wanted in known else 0)
+        return self._plan(picks)
 
     def _plan(self, picks: Sequence[int]) -> Plan:
         return Plan(
@@ -294,7 +346,22 @@ class Choices:
 def layer_bytes(model: QuantizedModel, masks: Mapping[str, torch.Tensor]) -> int:
     """Bytes of all layers as they are stored at present, without constants."""
     sizes = _sizes(model, masks)
-    return sum(layer.storage.bytes(*sizes[name].stored) for name, layer in model.layers())
+    return sum(
+        living(layer.storage, masks[name]).bytes(*sizes[name].stored) for name, layer in model.layers()
+    )
+
+
+def living(storage: Storage, mask: torch.Tensor) -> Storage:
+    """A storage of the channels that stay (float32 [O], 0 for others); one width where all have the same."""
+    if not storage.wide:
+        return storage
+    wide = tuple(channel for channel in storage.wide if mask[channel] > 0)
+    return EIGHT_BITS if len(wide) == int((mask > 0).sum()) else replace(storage, wide=wide)
+
+
+def _added(storage: Storage) -> int:
+    """Bytes that a storage adds to a file beside weights, biases and scales."""
+    return SECOND_WIDTH_BYTES if storage.wide else 0
 
 
 @dataclass(frozen=True)
@@ -328,14 +395,15 @@ def _depths(layer: QuantLayer, mask: torch.Tensor) -> tuple[float, float, float]
     return float(bits.min()), float(bits.mean()), float(bits.max())
 
 
-def _loss(layer: QuantLayer, mask: torch.Tensor, fisher: torch.Tensor, storage: Storage) -> float:
-    """Σ F · Δ² / 2 of rounding the living weights to a storage, from where their learned depth has them."""
+def _losses(layer: QuantLayer, mask: torch.Tensor, fisher: torch.Tensor, storage: Storage) -> torch.Tensor:
+    """Σ F · Δ² / 2 of rounding living channels to a storage of one width, from where their learned depth has
+    them; float64 [O]."""
     with torch.no_grad():
         learned = layer.quantizer(layer.weight)
         snapped = round_to(layer.weight, storage.bits, mask > 0, shared=not storage.per_channel)
         deeper = (layer.quantizer.bits > storage.bits) | (not storage.per_channel)
-        change = (snapped - learned).square().mul(fisher).flatten(1).sum(1)
-        return float((change * deeper * (mask > 0)).double().sum()) / 2
+        change: torch.Tensor = (snapped - learned).square().mul(fisher).flatten(1).sum(1)
+        return change.mul(deeper & (mask > 0)).double().div(2)
 
 
 def _reason(options: Sequence[Option], pick: int) -> str:

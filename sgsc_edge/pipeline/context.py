@@ -20,6 +20,7 @@ from sgsc_edge.compression.fold import CompressedModel, load_tensors
 from sgsc_edge.compression.learned import Goal
 from sgsc_edge.compression.loop import Recipe
 from sgsc_edge.compression.shrink import shrink
+from sgsc_edge.compression.split import split_widths
 from sgsc_edge.compression.widths import legal_storages
 from sgsc_edge.preservation.selection import read_selection
 from sgsc_edge.preservation.sets import Data, PreservationSet, divide, load_data
@@ -123,7 +124,7 @@ class Build:
 
     @cached_property
     def compressed(self) -> CompressedModel:
-        """The compressed model that ``compressed.safetensors`` holds, without its dead channels."""
+        """What ``compressed.safetensors`` holds, without its dead channels and with one width a layer."""
         compressed = self.untrained.restore()
         data = read_bytes(self.folder / COMPRESSED, MAX_BYTES)
         load_tensors(compressed, safetensors.torch.load(data))
@@ -131,7 +132,7 @@ class Build:
         for layer in shrunk.report.layers:
             if layer.removed or layer.kept:
                 log.info("shrink: %s", layer)
-        return shrunk.model
+        return split_widths(shrunk.model, self.untrained.sample)
 
     @property
     def has_control(self) -> bool:

@@ -152,6 +152,91 @@ def test_widening_takes_the_layer_that_loses_most_for_its_bytes() -> None:
     assert Plan(tuple(replace(row, chosen=EIGHT_BITS) for row in plan.layers)).widened(100) is None
 
 
+def test_widening_stops_halfway_where_that_wins_back_enough() -> None:
+    few, many = replace(NARROW, wide=(3,)), replace(NARROW, wide=(1, 3))
+    options = (
+        Option(EIGHT_BITS, 100, 0.0),
+        Option(NARROW, 50, 4.0),
+        Option(few, 60, 2.5),
+        Option(many, 70, 1.0),
+    )
+    row = LayerPlan("a", 1, 4, (4.0, 4.0, 4.0), options, NARROW, "")
+    reached = []
+    plan = Plan((row,))
+    for _ in range(2):
+        step = plan.widened(100)
+        assert step is not None
+        plan = step[1]
+        reached.append(plan.layers[0].chosen)
+    assert reached == [many, EIGHT_BITS]
+    assert plan.widened(100) is None
+    little = Plan((row,)).widened(15)
+    assert little is not None
+    assert little[1].layers[0].chosen == few
+
+
+class Wide(torch.nn.Module):
+    """A layer of 24 channels with 108 weights each, large enough for two widths to pay."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = torch.nn.Conv2d(1, 12, 3, padding=1)
+        self.second = torch.nn.Conv2d(12, 24, 3)
+        self.head = torch.nn.Linear(24, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.second(torch.relu(self.first(x))))
+        return self.head(x.mean((2, 3)))
+
+
+def with_few_that_matter(kept: torch.Tensor | None = None) -> Choices:
+    """Of the second layer's channels, 2 and 5 alone change the loss."""
+    model = calibrated(randomised(Wide()))
+    masks = {name: torch.ones_like(layer.mask) for name, layer in model.layers()}
+    if kept is not None:
+        masks["second"] = kept
+    fisher = {name: torch.zeros_like(layer.weight) for name, layer in model.layers()}
+    fisher["second"][[2, 5]] = 1.0
+    return Choices(model, masks, legal_storages(model, load_target("tflite-int4").weights), fisher)
+
+
+def test_channels_that_lose_in_4_bits_stay_in_8_where_that_pays() -> None:
+    best, loss = with_few_that_matter().best(10_000)
+    second = best.layers[1]
+    assert second.chosen == replace(NARROW, wide=(2, 5))
+    assert loss == 0
+    narrow = 22 * 108 // 2 + 2 * 108 + 24 * 28
+    assert second.bytes == narrow + snapping.SECOND_WIDTH_BYTES < second.bytes_in_8_bits
+    assert second.reason.startswith("saves ")
+    assert Plan.from_json(json.loads(json.dumps(best.to_json()))) == best
+
+
+def test_no_plan_is_larger_than_one_width_needs() -> None:
+    """Whatever the budget, the mixed plan loses no more than 4 bits alone or 8 bits alone that meet it."""
+    found = with_few_that_matter()
+    for budget in range(1500, 4500, 250):
+        best, loss = found.best(budget)
+        for storage in (NARROW, EIGHT_BITS):
+            alone = found.stored(dict.fromkeys(found.layers, storage))
+            if alone.bytes <= budget:
+                assert loss <= sum(layer.loss_of(layer.chosen) for layer in alone.layers) + 1e-12
+                assert best.bytes <= budget
+
+
+def test_two_widths_are_those_of_the_channels_that_stay() -> None:
+    stored = dict.fromkeys(("first", "head"), EIGHT_BITS) | {"second": replace(NARROW, wide=(2, 5))}
+    kept = torch.ones(24)
+    kept[2] = 0
+    second = with_few_that_matter(kept).stored(stored).layers[1]
+    assert second.chosen == replace(NARROW, wide=(5,))
+    assert second.bytes == 22 * 108 // 2 + 108 + 23 * 28 + snapping.SECOND_WIDTH_BYTES
+    kept[5] = 0
+    assert with_few_that_matter(kept).stored(stored).layers[1].chosen == NARROW
+    only = torch.zeros(24)
+    only[[2, 5]] = 1
+    assert with_few_that_matter(only).stored(stored).layers[1].chosen == EIGHT_BITS
+
+
 def test_plans_survive_a_file() -> None:
     plan, _ = choices(Busy()).best(500)
     assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -20,8 +21,10 @@ from torch import nn
 from sgsc_edge.compression.fit import stored_bytes
 from sgsc_edge.compression.fold import CompressedModel, fold
 from sgsc_edge.compression.layers import QuantizedModel
+from sgsc_edge.compression.ledger import Ledger
 from sgsc_edge.compression.shrink import shrink
-from sgsc_edge.compression.snapping import Choices
+from sgsc_edge.compression.snapping import NARROW, SECOND_WIDTH_BYTES, Choices, living
+from sgsc_edge.compression.split import split_widths
 from sgsc_edge.compression.widths import legal_storages
 from sgsc_edge.errors import UnsupportedError
 from sgsc_edge.export import export_onnx, output_integers
@@ -42,13 +45,16 @@ def snapped(network: nn.Module, target: str, seed: int) -> QuantizedModel:
     """A calibrated network, each layer in one of the ways that a target stores it, some channels dead."""
     model = calibrated(randomised(network, seed))
     generator = torch.Generator().manual_seed(seed)
-    for (_, layer), legal in zip(
-        model.layers(), legal_storages(model, load_target(target).weights).values(), strict=True
-    ):
-        storage = legal[int(torch.randint(len(legal), (), generator=generator))]
+    free = Ledger.of(model).free
+    legal = legal_storages(model, load_target(target).weights)
+    for name, layer in model.layers():
+        storage = legal[name][int(torch.randint(len(legal[name]), (), generator=generator))]
         mask = torch.rand(len(layer.mask), generator=generator) > 0.2
         mask[0] = True
         layer.set_mask(mask)
+        if storage == NARROW and name in free:
+            wide = (torch.rand(len(mask), generator=generator) > 0.5).nonzero().flatten()
+            storage = living(replace(storage, wide=tuple(wide.tolist())), mask.float())
         layer.snap_to(storage)
     return model
 
@@ -64,8 +70,8 @@ def made(name: str, target: str, seed: int = 5) -> CompressedModel:
 
 @cache
 def shipped(name: str, target: str, seed: int) -> tuple[bytes, np.ndarray]:
-    """A shrunk network's ``.tflite``, and integers to feed it."""
-    model = shrink(made(name, target, seed), SAMPLE).model
+    """A network's ``.tflite`` as it ships, and integers to feed it."""
+    model = split_widths(shrink(made(name, target, seed), SAMPLE).model, SAMPLE)
     return write_tflite(graph_of(model, target)), fed(model, 20)
 
 
@@ -84,9 +90,9 @@ def test_the_device_graph_computes_the_compressed_models_integers(
     difference = np.abs(found.astype(int) - output_integers(model, real(model, integers).numpy()))
     assert difference.max() <= 4  # ties, at every layer
     assert difference.mean() <= 1
-    smaller = shrink(model, SAMPLE).model
+    shipped = split_widths(shrink(model, SAMPLE).model, SAMPLE)
     assert np.array_equal(
-        reference.run(graph_of(smaller, target), integers, "tflm").reshape(len(integers), -1), found
+        reference.run(graph_of(shipped, target), integers, "tflm").reshape(len(integers), -1), found
     )
 
 
@@ -139,14 +145,23 @@ def test_onnx_holds_the_same_integers_and_onnx_runtime_runs_them(name: str, tmp_
 
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("target", TARGETS)
-def test_planned_bytes_are_those_of_the_file(name: str, target: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("two_widths", [False, True])
+def test_planned_bytes_are_those_of_the_file(
+    name: str, target: str, two_widths: bool, tmp_path: Path
+) -> None:
     model = calibrated(randomised(network_of(name)))
     masks = {each: torch.ones_like(layer.mask) for each, layer in model.layers()}
     legal = legal_storages(model, load_target(target).weights)
-    plan, _ = Choices(model, masks, legal).best()
+    choices = Choices(model, masks, legal)
+    plan, _ = choices.best()
+    storages = plan.storages()
+    halved = sorted(Ledger.of(model).free & {layer.name for layer in plan.layers if layer.chosen == NARROW})
+    for layer_name in halved[:1] if two_widths else ():
+        storages[layer_name] = replace(NARROW, wide=tuple(range(0, len(masks[layer_name]), 2)))
+        plan = choices.stored(storages)
     for layer_name, layer in model.layers():
         layer.snap_to(plan.storages()[layer_name])
-    compressed = shrink(fold(model), SAMPLE).model
+    compressed = split_widths(shrink(fold(model), SAMPLE).model, SAMPLE)
     graph = graph_of(compressed, target)
     assert DType.INT4 in {tensor.dtype for tensor in graph.tensors.values()}
     path = tmp_path / "model.tflite"
@@ -155,7 +170,8 @@ def test_planned_bytes_are_those_of_the_file(name: str, target: str, tmp_path: P
     stored = sum(t.payload_bytes + t.parameter_bytes for t in tensors if t.share in ("weights", "bias"))
     # What the plan does not list are constant operands; the ledger rounds each layer's half byte up.
     counted = stored_bytes(model, masks)
-    assert plan.bytes <= stored <= counted <= stored + len(masks)
+    added = SECOND_WIDTH_BYTES if two_widths and halved else 0
+    assert plan.bytes - added <= stored <= counted <= stored + len(masks)
 
 
 def test_a_dense_layer_with_a_scale_per_channel_becomes_a_convolution_on_tflm() -> None:

@@ -77,16 +77,33 @@ def _layer(cut: _Cut, node: fx.Node) -> FoldedLayer:
     """A layer with the inputs and outputs that stay; what is hollow becomes 0."""
     folded = cut.values.layer(node)
     (source,) = cut.values.inputs(node)
-    outputs, inputs = cut.keeps(node), cut.keeps(source)
-    groups = LayerShape.of(folded).groups
     weight, bias = folded.weight.clone(), torch.from_numpy(cut.liveness.bias(node)).to(torch.int32)
     hollow = torch.from_numpy(cut.liveness.unneeded(node))
     weight[hollow], bias[hollow] = 0, 0
-    if groups == 1:
+    if LayerShape.of(folded).groups == 1:
         weight[:, torch.from_numpy(cut.liveness.unneeded(source))] = 0
-        weight = weight[:, inputs]
+    return part_of(folded, weight, bias, outputs=cut.keeps(node), inputs=cut.keeps(source))
+
+
+def part_of(
+    folded: FoldedLayer,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    *,
+    outputs: torch.Tensor,
+    inputs: torch.Tensor,
+) -> FoldedLayer:
+    """Some channels of a layer, in some order.
+
+    Parameters
+    ----------
+    weight, bias: of the whole layer, in place of its own.
+    outputs, inputs: int64, indices of the channels.
+    """
+    groups = LayerShape.of(folded).groups
+    columns = weight[:, inputs] if groups == 1 else weight
     tensors = {
-        "weight": weight[outputs].contiguous(),
+        "weight": columns[outputs].contiguous(),
         "bits": folded.bits[outputs],
         "scale": folded.scale[outputs],
         "bias": bias[outputs],
@@ -103,11 +120,16 @@ def _layer(cut: _Cut, node: fx.Node) -> FoldedLayer:
 
 def _constant(cut: _Cut, node: fx.Node) -> FoldedConstant:
     """A constant operand with the channels that stay."""
-    folded = cut.values.module.get_submodule(str(node.target))
+    return part_of_constant(cut.values, node, cut.keeps(node))
+
+
+def part_of_constant(values: Values, node: fx.Node, channels: torch.Tensor) -> FoldedConstant:
+    """Some channels (int64, indices) of a constant operand, in some order."""
+    folded = values.module.get_submodule(str(node.target))
     assert isinstance(folded, FoldedConstant)
-    axis = channel_axis(cut.values, node)
+    axis = channel_axis(values, node)
     assert axis is not None  # it has slots
-    value = folded.value.index_select(axis, cut.keeps(node)).contiguous()
+    value = folded.value.index_select(axis, channels).contiguous()
     return FoldedConstant(value, folded.scale, folded.zero_point)
 
 
