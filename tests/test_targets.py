@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -135,6 +136,16 @@ def test_a_wrong_target_file_is_refused(tmp_path: Path, edit: tuple[str, str], m
         load_target(path)
     assert message in str(caught.value)
     assert "mine.toml" in str(caught.value)
+
+
+def test_the_documented_example_is_a_target(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "targets.md").read_text()
+    (example,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    path = tmp_path / "m7-board.toml"
+    path.write_text(example)
+    target = load_target(path)
+    assert (target.alignment, target.limits.flash, target.limits.arena) == (32, 256_000, 60_000)
+    assert target.tolerances == ()
 
 
 def test_the_file_is_named_as_its_target(tmp_path: Path) -> None:

@@ -356,7 +356,7 @@ class _Writer:
             if not part.is_leaf:
                 part.start = end + part.gap(end)
                 end = part.start + part.size
-        widest = max(part.align for part in backwards)
+        widest = max(16, *(part.align for part in backwards))
         narrow = _Narrow([part for part in backwards if part.is_leaf and part.align == 4], widest)
         for part in sorted(backwards, key=lambda part: -part.align):
             if part.is_leaf and part.align > 4:
@@ -371,7 +371,7 @@ class _Writer:
 
 
 class _Narrow:
-    """Parts that may start at any multiple of 4, by their size modulo the widest alignment of the file."""
+    """Parts that may start at any multiple of 4, by their size modulo the widest alignment (16 at least)."""
 
     def __init__(self, parts: list[_Part], widest: int) -> None:
         self.widest = widest
