@@ -8,7 +8,7 @@
     │   ├── ModelError            factory, checkpoint, forward pass, weights
     │   ├── DataError             data set, labels, samples
     │   ├── FileFormatError       an .onnx, .tflite, .npz or certificate that is malformed or edited
-    │   ├── UnsupportedError      an op or attribute that cannot be lowered exactly
+    │   ├── UnsupportedError      an op that cannot be lowered exactly, or not for this target
     │   └── OutputError           the output folder cannot be written, or is in use
     └── InternalError         5   a broken invariant: our bug
     Interrupted             130   Ctrl-C
@@ -81,7 +81,7 @@ class FileFormatError(InputError):
 
 
 class UnsupportedError(InputError):
-    """An op or attribute cannot be lowered exactly; names node, op, reason and remedy."""
+    """An op cannot be lowered exactly, or not for this target; names node, op, reason and remedy."""
 
     def __init__(self, *, node: str, op: str, reason: str, remedy: str) -> None:
         self.node = node

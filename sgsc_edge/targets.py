@@ -1,8 +1,9 @@
 """Targets: what a device's runtime stores and executes, read from ``targets/<name>.toml``.
 
-A target is data: which weight widths each op may have and how they are scaled, what activations look like,
-which runtimes must agree before a certificate says so, and the limits of the device where it has any. A new
-target is a new file; nothing in the code knows a target by name.
+A target is data: which version of each op it executes, which weight widths each op may have and how they are
+scaled, what activations look like, how constant data is aligned, which runtimes must agree before a
+certificate says so and by how much they may differ, and the limits of the device where it has any. A new
+target is a new file; nothing in the code knows a target by name. ``docs/targets.md`` explains every key.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from sgsc_edge.config_text import nearest, parse_size, read_toml, validate
 from sgsc_edge.errors import ConfigError
+from sgsc_edge.graph.op_rules import OP_RULES
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
 Granularity = Literal["per-tensor", "per-channel"]
@@ -22,6 +24,23 @@ Granularity = Literal["per-tensor", "per-channel"]
 def _size(value: object) -> object:
     return parse_size(value) if isinstance(value, str) else value
 
+
+def _device_op(name: str) -> str:
+    known = [kind.__name__ for kind in OP_RULES]
+    if name not in known:
+        raise ValueError(f"'{name}' is no device op{nearest(name, known)}")
+    return name
+
+
+def _weighted_op(name: str) -> str:
+    known = [kind.__name__ for kind, rule in OP_RULES.items() if rule.weight_rank]
+    if _device_op(name) not in known:
+        raise ValueError(f"{name} has no weights; {', '.join(known)} do")
+    return name
+
+
+DeviceOp = Annotated[str, AfterValidator(_device_op)]
+"""An op's name in ``graph/ir.py``."""
 
 Size = Annotated[int, BeforeValidator(_size), Field(gt=0)]  # bytes; written "256 kB"
 
@@ -44,13 +63,15 @@ class Weights(_Table):
     """One legal storage of an op's weights; an op may have several rows.
 
     ``axis`` is the channel axis of the device layout (OHWI 0, depthwise 1HWC 3), absent per tensor.
-    ``bits`` 8 stands for integers in [-127, 127], 4 for [-7, 7]; zero points are 0.
+    ``bits`` 8 stands for integers in [-127, 127], 4 for [-7, 7]; zero points are 0. ``unpacked``: the kernel
+    unpacks them into the arena, a byte each, while the op runs.
     """
 
-    op: Annotated[str, Field(min_length=1)]
+    op: Annotated[str, AfterValidator(_weighted_op)]
     bits: Literal[4, 8, 16, 32]
     granularity: Granularity
     axis: Annotated[int, Field(ge=0)] | None = None
+    unpacked: bool = False
 
     @model_validator(mode="after")
     def _axis_fits(self) -> Weights:
@@ -74,29 +95,43 @@ class Runtimes(_Table):
 
 
 class Tolerance(_Table):
-    """A difference that is allowed, in the unit its key names, and why."""
+    """By how much a runtime may differ from the integer executor in some ops, on equal inputs, and why.
 
-    value: Annotated[float, Field(ge=0, allow_inf_nan=False, strict=False)]
+    ``steps`` counts output integers. Where no row names a runtime and an op, the two are equal.
+    """
+
+    runtime: Name
+    ops: Annotated[tuple[DeviceOp, ...], Field(min_length=1, strict=False)]
+    steps: Annotated[int, Field(ge=1)]
     reason: Annotated[str, Field(min_length=10)]
 
 
 class Limits(_Table):
-    """What the device has, in bytes; absent means that the target sets no limit."""
+    """What the device has, in bytes; absent means that the target sets no limit.
+
+    ``flash``: for the ``.tflite``; ``arena``: RAM for the values between ops.
+    """
 
     flash: Size | None = None
     arena: Size | None = None
 
 
 class Target(_Table):
-    """A validated ``targets/<name>.toml``."""
+    """A validated ``targets/<name>.toml``.
+
+    ``alignment``: constant data starts at multiples of so many bytes of the file; the format asks for 16.
+    ``versions``: the newest version of each op that the target executes; ops without a row it does not.
+    """
 
     name: Name
     description: Annotated[str, Field(min_length=1)]
     format: Literal["tflite"]
+    alignment: Literal[16, 32, 64] = 16
     activations: Activations
+    versions: Annotated[dict[DeviceOp, Annotated[int, Field(ge=1)]], Field(min_length=1)]
     weights: Annotated[tuple[Weights, ...], Field(min_length=1, strict=False)]
     runtimes: Runtimes
-    tolerances: dict[str, Tolerance] = {}
+    tolerances: Annotated[tuple[Tolerance, ...], Field(strict=False)] = ()
     limits: Limits = Limits()
 
     @model_validator(mode="after")
@@ -105,6 +140,25 @@ class Target(_Table):
         for row in rows:
             if rows.count(row) > 1:
                 raise ValueError(f"weights of {row[0]} with {row[1]} bits {row[2]} come twice")
+        return self
+
+    @model_validator(mode="after")
+    def _weighted_ops_are_executed(self) -> Target:
+        for row in self.weights:
+            if row.op not in self.versions:
+                raise ValueError(f"{row.op} has weights and no version: give it one in [versions]")
+        return self
+
+    @model_validator(mode="after")
+    def _tolerances_differ(self) -> Target:
+        known = (*self.runtimes.required, *self.runtimes.optional)
+        pairs = [(row.runtime, op) for row in self.tolerances for op in row.ops]
+        for runtime, op in pairs:
+            if runtime not in known:
+                hint = nearest(runtime, known)
+                raise ValueError(f"tolerances name '{runtime}', which is no runtime of the target{hint}")
+            if pairs.count((runtime, op)) > 1:
+                raise ValueError(f"tolerances of {runtime} for {op} come twice")
         return self
 
     @property
@@ -119,6 +173,20 @@ class Target(_Table):
     def allows(self, op: str, bits: int, granularity: Granularity) -> bool:
         """Whether weights of ``op`` may have ``bits`` at this granularity."""
         return any(row.bits == bits and row.granularity == granularity for row in self.weights_of(op))
+
+    def unpacks(self, op: str, bits: int) -> bool:
+        """Whether the target unpacks weights of ``op`` with ``bits`` into the arena."""
+        return any(row.bits == bits and row.unpacked for row in self.weights_of(op))
+
+    @property
+    def unpacks_any(self) -> bool:
+        """Whether the target unpacks any weights into the arena."""
+        return any(row.unpacked for row in self.weights)
+
+    def tolerance(self, runtime: str, op: str) -> int:
+        """Steps by which a runtime's output of one op may differ from the integer executor's."""
+        rows = (row.steps for row in self.tolerances if row.runtime == runtime and op in row.ops)
+        return next(rows, 0)
 
 
 def load_target(name_or_path: str | Path) -> Target:

@@ -18,11 +18,11 @@ import sgsc_edge
 PACKAGE = Path(sgsc_edge.__file__).parent
 
 FLOORS = {
-    "errors": -1,  # under everything
-    "numerics": 0,
+    "errors": -2,  # under everything
+    "numerics": -1,
     "artifacts": 0,
     "config_text": 0,
-    "graph": 1,
+    "graph": 0,  # targets name its ops
     "placement": 1,
     "size": 1,
     "targets": 1,

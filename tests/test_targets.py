@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from sgsc_edge import runtimes
 from sgsc_edge.errors import ConfigError
-from sgsc_edge.graph import ir
+from sgsc_edge.graph.tflite_ops import OP_ROWS
 from sgsc_edge.targets import available_targets, load_target, target_folder, target_names
 
 SHIPPED = target_names()
@@ -21,8 +22,29 @@ def test_every_shipped_target_is_valid_and_names_what_exists(name: str) -> None:
     target = load_target(name)
     known = {*runtimes.specs(), "torch"}
     assert known >= {*target.runtimes.required, *target.runtimes.optional}
-    for row in target.weights:
-        assert issubclass(getattr(ir, row.op), ir.Op)
+    # No kernel of these is anything but what the executor computes.
+    assert not {row.runtime for row in target.tolerances} & {"tflm", "litert-reference", "numpy"}
+    assert (target.tolerance("litert", "Conv2D"), target.tolerance("litert", "Softmax")) == (1, 0)
+    assert target.tolerance("tflm", "Conv2D") == 0
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_target_executes_every_device_op(name: str) -> None:
+    """In the newest version that is written for its weights; int4 weights have numbers of their own."""
+    target = load_target(name)
+    newest = {row.op.__name__: max(row.runtimes) for row in OP_ROWS} | {"Reshape": 1}
+    wide = {"Conv2D": 6, "DepthwiseConv2D": 3, "FullyConnected": 5}
+    assert target.versions == newest | ({} if target.narrow else wide)
+
+
+def test_4_bit_filters_are_unpacked_into_the_arena_of_tflite_micro() -> None:
+    narrow, phones = load_target("tflm-int4"), load_target("tflite-int4")
+    for op in ("Conv2D", "DepthwiseConv2D", "FullyConnected"):
+        assert narrow.unpacks(op, 4)
+        assert not narrow.unpacks(op, 8)
+        assert not phones.unpacks(op, 4)
+    assert narrow.unpacks_any
+    assert not phones.unpacks_any
 
 
 def test_the_int8_target_is_what_the_specification_says() -> None:
@@ -68,7 +90,7 @@ def test_a_target_of_the_users_own_is_read_by_its_path(tmp_path: Path) -> None:
         (("format = ", "fromat = "), "fromat: unknown key; did you mean 'format'?"),
         (("bits = 8", "bits = 3"), "weights[0].bits: must be 4, 8, 16 or 32, not 3"),
         (("axis = 3", ""), "weights[1]: axis is given exactly where granularity is 'per-channel'"),
-        (("DepthwiseConv2D", "Conv2D"), "weights of Conv2D with 8 bits per-channel come twice"),
+        (('op = "DepthwiseConv2D"', 'op = "Conv2D"'), "weights of Conv2D with 8 bits per-channel come twice"),
         (('optional = ["torch"', 'optional = ["tflm"'), "runtimes: named twice: tflm"),
         (("required = [", "required = []\nother = ["), "runtimes.required: must not be empty"),
         (('"int8"', '"int7"'), "activations.dtype: must be 'int8', 'int16' or 'float32', not 'int7'"),
@@ -77,7 +99,35 @@ def test_a_target_of_the_users_own_is_read_by_its_path(tmp_path: Path) -> None:
             "activations.symmetric: must be true or false, not 'no'",
         ),
         (("[runtimes]", "[limits]\nflash = '9 kb'\n[runtimes]"), "limits.flash: '9 kb' is not a size"),
-        (("[runtimes]", "[tolerances.lsb]\nvalue = 1\n[runtimes]"), "tolerances.lsb.reason: is required"),
+        (("alignment = 16", "alignment = 8"), "alignment: must be 16, 32 or 64, not 8"),
+        (
+            ("MaxPool2D = 2", "MaxPool = 2"),
+            "versions.MaxPool: 'MaxPool' is no device op; did you mean 'MaxPool2D'?",
+        ),
+        (("MaxPool2D = 2", "MaxPool2D = 0"), "versions.MaxPool2D: must be greater than or equal to 1, not 0"),
+        (
+            ("FullyConnected = 5\n", ""),
+            "FullyConnected has weights and no version: give it one in [versions]",
+        ),
+        (
+            ('op = "Conv2D"', 'op = "Conv3D"'),
+            "weights[0].op: 'Conv3D' is no device op; did you mean 'Conv2D'?",
+        ),
+        (
+            ('op = "Conv2D"', 'op = "Add"'),
+            "weights[0].op: Add has no weights; Conv2D, DepthwiseConv2D, FullyConnected do",
+        ),
+        (("steps = 1", "steps = 0"), "tolerances[0].steps: must be greater than or equal to 1, not 0"),
+        (("reason = ", "raeson = "), "tolerances[0].reason: is required"),
+        (
+            ('"Mul", "Mean"', '"Mul", "Means"'),
+            "tolerances[0].ops[4]: 'Means' is no device op; did you mean 'Mean'?",
+        ),
+        (
+            ('runtime = "litert"', 'runtime = "litret"'),
+            "name 'litret', which is no runtime of the target; did you",
+        ),
+        (('["MaxPool2D"]', '["Conv2D"]'), "tolerances of litert for Conv2D come twice"),
     ],
 )
 def test_a_wrong_target_file_is_refused(tmp_path: Path, edit: tuple[str, str], message: str) -> None:
@@ -86,6 +136,16 @@ def test_a_wrong_target_file_is_refused(tmp_path: Path, edit: tuple[str, str], m
         load_target(path)
     assert message in str(caught.value)
     assert "mine.toml" in str(caught.value)
+
+
+def test_the_documented_example_is_a_target(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "targets.md").read_text()
+    (example,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    path = tmp_path / "m7-board.toml"
+    path.write_text(example)
+    target = load_target(path)
+    assert (target.alignment, target.limits.flash, target.limits.arena) == (32, 256_000, 60_000)
+    assert target.tolerances == ()
 
 
 def test_the_file_is_named_as_its_target(tmp_path: Path) -> None:

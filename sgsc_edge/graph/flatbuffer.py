@@ -206,16 +206,19 @@ class _Reader:
 # --- writing --------------------------------------------------------------------------------------
 
 
-def encode(record: Mapping[str, Any], root: str = "Model", *, separate: Collection[str] = ()) -> bytes:
+def encode(
+    record: Mapping[str, Any], root: str = "Model", *, separate: Collection[str] = (), alignment: int = 1
+) -> bytes:
     """A TFLite file of the table ``root``; equal records give equal bytes.
 
     Fields that are absent, None or at their default take no space; ``-`` fields are never written. Equal
-    parts are stored once, but for the tables named in ``separate`` and what these hold.
+    parts are stored once, but for the tables named in ``separate`` and what these hold. Vectors whose
+    alignment the schema forces start at multiples of ``alignment`` (a power of two), too.
     """
-    writer = _Writer(frozenset(separate))
+    writer = _Writer(frozenset(separate), alignment)
     data = writer.file(writer.table(root, record, shared=True))
     if writer.referred > MAX_OVERLAP * len(data):
-        writer = _Writer(frozenset(TABLES))
+        writer = _Writer(frozenset(TABLES), alignment)
         data = writer.file(writer.table(root, record, shared=False))
     return data
 
@@ -256,8 +259,9 @@ class _Writer:
     ``referred``: the bytes of all parts as often as something refers to them.
     """
 
-    def __init__(self, separate: frozenset[str]) -> None:
+    def __init__(self, separate: frozenset[str], alignment: int) -> None:
         self.separate = separate
+        self.alignment = alignment
         self.referred = 0
         self.parts: list[_Part] = []
         self.known: dict[tuple[object, ...], _Part] = {}
@@ -300,7 +304,8 @@ class _Writer:
             return self.table(_OPTION_NAMES[siblings["options_type"]], value, shared=shared)
         if field.scalar is not None:
             values = np.ascontiguousarray(value, field.scalar)
-            align = max(4, field.align, values.itemsize)
+            forced = max(field.align, self.alignment) if field.align else 0
+            align = max(4, forced, values.itemsize)
             return self.add(_Part(values.size, values.tobytes(), align), shared=shared)
         if not field.vector:
             return self.table(field.type, value, shared=shared)
@@ -351,7 +356,8 @@ class _Writer:
             if not part.is_leaf:
                 part.start = end + part.gap(end)
                 end = part.start + part.size
-        narrow = _Narrow([part for part in backwards if part.is_leaf and part.align == 4])
+        widest = max(16, *(part.align for part in backwards))
+        narrow = _Narrow([part for part in backwards if part.is_leaf and part.align == 4], widest)
         for part in sorted(backwards, key=lambda part: -part.align):
             if part.is_leaf and part.align > 4:
                 while (gap := part.gap(end)) and (filler := narrow.take(gap, part.align)):
@@ -365,17 +371,18 @@ class _Writer:
 
 
 class _Narrow:
-    """Parts that may start at any multiple of 4, by their size modulo 16."""
+    """Parts that may start at any multiple of 4, by their size modulo the widest alignment (16 at least)."""
 
-    def __init__(self, parts: list[_Part]) -> None:
-        self.queues: dict[int, deque[_Part]] = {residue: deque() for residue in (0, 4, 8, 12)}
+    def __init__(self, parts: list[_Part], widest: int) -> None:
+        self.widest = widest
+        self.queues: dict[int, deque[_Part]] = {residue: deque() for residue in range(0, widest, 4)}
         for part in parts:
-            self.queues[part.size % 16].append(part)
+            self.queues[part.size % widest].append(part)
 
     def take(self, gap: int, align: int) -> _Part | None:
-        """A part that makes a gap (> 0) in front of a part aligned to ``align`` <= 16 as small as can be."""
+        """A part that makes a gap (> 0) in front of a part aligned to ``align`` as small as can be."""
         for size in range(gap, 0, -4):
-            for residue in range(size, 16, align):
+            for residue in range(size, self.widest, align):
                 if self.queues[residue]:
                     return self.queues[residue].popleft()
         return None

@@ -2,8 +2,9 @@
 
 Layout of the file: one subgraph; tensors in the order in which the graph first uses them; one operator code
 for each (operator, version); buffer 0 empty for every tensor without data, and one buffer for each distinct
-content. Constant data starts at multiples of 16 bytes, as the schema's ``force_align`` asks. Int4 data is
-packed two values a byte, low nibble first (``tensorflow/lite/kernels/internal/portable_tensor_utils.cc``).
+content. Constant data starts at multiples of 16 bytes, as the schema's ``force_align`` asks, or of more where
+a target asks for it. Int4 data is packed two values a byte, low nibble first
+(``tensorflow/lite/kernels/internal/portable_tensor_utils.cc``).
 
 ``Form`` leaves out what interpreters do not need. What they do need, as running them shows: LiteRT refuses
 scales without as many zero points, TFLM then reads a dense layer's scales as absent and computes wrongly.
@@ -58,8 +59,10 @@ FULL = Form()
 SMALLEST = Form("none", "needed", "none")
 
 
-def write_tflite(graph: Graph, form: Form = FULL) -> bytes:
+def write_tflite(graph: Graph, form: Form = FULL, alignment: int = 16) -> bytes:
     """The graph as a TFLite file (identifier ``TFL3``, schema version 3); equal graphs give equal bytes.
+
+    Constant data starts at multiples of ``alignment`` bytes, a power of two of at least 16.
 
     Raises InternalError where the graph is not legal (``legality.check``).
     """
@@ -99,6 +102,7 @@ def write_tflite(graph: Graph, form: Form = FULL) -> bytes:
             ],
         },
         separate=("Quantization",) if form.quantization == "full" else (),
+        alignment=alignment,
     )
 
 

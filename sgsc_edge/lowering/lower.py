@@ -17,6 +17,7 @@ import onnx
 
 from sgsc_edge.errors import UnsupportedError
 from sgsc_edge.graph import ir, legality
+from sgsc_edge.lowering.device import version_refusals
 from sgsc_edge.lowering.emitter import INPUT_NAME, OUTPUT_NAME, Emitter
 from sgsc_edge.lowering.fold import import_model
 from sgsc_edge.lowering.network import REQUANTIZE, Layer, Network
@@ -79,8 +80,9 @@ def lower(
 
     Input and output are int8 with batch 1, named "input" and "output", NHWC where they are images. A sequence
     [C, L] that a convolution or pool reads (by itself or behind elementwise ops) is an image [1, 1, L, C].
-    Metadata whose keys start with ``sgsc.`` is kept. ``target`` restricts how weights are stored
-    (None: any int8 or int4 storage that TFLite has); ``name`` names the graph.
+    Metadata whose keys start with ``sgsc.`` is kept. ``target`` restricts ops, their versions and how weights
+    are stored (None: all that TFLite has); ``name`` names the graph. Its limits are for ``check_arena`` and
+    ``check_flash``.
 
     Raises
     ------
@@ -149,7 +151,10 @@ def _lower(
     illegal = _illegal(graph)
     if illegal:
         return None, illegal
-    return run_passes(graph, _CLEANUPS, legality.check), refusals
+    graph = run_passes(graph, _CLEANUPS, legality.check)
+    if target is not None and (refused := version_refusals(graph, target)):
+        return None, [_refusal(error) for error in refused]
+    return graph, []
 
 
 def _unsupported(layer: Layer) -> UnsupportedError:

@@ -85,7 +85,7 @@ class Build:
             recipe=Recipe(settings.epochs, settings.batch_size, settings.learning_rate, settings.seed),
             method=settings.chosen_method(narrow=self.target.narrow),
             weights=self.target.weights,
-            arena=self.target.limits.arena,
+            arena=self.target.limits.arena if self.target.unpacks_any else None,
             augment=self.project.augment(),
             goal=_goal(self),
             keep_softmax=self.project.config.model.final_softmax == "keep",

@@ -32,9 +32,11 @@ from sgsc_edge.certification import (
 from sgsc_edge.compression.compress import CONTROLLER_LOG, HISTORY, LEARNED, PLAN
 from sgsc_edge.compression.fold import CompressedModel
 from sgsc_edge.compression.loop import CALIBRATION_SAMPLES
+from sgsc_edge.compression.shrink import shrink
 from sgsc_edge.export import export_onnx
+from sgsc_edge.graph.ir import Graph
 from sgsc_edge.graph.write_tflite import Form, write_tflite
-from sgsc_edge.lowering import lower
+from sgsc_edge.lowering import check_arena, check_flash, lower
 from sgsc_edge.pipeline.context import (
     CERTIFICATE,
     COMPRESSED,
@@ -52,6 +54,7 @@ from sgsc_edge.preservation.selection import SCHEMA as SELECTION_SCHEMA
 from sgsc_edge.preservation.selection import write_selection
 from sgsc_edge.preservation.sets import check_model, choose
 from sgsc_edge.runtimes import available
+from sgsc_edge.targets import Limits
 
 _SCORING_TOOLS = ("torch", "captum", "scikit-learn")
 _EXPORT_TOOLS = ("torch", "onnx", "onnxscript")
@@ -91,6 +94,7 @@ def _rehearse_key(build: Build) -> str:
         build.untrained.recipe.batch_size,  # of calibration
         [build.untrained.method, build.untrained.goal.budget],
         build.target.model_dump(mode="json"),
+        build.project.config_hash("export") if build.target.limits.flash else None,
         _versions(_EXPORT_TOOLS),
         torch.get_num_threads(),
     )
@@ -101,12 +105,27 @@ def _rehearse(build: Build, key: str) -> None:
 
     def ships(compressed: CompressedModel) -> None:
         lower(_onnx(build, compressed, {}), build.target)
+        _rehearse_limits(build, compressed)
 
     check_model(build.project, build.model, build.data, CALIBRATION_SAMPLES)
     if build.untrained.augment is not None:
         first = build.data.rest.dataset[0][0]
         build.untrained.augment(torch.stack([first, first]), build.untrained.recipe.seed)
     build.untrained.rehearse(ships)
+
+
+def _rehearse_limits(build: Build, compressed: CompressedModel) -> None:
+    """RAM and flash, where training makes nothing smaller: every living channel stays, in the fewest bits.
+
+    The file is measured without its metadata. With learned widths it is open which filters are unpacked.
+    """
+    method = build.untrained.method
+    if method == "sgsc" or build.target.limits == Limits():
+        return
+    living = shrink(compressed, build.untrained.sample).model
+    graph = lower(_onnx(build, living, {}), build.target)
+    check_arena(graph, build.target, unpacked=method not in LEARNED)
+    check_flash(len(_tflite(build, graph)), build.target)
 
 
 # --- choose the preservation set ------------------------------------------------------------------
@@ -197,8 +216,14 @@ def _lower_key(build: Build) -> str:
 
 def _lower(build: Build, key: str) -> None:
     graph = lower(build.folder / ONNX, build.target)
-    form = Form(**build.project.config.export.model_dump())
-    write_bytes(build.folder / TFLITE, write_tflite(graph, form))
+    check_arena(graph, build.target)
+    data = _tflite(build, graph)
+    check_flash(len(data), build.target)
+    write_bytes(build.folder / TFLITE, data)
+
+
+def _tflite(build: Build, graph: Graph) -> bytes:
+    return write_tflite(graph, Form(**build.project.config.export.model_dump()), build.target.alignment)
 
 
 # --- record the samples ---------------------------------------------------------------------------

@@ -24,7 +24,10 @@ from benchmarks import (  # noqa: E402
     report,
     timing,
 )
+from sgsc_edge.graph import ir  # noqa: E402
+from sgsc_edge.graph.ir import DType, Graph, Node, Quantization, Tensor  # noqa: E402
 from sgsc_edge.preservation.selection import Selection, SideCounts  # noqa: E402
+from sgsc_edge.targets import load_target  # noqa: E402
 
 
 @pytest.fixture
@@ -82,6 +85,21 @@ def test_one_different_integer_is_not_exact() -> None:
 def test_other_shapes_or_nothing_are_refused(outputs: np.ndarray, expected: np.ndarray) -> None:
     with pytest.raises(SystemExit, match="tflm"):
         exactness.row(Path("a/b/c"), "tflm", outputs, expected)
+
+
+def test_xnnpack_is_compared_op_by_op_with_what_the_target_tolerates() -> None:
+    unit = Quantization.per_tensor(1.0, 0)
+    tensors = {name: Tensor(name, (1, 4), DType.INT8, unit) for name in "xry"}
+    twice = {"y": Tensor("y", (1, 4), DType.INT8, Quantization.per_tensor(2.0, 0))}
+    nodes = (Node(ir.Relu(), ("x",), ("r",)), Node(ir.Add(), ("r", "x"), ("y",)))
+    graph = Graph("g", tensors | twice, nodes, ("x",), ("y",))
+    samples = np.random.default_rng(0).integers(-128, 128, (20, 4)).astype(np.int8)
+    rows = exactness.op_rows(Path("a/b/c"), load_target("tflite-int8"), graph, samples)
+    assert [(row.measure.split()[-4], row.limit, row.met) for row in rows] == [
+        ("Add,", "≤ 1", True),
+        ("Relu,", "≤ 0", True),
+    ]
+    assert exactness.alone(graph, nodes[1]).inputs == ("r", "x")
 
 
 @pytest.mark.parametrize(("wrong", "met"), [(40, True), (50, True), (51, False)])

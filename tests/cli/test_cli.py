@@ -120,10 +120,28 @@ def test_a_mistyped_command_line_is_explained(args: tuple[str, ...], message: st
 def test_targets_as_text_and_json() -> None:
     text = run("targets")
     assert text.returncode == 0
-    assert text.stdout.splitlines()[0].split() == ["target", "what", "it", "is", "required", "runtimes"]
-    assert "tflite-int8" in text.stdout
-    rows = document(run("targets", "--json"))["targets"]
-    assert "tflm" in {row["name"]: row for row in rows}["tflite-int8"]["runtimes"]["required"]
+    tables = [part.splitlines() for part in text.stdout.split("\n\n")]
+    heads = [part[0].split()[0] for part in tables]
+    assert heads == ["target", "target", "op,", "targets"]
+    assert tables[0][0].split() == [
+        "target",
+        "what",
+        "it",
+        "is",
+        "required",
+        "runtimes",
+        "optional",
+        "alignment",
+    ]
+    assert ["tflm-int4", "Conv2D", "4", "per-channel", "0", "unpacked"] in [row.split() for row in tables[1]]
+    assert tables[2][0].split()[-3:] == ["tflite-int4", "tflite-int8", "tflm-int4"]
+    assert ["Conv2D", "7", "6", "7"] in [row.split() for row in tables[2]]
+    assert "litert   1 step " in tables[3][1]
+    rows = {row["name"]: row for row in document(run("targets", "--json"))["targets"]}
+    assert "tflm" in rows["tflite-int8"]["runtimes"]["required"]
+    assert rows["tflm-int4"]["versions"]["FullyConnected"] == 9
+    assert rows["tflite-int8"]["alignment"] == 16
+    assert all(row["reason"] for row in rows["tflite-int8"]["tolerances"])
 
 
 def test_runtimes_as_text_and_json() -> None:

@@ -6,14 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from example_graphs import EXAMPLES, activation, graph_of, network
+from example_graphs import EXAMPLES, activation, graph_of, network, same_graph
 from interpreters import run_litert_default, run_litert_reference, run_tflm
 
 from sgsc_edge.errors import InternalError
 from sgsc_edge.graph import ir
 from sgsc_edge.graph.flatbuffer import decode
 from sgsc_edge.graph.ir import DType, Graph, Tensor
-from sgsc_edge.graph.write_tflite import write_tflite
+from sgsc_edge.graph.read_tflite import read_tflite
+from sgsc_edge.graph.write_tflite import FULL, SMALLEST, write_tflite
 
 SAMPLES = 3
 
@@ -172,6 +173,23 @@ def test_buffers_are_shared_aligned_and_start_with_an_empty_one() -> None:
             content = buffer["data"]
             start = content.__array_interface__["data"][0]
             assert (start - np.frombuffer(data, np.uint8).__array_interface__["data"][0]) % 16 == 0
+
+
+@pytest.mark.parametrize("alignment", [32, 64])
+def test_constant_data_is_aligned_as_asked_and_runs(alignment: int) -> None:
+    graph = network()
+    for form in (FULL, SMALLEST):
+        plain, data = write_tflite(graph, form), write_tflite(graph, form, alignment)
+        origin = np.frombuffer(data, np.uint8).__array_interface__["data"][0]
+        contents = [buffer["data"] for buffer in decode(data, where="test")["buffers"]]
+        starts = [c.__array_interface__["data"][0] - origin for c in contents if c is not None]
+        assert starts
+        assert not any(start % alignment for start in starts)
+        assert len(data) <= len(plain) + alignment * len(starts)
+        assert same_graph(read_tflite(data), read_tflite(plain))
+        inputs = np.random.default_rng(3).integers(-128, 128, (3, *graph["input"].shape[1:])).astype(np.int8)
+        for run in (run_tflm, run_litert_reference, run_litert_default):
+            np.testing.assert_array_equal(run(data, inputs), run(plain, inputs))
 
 
 def test_metadata_holds_the_graphs_entries_and_the_runtime_version() -> None:
