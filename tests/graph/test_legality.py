@@ -221,6 +221,14 @@ NOT_LEGAL: dict[str, tuple[Graph, str]] = {
         changed(EXAMPLES["relu_int8"], "y", quantization=scaled(1e-12)),
         "must stay below 2^30",
     ),
+    "requantization multiplier of weights": (
+        changed(CONV, "y", quantization=scaled(0.05 * 0.03 / 256)),
+        "multiplier 256 must stay below 256",
+    ),
+    "infinite multiplier": (
+        changed(DENSE, "y", quantization=scaled(1e-45)),
+        "multiplier inf must stay below 256",
+    ),
     # shapes
     "output shape": (_reshaped(CONV, "y", (1, 4, 6, 4)), "has shape [1, 4, 6, 4], computed is [1, 4, 6, 3]"),
     "window too large": (
