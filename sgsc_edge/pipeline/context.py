@@ -19,7 +19,7 @@ from sgsc_edge.compression.compress import Compression, Guard
 from sgsc_edge.compression.fold import CompressedModel, load_tensors
 from sgsc_edge.compression.learned import Goal
 from sgsc_edge.compression.loop import Recipe
-from sgsc_edge.compression.shrink import shrink
+from sgsc_edge.compression.shrink import Shrunk, shrink
 from sgsc_edge.compression.widths import legal_storages
 from sgsc_edge.preservation.selection import read_selection
 from sgsc_edge.preservation.sets import Data, PreservationSet, divide, load_data
@@ -121,8 +121,13 @@ class Build:
             baseline = last["watch_accuracy"] if metric == "accuracy" else -last["watch_loss"]
         return Guard(metric, gate.max_drop, baseline)
 
-    @cached_property
+    @property
     def compressed(self) -> CompressedModel:
+        """The compressed model that ships, without its dead channels."""
+        return self.shrunk.model
+
+    @cached_property
+    def shrunk(self) -> Shrunk:
         """The compressed model that ``compressed.safetensors`` holds, without its dead channels."""
         compressed = self.untrained.restore()
         data = read_bytes(self.folder / COMPRESSED, MAX_BYTES)
@@ -131,7 +136,7 @@ class Build:
         for layer in shrunk.report.layers:
             if layer.removed or layer.kept:
                 log.info("shrink: %s", layer)
-        return shrunk.model
+        return shrunk
 
     @property
     def has_control(self) -> bool:
