@@ -18,25 +18,25 @@ import sgsc_edge
 PACKAGE = Path(sgsc_edge.__file__).parent
 
 FLOORS = {
-    "errors": -2,  # under everything
-    "numerics": -1,
-    "artifacts": 0,
-    "config_text": 0,
-    "graph": 0,  # targets name its ops
-    "placement": 1,
-    "size": 1,
-    "targets": 1,
-    "project": 1,
-    "preservation": 2,
-    "compression": 2,
-    "lowering": 2,
-    "runtimes": 2,
-    "export": 3,
-    "inspection": 3,
-    "certification": 3,
-    "pipeline": 4,
-    "api": 5,
-    "cli": 6,
+    "errors": 0,  # under everything
+    "numerics": 1,
+    "artifacts": 2,
+    "config_text": 2,
+    "graph": 2,  # targets name its ops
+    "placement": 3,
+    "size": 3,
+    "targets": 3,
+    "project": 3,
+    "preservation": 4,
+    "compression": 4,
+    "lowering": 4,
+    "runtimes": 4,
+    "export": 5,
+    "inspection": 5,
+    "certification": 5,
+    "pipeline": 6,
+    "api": 7,
+    "cli": 8,
 }
 # Everything else (verify, inspect, targets, runtimes) starts without torch.
 TORCH_ROOMS = {"project", "preservation", "compression", "export", "pipeline"}

@@ -3,7 +3,7 @@
 A row names the op's operands, the dtypes it takes, its ranks, which operands must be constants, and rules
 about values and quantization. A rule is a function whose docstring states it and which yields a reason for
 each violation. Sources: the TFLite 8-bit quantization specification; the ``Prepare`` functions of TFLM's
-and TFLite's reference kernels, of which a graph must satisfy both.
+and TFLite's reference kernels, of which a graph must satisfy both; what LiteRT's XNNPACK refuses to load.
 """
 
 from __future__ import annotations
@@ -172,12 +172,29 @@ def rescale_range(use: Use) -> Iterator[str]:
             yield f"the requantization multiplier {factor:g} must stay below 2^30"
 
 
+def weighted_rescale(use: Use) -> Iterator[str]:
+    """Input scale x weight scale stays below 256 x output scale: LiteRT's XNNPACK fails to load other models.
+
+    Nothing is lost: one step of such an accumulator is beyond all of the output's range.
+    """
+    if use.quantized:
+        x, weights, output = (_parameters(tensor).scale for tensor in (use.x, use.inputs[1], use.output))
+        with np.errstate(over="ignore"):  # infinite is too large, too
+            factor = float((x[0] * weights / output[0]).max())  # in float32, as XNNPACK does
+        if not factor < 256:
+            yield f"the requantization multiplier {factor:g} must stay below 256"
+
+
 def add_rescale(use: Use) -> Iterator[str]:
-    """2 x the larger input scale stays below 2^20 x output scale: ADD's output multiplier must be below 1."""
+    """The larger input scale stays below 2^8 x output scale: beyond, LiteRT's XNNPACK saturates wrongly.
+
+    Nothing is lost: one step of such an input is beyond all of the output's range. (TFLite's own bound, an
+    output multiplier below 1, is 2^19.)
+    """
     if use.quantized:
         largest, output = max(use.scale(tensor) for tensor in use.inputs), use.scale(use.output)
-        if not 2 * largest / (2**20 * output) < 1:
-            yield f"2 x input scale {largest:g} must stay below 2^20 x output scale {output:g}"
+        if not largest < 2**8 * output:
+            yield f"input scale {largest:g} must stay below 2^8 x output scale {output:g}"
 
 
 def weight_parameters(use: Use) -> Iterator[str]:
@@ -259,9 +276,6 @@ def _product(use: Use) -> float:
 
 _MULTIPLIER: Mapping[type[Op], Callable[[Use], float]] = MappingProxyType(
     {
-        ir.Conv2D: _product,
-        ir.DepthwiseConv2D: _product,
-        ir.FullyConnected: _product,
         ir.Mul: _product,
         ir.Mean: _unary,
         ir.Relu: _unary,
@@ -276,7 +290,7 @@ _BINARY = (((F32, F32), F32), ((I8, I8), I8))
 _UNARY = (((F32,), F32), ((I8,), I8))
 _WITH_PARAMETER = (((F32, I32), F32), ((I8, I32), I8))
 _WEIGHTED_OPERANDS = ("x", "weights", "bias")
-_WEIGHT_RULES = (weight_parameters, bias_parameters, rescale_range, activation_range, accumulator_range)
+_WEIGHT_RULES = (weight_parameters, bias_parameters, weighted_rescale, activation_range, accumulator_range)
 
 OP_RULES: Mapping[type[Op], OpRule] = MappingProxyType(
     {

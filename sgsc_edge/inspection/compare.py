@@ -14,9 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from sgsc_edge.inspection.summary import Inspection, TensorSummary
-from sgsc_edge.inspection.text import printable, table
-
-_SUFFIXES = ("_dequantized", "_quantized")
+from sgsc_edge.inspection.text import plain_name, printable, table
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ class Comparison:
             (f"{each.first:,}", f"{each.second:,}", _signed(each.difference), each.name.replace("_", " "))
             for each in self.totals
         ]
-        header = ("tensor", "dtype", "shape", "bytes a", "bytes b", "diff", "metadata", "channels removed")
+        header = ("tensor", "dtype", "shape", "bytes a", "bytes b", "diff", "metadata", *_CHANNELS)
         sections = [
             "\n".join(files),
             table(("bytes a", "bytes b", "diff", "what"), totals),
@@ -112,7 +110,7 @@ def _pairs(first: Sequence[TensorSummary], second: Sequence[TensorSummary]) -> l
     """Every tensor of both once, in the first file's order, then what only the second has."""
     partner: dict[int, int] = {}
     _match(first, second, partner, lambda tensor: tensor.name)
-    _match(first, second, partner, _plain_name)
+    _match(first, second, partner, lambda tensor: plain_name(tensor.name))
     if not any(first[i].share is not None and second[j].share is not None for i, j in partner.items()):
         partner.clear()
         for share in ("weights", "bias", "other"):
@@ -142,14 +140,10 @@ def _match(
             partner[i] = candidates.pop()
 
 
-def _plain_name(tensor: TensorSummary) -> str:
-    name = tensor.name
-    for suffix in _SUFFIXES:
-        name = name.removesuffix(suffix)
-    return name
-
-
 # --- text -----------------------------------------------------------------------------------------
+
+#: Output channels of the first file that the second lacks, and what each lost when it was built.
+_CHANNELS = ("channels b lacks", "removed a", "removed b")
 
 
 def _row(pair: Pair) -> tuple[str, ...]:
@@ -164,6 +158,8 @@ def _row(pair: Pair) -> tuple[str, ...]:
         _signed(pair.payload_difference) if pair.payload_difference else "",
         _signed(pair.metadata_difference) if pair.metadata_difference else "",
         f"{removed} of {first.channels}" if removed and first else "",
+        first.removed if first else "",
+        second.removed if second else "",
     )
 
 

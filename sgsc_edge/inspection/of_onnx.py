@@ -17,6 +17,7 @@ from onnx import numpy_helper
 
 from sgsc_edge.errors import FileFormatError
 from sgsc_edge.graph.ir import Quantization
+from sgsc_edge.inspection.channels import with_channels_removed
 from sgsc_edge.inspection.summary import (
     Inspection,
     Kind,
@@ -45,16 +46,17 @@ def inspect_onnx(path: Path) -> Inspection:
     quantization_bytes = sum(
         _nbytes(reader.initializers[name]) for name in sorted(reader.parameters & set(reader.initializers))
     )
+    metadata = [(entry.key, entry.value.encode()) for entry in reader.model.metadata_props]
     totals = totals_of(tensors, _file_bytes(path, reader.model), quantization_bytes)
     return Inspection(
         str(path),
         "onnx",
         f"ONNX IR {reader.model.ir_version}, opset {opsets}",
         reader.ops(),
-        tuple(tensors),
+        with_channels_removed(tensors, metadata),
         totals,
         reader.overhead(totals.overhead_bytes),
-        tuple(StoredEntry(entry.key, len(entry.value.encode())) for entry in reader.model.metadata_props),
+        tuple(StoredEntry(name, len(content)) for name, content in metadata),
     )
 
 

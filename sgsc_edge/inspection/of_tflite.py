@@ -20,6 +20,7 @@ from sgsc_edge.graph.read_tflite import (
     tensor_shape,
 )
 from sgsc_edge.inspection.byte_map import KINDS, ByteMap, byte_map
+from sgsc_edge.inspection.channels import with_channels_removed
 from sgsc_edge.inspection.summary import (
     Inspection,
     Kind,
@@ -44,7 +45,7 @@ def inspect_tflite(path: Path) -> Inspection:
         "tflite",
         f"TFLite schema {reader.model['version']}",
         reader.ops(),
-        tuple(tensors),
+        with_channels_removed(tensors, reader.entries()),
         totals_of(tensors, len(data), sum(tensor.parameter_bytes for tensor in tensors)),
         reader.overhead(),
         reader.metadata(),
@@ -145,12 +146,16 @@ class _TfliteReader:
         return tuple(StoredEntry(kind, kinds[kind]) for kind in KINDS)
 
     def metadata(self) -> tuple[StoredEntry, ...]:
+        return tuple(StoredEntry(name, len(content)) for name, content in self.entries())
+
+    def entries(self) -> list[tuple[str, bytes]]:
+        """Names and contents of the metadata."""
         buffers = self.model["buffers"] or []
         entries = []
         for entry in self.model["metadata"] or []:
             data = buffers[entry["buffer"]]["data"] if entry["buffer"] < len(buffers) else None
-            entries.append(StoredEntry(entry["name"] or "", 0 if data is None else int(data.size)))
-        return tuple(entries)
+            entries.append((entry["name"] or "", b"" if data is None else data.tobytes()))
+        return entries
 
 
 #: CONV_2D, DEPTHWISE_CONV_2D, FULLY_CONNECTED: operand 1 is the weights, operand 2 the bias. The axis of the

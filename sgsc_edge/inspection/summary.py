@@ -59,7 +59,8 @@ class TensorSummary:
     ``payload_bytes`` are its values in the file (0 unless constant), ``parameter_bytes`` its scales and zero
     points, ``metadata_bytes`` these and what else is there for this tensor alone (table, shape, name); what
     several tensors share is counted at the first. ``bits`` is 0 where unknown. ``channels`` are a layer's
-    outputs, where the tensor is its weights.
+    outputs, where the tensor is its weights; ``channels_removed`` those that it lost when it was built, where
+    the file says so.
     """
 
     name: str
@@ -73,6 +74,14 @@ class TensorSummary:
     metadata_bytes: int
     share: Share | None = None
     channels: int | None = None
+    channels_removed: int | None = None
+
+    @property
+    def removed(self) -> str:
+        """``16 of 24`` channels; empty where unknown."""
+        if self.channels is None or self.channels_removed is None:
+            return ""
+        return f"{self.channels_removed:,} of {self.channels + self.channels_removed:,}"
 
 
 @dataclass(frozen=True)
@@ -149,7 +158,7 @@ class Inspection:
             ),
             table(("count", "op", "dtypes"), [(str(op.count), op.name, op.dtypes) for op in self.ops]),
             table(
-                ("tensor", "kind", "dtype", "shape", "bytes", "metadata", "quantization"),
+                ("tensor", "kind", "dtype", "shape", "removed", "bytes", "metadata", "quantization"),
                 [_row(tensor) for tensor in self.tensors],
             ),
         ]
@@ -181,6 +190,7 @@ def _row(tensor: TensorSummary) -> tuple[str, ...]:
         tensor.kind,
         tensor.dtype,
         "x".join(str(size) for size in tensor.shape) or "scalar",
+        tensor.removed,
         f"{tensor.payload_bytes:,}" if tensor.payload_bytes else "",
         f"{tensor.metadata_bytes:,}" if tensor.metadata_bytes else "",
         "" if tensor.quantization is None else str(tensor.quantization),

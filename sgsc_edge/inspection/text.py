@@ -1,6 +1,15 @@
-"""Tables for a terminal."""
+"""Tables for a terminal, and names."""
 
 from __future__ import annotations
+
+_SUFFIXES = ("_dequantized", "_quantized")
+
+
+def plain_name(name: str) -> str:
+    """A tensor's name without what QuantizeLinear and DequantizeLinear add to it."""
+    for suffix in _SUFFIXES:
+        name = name.removesuffix(suffix)
+    return name
 
 
 def printable(text: str, width: int = 60) -> str:

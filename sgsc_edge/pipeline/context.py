@@ -19,7 +19,7 @@ from sgsc_edge.compression.compress import Compression, Guard
 from sgsc_edge.compression.fold import CompressedModel, load_tensors
 from sgsc_edge.compression.learned import Goal
 from sgsc_edge.compression.loop import Recipe
-from sgsc_edge.compression.shrink import shrink
+from sgsc_edge.compression.shrink import Shrunk, shrink
 from sgsc_edge.compression.split import split_widths
 from sgsc_edge.compression.widths import legal_storages
 from sgsc_edge.preservation.selection import read_selection
@@ -124,7 +124,12 @@ class Build:
 
     @cached_property
     def compressed(self) -> CompressedModel:
-        """What ``compressed.safetensors`` holds, without its dead channels and with one width a layer."""
+        """What ships: :attr:`shrunk`, with one width a layer."""
+        return split_widths(self.shrunk.model, self.untrained.sample)
+
+    @cached_property
+    def shrunk(self) -> Shrunk:
+        """The compressed model that ``compressed.safetensors`` holds, without its dead channels."""
         compressed = self.untrained.restore()
         data = read_bytes(self.folder / COMPRESSED, MAX_BYTES)
         load_tensors(compressed, safetensors.torch.load(data))
@@ -132,7 +137,7 @@ class Build:
         for layer in shrunk.report.layers:
             if layer.removed or layer.kept:
                 log.info("shrink: %s", layer)
-        return split_widths(shrunk.model, self.untrained.sample)
+        return shrunk
 
     @property
     def has_control(self) -> bool:

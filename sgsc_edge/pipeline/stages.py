@@ -36,6 +36,7 @@ from sgsc_edge.compression.shrink import shrink
 from sgsc_edge.export import export_onnx
 from sgsc_edge.graph.ir import Graph
 from sgsc_edge.graph.write_tflite import Form, write_tflite
+from sgsc_edge.inspection.channels import CHANNELS
 from sgsc_edge.lowering import check_arena, check_flash, lower
 from sgsc_edge.pipeline.context import (
     CERTIFICATE,
@@ -202,6 +203,9 @@ def _export(build: Build, key: str) -> None:
     metadata: dict[str, Any] = {
         "project": config.project.name,
         "input": config.model.input.model_dump(mode="json", exclude_none=True),
+        CHANNELS: [
+            [layer.name, layer.outputs[0]] for layer in build.shrunk.report.layers if not layer.is_gone
+        ],
     }
     if config.data.classes:
         metadata["classes"] = list(config.data.classes)

@@ -41,12 +41,12 @@ def quantizations(draw: st.DrawFn) -> Quantization:
     return Quantization.per_tensor(draw(scales), draw(zero_points))
 
 
-def output_quantization(draw: st.DrawFn, scale: float) -> Quantization:
-    """Parameters of an output of about this scale.
+def output_quantization(draw: st.DrawFn, scale: float, least: float = 2.0**-28) -> Quantization:
+    """Parameters of an output of about this scale, at least ``least``.
 
     Below 2**-28 the bound of a fused RELU6 leaves int32 and the kernels refuse to prepare.
     """
-    return Quantization.per_tensor(max(float(np.float32(scale)), 2.0**-28), draw(zero_points))
+    return Quantization.per_tensor(max(float(np.float32(scale)), least), draw(zero_points))
 
 
 def quantized(name: str, shape: tuple[int, ...], quantization: Quantization | None) -> Tensor:
@@ -130,7 +130,9 @@ def draw_weights(
     gain = draw(gains)
     exact = draw(st.booleans())  # a power of two ratio makes ties
     step = 2.0 ** round(np.log2(fill * gain)) if exact else fill * gain
-    output = output_quantization(draw, float(x.scale[0] * own.max()) * step)
+    product = float(x.scale[0] * own.max())
+    # XNNPACK wants a multiplier below 256.
+    output = output_quantization(draw, product * step, max(product / 255, 2.0**-28))
     reach = min(int(step * 128), 2**30)  # the sum itself stays below 2**27; together they fit 32 bits
     bias = random.integers(-reach, reach, channels, endpoint=True).astype(np.int32)
     bias_quantization = Quantization(
@@ -158,7 +160,10 @@ def plane(draw: st.DrawFn, dilated: bool) -> tuple[tuple[Axis, Axis], tuple[int,
 
 
 @st.composite
-def conv_2d(draw: st.DrawFn, dtype: DType = DType.INT8, grouped: bool = False) -> Case:
+def conv_2d(
+    draw: st.DrawFn, dtype: DType = DType.INT8, grouped: bool = False, per_channel: bool | None = None
+) -> Case:
+    """``per_channel`` None: either."""
     (rows, columns), size, padding = plane(draw, dilated=True)
     groups = draw(st.integers(2, 3)) if grouped else 1
     # Wide windows over 32 channels need more than the 24 bits of float32.
@@ -166,7 +171,9 @@ def conv_2d(draw: st.DrawFn, dtype: DType = DType.INT8, grouped: bool = False) -
     group_out = draw(st.integers(1, 4))
     x = quantized("x", (1, *size, groups * group_size), draw(quantizations()))
     shape = (groups * group_out, rows.filter, columns.filter, group_size)
-    parts = draw_weights(draw, x.quantization, shape, 0, dtype, per_channel=draw(st.booleans()))
+    if per_channel is None:
+        per_channel = draw(st.booleans())
+    parts = draw_weights(draw, x.quantization, shape, 0, dtype, per_channel)
     op = ir.Conv2D(
         (rows.stride, columns.stride), (rows.dilation, columns.dilation), padding, draw(activations)
     )
@@ -216,6 +223,11 @@ def broadcast_pair(draw: st.DrawFn) -> tuple[tuple[int, ...], tuple[int, ...], t
     return first, other, np.broadcast_shapes(first, other)
 
 
+def _gains_of(kind: type[ir.Add] | type[ir.Mul]) -> st.SearchStrategy[float]:
+    """ADD takes inputs of less than 2^8 output steps."""
+    return gains.map(lambda gain: max(gain, 2.0**-7)) if kind is ir.Add else gains
+
+
 @st.composite
 def binary(draw: st.DrawFn, kind: type[ir.Add] | type[ir.Mul]) -> Case:
     first, other, result = broadcast_pair(draw)
@@ -223,7 +235,7 @@ def binary(draw: st.DrawFn, kind: type[ir.Add] | type[ir.Mul]) -> Case:
     real = max(float(a.scale[0]), float(b.scale[0]))
     if kind is ir.Mul:
         real = float(np.float32(a.scale[0] * b.scale[0])) * 64
-    output = output_quantization(draw, real * draw(gains))
+    output = output_quantization(draw, real * draw(_gains_of(kind)))
     x = quantized("x", first, a)
     constant = Tensor("c", other, DType.INT8, b, draw(contents).array(other))
     inputs = [x, constant] if draw(st.booleans()) else [constant, x]
@@ -237,7 +249,7 @@ def binary_self(draw: st.DrawFn, kind: type[ir.Add] | type[ir.Mul]) -> Case:
     shape = (1, *draw(st.lists(st.integers(1, 5), min_size=1, max_size=3)))
     q = draw(quantizations())
     real = float(q.scale[0] if kind is ir.Add else q.scale[0] * q.scale[0] * 64)
-    output = output_quantization(draw, real * draw(gains))
+    output = output_quantization(draw, real * draw(_gains_of(kind)))
     x = quantized("x", shape, q)
     node = Node(kind(draw(activations)), ("x", "x"), ("y",), "node under test")
     graph = Graph("case", {"x": x, "y": quantized("y", shape, output)}, (node,), ("x",), ("y",))

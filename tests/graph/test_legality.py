@@ -214,12 +214,20 @@ NOT_LEGAL: dict[str, tuple[Graph, str]] = {
         "must exceed 2^-26",
     ),
     "add multiplier": (
-        changed(EXAMPLES["add_int8"], "y", quantization=scaled(0.05 / 2**19)),
-        "below 2^20 x output scale",
+        changed(EXAMPLES["add_int8"], "y", quantization=scaled(0.05 / 2**8)),
+        "below 2^8 x output scale",
     ),
     "requantization multiplier": (
         changed(EXAMPLES["relu_int8"], "y", quantization=scaled(1e-12)),
         "must stay below 2^30",
+    ),
+    "requantization multiplier of weights": (
+        changed(CONV, "y", quantization=scaled(0.05 * 0.03 / 256)),
+        "multiplier 256 must stay below 256",
+    ),
+    "infinite multiplier": (
+        changed(DENSE, "y", quantization=scaled(1e-45)),
+        "multiplier inf must stay below 256",
     ),
     # shapes
     "output shape": (_reshaped(CONV, "y", (1, 4, 6, 4)), "has shape [1, 4, 6, 4], computed is [1, 4, 6, 3]"),

@@ -13,9 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import safetensors.numpy
 from pipeline.conftest import CONFIG, Ran, sgsc_edge
 
 from sgsc_edge.artifacts import read_npz, sha256_file
+from sgsc_edge.inspection import inspect_model
 
 FILES = {
     "model.qdq.onnx",
@@ -119,6 +121,13 @@ def test_a_budget_is_met_in_the_file_that_ships(built: Path, project: Callable[.
     assert "shrink:" in ran.err
     history = [json.loads(row) for row in (target(folder) / "history.jsonl").read_text().splitlines()]
     assert stored_bytes(folder) == history[-1]["bytes"] <= budget
+    whole = safetensors.numpy.load_file(target(folder) / "compressed.safetensors")
+    before = [len(whole[f"{layer}.weight"]) for layer in ("0", "5")]
+    for name in ("model.tflite", "model.qdq.onnx"):
+        weights = [tensor for tensor in inspect_model(target(folder) / name).tensors if tensor.channels]
+        removed = [tensor.channels_removed for tensor in weights]
+        assert removed == [count - tensor.channels for count, tensor in zip(before, weights, strict=True)]
+        assert removed[0]
     predicate = json.loads((target(folder) / "certificate.json").read_text())["predicate"]
     assert predicate["verdict"] == "PASSED"
 
