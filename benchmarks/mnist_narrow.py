@@ -1,7 +1,8 @@
 """What 4-bit weights buy on MNIST: accuracy at equal bytes, bytes at equal accuracy, and whole files.
 
-The float models are those of ``mnist_budget``, and so is the recipe; builds differ in target and budget.
-Accuracy is of the 10,000 test samples on TFLM; bytes are weights, biases and their scales in the
+The float models are those of ``mnist_budget``; the recipe is the default of every project, with the
+distortions of float training; builds differ in target and budget. Accuracy is of the 10,000 test samples on
+TFLM; bytes are weights, biases and their scales in the
 ``.tflite``. Finished builds are kept in ``benchmarks/build``, and only what changed runs again::
 
     python -m benchmarks.mnist_narrow [--seeds 0 1 2]
@@ -16,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.digits_budget import stored_bytes
-from benchmarks.mnist_budget import RECIPE, known, trained
+from benchmarks.mnist_budget import known, recipe, trained
 from benchmarks.record import Row, build, finish
 from sgsc_edge.certification import read_certificate
 from sgsc_edge.inspection import inspect_model
@@ -81,7 +82,7 @@ def main() -> int:
 
 def built(project: Path, seed: int, name: str, target: str, settings: Sequence[str]) -> Built:
     """Build once and read certificate and file."""
-    chosen = (*RECIPE, "data.augment=data:augment", f"compress.seed={seed}", *settings)
+    chosen = (*recipe(), "data.augment=data:augment", f"compress.seed={seed}", *settings)
     options = [part for setting in chosen for part in ("--set", setting)]
     folder = build(project, project / name, *options, target=target)
     test = read_certificate(folder / "certificate.json").predicate.test

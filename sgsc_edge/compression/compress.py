@@ -26,6 +26,7 @@ from sgsc_edge.compression.layers import QuantizedModel, quantize_model
 from sgsc_edge.compression.learned import Goal, Learned
 from sgsc_edge.compression.loop import Recipe, Trainer, calibrate, re_estimate_norms, steps_per_epoch
 from sgsc_edge.compression.snapping import Choices, Plan
+from sgsc_edge.compression.storing import Storing
 from sgsc_edge.compression.strategy import Plain, Strategy, task_losses
 from sgsc_edge.compression.widths import legal_storages
 from sgsc_edge.size import EIGHT_BITS
@@ -85,6 +86,7 @@ class Compression:
     keep_softmax, input_grid: see :func:`sgsc_edge.compression.layers.quantize_model`.
     weights: how the target may store weights; 8 bits a weight always.
     arena: bytes of RAM that the target has for tensors; None without a limit.
+    joins: whether the target executes what joins the parts of a layer in two widths.
     """
 
     model: nn.Module
@@ -102,6 +104,7 @@ class Compression:
     input_grid: tuple[float, int] | None = None
     weights: tuple[Weights, ...] = ()
     arena: int | None = None
+    joins: bool = True
 
     def quantized(self) -> QuantizedModel:
         """A fresh model in its trained form, not yet calibrated."""
@@ -214,8 +217,7 @@ class Compression:
             watch=lambda: self._score(model),
             sensitivity_batch=self._sensitivity_batch(samples),
             refresh=lambda: re_estimate_norms(model, self.train, batch_size),
-            storages=legal_storages(model, self.weights),
-            arena=self.arena,
+            storing=Storing(model, legal_storages(model, self.weights), self.arena, self.joins),
         )
 
     def _check_watch(self, trip: float) -> None:

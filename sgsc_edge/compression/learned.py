@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,17 +29,16 @@ import torch.nn.functional as F
 
 from sgsc_edge.compression.channels import answering, follow, skip_dead
 from sgsc_edge.compression.controller import Controller
-from sgsc_edge.compression.fit import Masks, fit, kept_worth, remove_until, stored_bytes
+from sgsc_edge.compression.fit import Masks, remove_until, stored_bytes
 from sgsc_edge.compression.layers import QuantizedModel
 from sgsc_edge.compression.ledger import Ledger
 from sgsc_edge.compression.path import Path
 from sgsc_edge.compression.pressure import Pressure
 from sgsc_edge.compression.quantizer import FLOOR_BITS, MAX_BITS
 from sgsc_edge.compression.sensitivity import sensitivity
-from sgsc_edge.compression.snapping import Choices, Plan, fisher_information, layer_bytes
+from sgsc_edge.compression.snapping import Plan, fisher_information
+from sgsc_edge.compression.storing import Storing
 from sgsc_edge.compression.strategy import Strategy, task_losses
-from sgsc_edge.compression.widths import Storages
-from sgsc_edge.size import Storage
 
 log = logging.getLogger("sgsc_edge")
 
@@ -76,9 +75,6 @@ _GUIDE_STRONGEST = 4.0
 
 _NO_DROP = 1e-3
 """Stands for an allowed drop of 0 where a fall is measured by it."""
-
-_RESERVES = (0.0, 0.03, 0.1, 0.2, 0.35)
-"""Shares of the budget that are tried for widths beyond the narrowest, rather than for channels."""
 
 
 @dataclass(frozen=True)
@@ -121,8 +117,7 @@ class Learned(Strategy):
         follow their labels, not the float model, whose answer may be close to the other one.
     watch: measures the watch set: higher is better.
     sensitivity_batch: (inputs, labels) on which sensitivities are measured; never of the watch set.
-    storages: the ways in which each layer may be stored.
-    arena: bytes of RAM that the target has for tensors; None without a limit.
+    storing: how the layers are stored.
     """
 
     def __init__(
@@ -140,8 +135,7 @@ class Learned(Strategy):
         watch: Callable[[], float],
         sensitivity_batch: tuple[torch.Tensor, torch.Tensor],
         refresh: Callable[[], None],
-        storages: Storages,
-        arena: int | None = None,
+        storing: Storing,
     ) -> None:
         self.model, self.goal, self.controller = model, goal, controller
         self.layers = dict(model.layers())
@@ -160,15 +154,18 @@ class Learned(Strategy):
         self.frozen = False
         self.learned: dict[str, torch.Tensor] = {}
         self.forget = set()
-        self.storages, self.arena = storages, arena
-        self.plan: Plan | None = None
-        self._store(self._smallest)
+        self.storing = storing
         self.pressure = Pressure(model, goal.budget, goal.gamma, self.learning_steps)
         self.path = None
         if goal.budget is not None:
             self.path = Path(goal.budget, stored_bytes(model, self._alive()), self.learning_steps)
         for layer in self.layers.values():
             layer.quantizer.bits.requires_grad_(True)
+
+    @property
+    def plan(self) -> Plan | None:
+        """How layers are stored; None while depths are learned."""
+        return self.storing.plan
 
     # --- the strategy's interface ---------------------------------------------------------------
 
@@ -268,8 +265,7 @@ class Learned(Strategy):
         self.frozen, self.learned = state["frozen"], state["learned"]
         self.controller.load(state["controller"])
         if state["plan"] is not None:
-            self.plan = Plan.from_json(state["plan"])
-            self._store(self.plan.storages())
+            self.storing.take(Plan.from_json(state["plan"]))
         for layer in self.layers.values():
             layer.quantizer.bits.requires_grad_(not self.frozen)
             layer.quantizer.shared = self.frozen and not layer.storage.per_channel
@@ -380,64 +376,29 @@ class Learned(Strategy):
         """Choose channels and widths, and stop learning depths."""
         self.refresh()
         self.learned = {name: layer.quantizer.bits.detach().clone() for name, layer in self.layers.items()}
-        kept, self.plan = self._choose()
-        self._set_masks(kept)
-        for name, storage in self.plan.storages().items():
-            self.layers[name].snap_to(storage)
-            self.layers[name].quantizer.bits.requires_grad_(False)
+        alive, fisher = self._alive(), fisher_information(self.model, *self.sensitivity_batch)
+        if self.goal.budget is None:
+            self.storing.choose(alive, fisher)
+        else:
+            samples = len(self.sensitivity_batch[1])
+            alive = self.storing.choose_within(self.goal.budget, alive, fisher, self.sensitivity(), samples)
+        self._set_masks(alive)
+        self.storing.snap()
+        for layer in self.layers.values():
+            layer.quantizer.bits.requires_grad_(False)
         if self.path is None and self.goal.guard and self.goal.presses:
             self._reopen()
+            self.storing.recount(self._alive(), fisher)
         self.frozen = True
         if self._moves:
             self.guide_weight = 1.0  # what learning had to bear is over
-        for layer in self.plan.layers if self._mixed else ():
-            log.info("plan: %s", layer)
+        self.storing.report()
         log.info(
             "compress: depths frozen; %d bytes stored%s, %d at learned widths",
             stored_bytes(self.model, self._alive()),
             "" if self.path is None else f" of {self.path.budget}",
             self.learned_bytes(),
         )
-
-    def _choose(self) -> tuple[Masks, Plan]:
-        """The channels that stay and how layers are stored: what costs least in the budget, both together.
-
-        With some of the budget set aside for wider layers, the other channels are chosen; then widths are, in
-        all of the budget.
-        """
-        fisher = fisher_information(self.model, *self.sensitivity_batch)
-        alive, budget = self._alive(), self.goal.budget
-        if budget is None:
-            return alive, self._options(alive, fisher).best()[0]
-        scores = self.sensitivity()
-        found = []
-        for reserve in _RESERVES if self._mixed else (0.0,):
-            self._store(self._smallest)
-            kept = fit(self.model, alive, scores, round((1 - reserve) * budget))
-            constants = stored_bytes(self.model, kept) - layer_bytes(self.model, kept)
-            best, loss = self._options(kept, fisher).best(budget - constants)
-            lost = loss - kept_worth(self.model, kept, scores) / (2 * len(self.sensitivity_batch[1]))
-            found.append((lost, reserve, best.storages()))
-        *_, storages = min(found, key=lambda each: each[:2])
-        self._store(storages)
-        kept = fit(self.model, alive, scores, budget)
-        return kept, self._options(kept, fisher).stored(storages)
-
-    def _options(self, kept: Masks, fisher: Masks) -> Choices:
-        return Choices(self.model, kept, self.storages, fisher, self.arena)
-
-    @property
-    def _smallest(self) -> dict[str, Storage]:
-        return {name: min(legal) for name, legal in self.storages.items()}
-
-    @property
-    def _mixed(self) -> bool:
-        """Whether some layer may be stored in more than one way."""
-        return any(len(legal) > 1 for legal in self.storages.values())
-
-    def _store(self, storages: Mapping[str, Storage]) -> None:
-        for name, layer in self.layers.items():
-            layer.storage = storages[name]
 
     def _look_back(self, epoch: int) -> None:
         """Between two epochs of settling: λ follows the watch set; where that has fallen, a layer is widened.
@@ -452,20 +413,12 @@ class Learned(Strategy):
         room = math.inf
         if self.goal.budget is not None:
             room = self.goal.budget - stored_bytes(self.model, self._alive())
-        wider = self.plan.widened(room)
-        if wider is None:
-            return
-        name, self.plan = wider
-        layer = self.layers[name]
-        layer.widen_to(self.plan.storages()[name])
-        self.forget |= {id(layer.quantizer.log2_range), id(layer.weight)}
-        log.info(
-            "compress: watch %.4f below float before epoch %d: %s for %s",
-            fall,
-            epoch + 1,
-            layer.storage,
-            name,
-        )
+        name = self.storing.widen(room)
+        if name is not None:
+            layer = self.layers[name]
+            self.forget |= {id(layer.quantizer.log2_range), id(layer.weight)}
+            now = f"{name} {layer.storage}"
+            log.info("compress: watch %.4f below float before epoch %d: %s", fall, epoch + 1, now)
 
     def _reopen(self) -> None:
         """Before channels are gone for good, let the controller bring back what the watch set misses."""

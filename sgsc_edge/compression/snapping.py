@@ -254,6 +254,7 @@ class Choices:
         is taken to cost nothing.
     arena: bytes of RAM for tensors; None where the target states no limit. TFLite Micro unpacks 4-bit filters
         into it while an op runs, beside the op's input and output.
+    joins: whether the target executes the CONCATENATION behind a layer in two widths.
     """
 
     def __init__(
@@ -263,12 +264,14 @@ class Choices:
         legal: Storages,
         fisher: Mapping[str, torch.Tensor] | None = None,
         arena: int | None = None,
+        joins: bool = True,
     ) -> None:
         self.layers, self.masks = dict(model.layers()), masks
         self.sizes, self.fisher = _sizes(model, masks), fisher
+        self._known: dict[tuple[str, Storage], torch.Tensor] = {}
         self.options: dict[str, tuple[Option, ...]] = {}
         self.refused: dict[str, str] = {}
-        free = Ledger.of(model).free
+        free = Ledger.of(model).free if joins else frozenset[str]()
         for name in self.layers:
             size, storages = self.sizes[name], legal[name]
             if arena is not None and len(storages) > 1 and size.unpacked > arena:
@@ -283,17 +286,22 @@ class Choices:
             self.options[name] = tuple(found)
 
     def _losses(self, name: str, storage: Storage) -> torch.Tensor:
-        """By channel, float64 [O]; see :func:`_losses`."""
-        layer, mask = self.layers[name], self.masks[name]
-        if self.fisher is None:
-            return torch.zeros(len(mask), dtype=torch.float64)
-        return _losses(layer, mask, self.fisher[name], storage)
+        """Of a storage in one width, by channel, float64 [O]; see :func:`_losses`."""
+        if (name, storage) not in self._known:
+            layer, mask = self.layers[name], self.masks[name]
+            self._known[name, storage] = (
+                torch.zeros(len(mask), dtype=torch.float64)
+                if self.fisher is None
+                else _losses(layer, mask, self.fisher[name], storage)
+            )
+        return self._known[name, storage]
 
     def _option(self, name: str, storage: Storage) -> Option:
         losses = self._losses(name, replace(storage, wide=()))
         if storage.wide:
-            wide = list(storage.wide)
-            losses[wide] = self._losses(name, EIGHT_BITS)[wide]
+            wide = torch.zeros(len(losses), dtype=torch.bool)
+            wide[list(storage.wide)] = True
+            losses = losses.where(~wide, self._losses(name, EIGHT_BITS))
         return Option(storage, storage.bytes(*self.sizes[name].stored) + _added(storage), float(losses.sum()))
 
     def _in_two_widths(self, name: str, limit: int) -> Iterator[Option]:

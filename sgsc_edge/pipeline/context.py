@@ -86,6 +86,7 @@ class Build:
             method=settings.chosen_method(narrow=self.target.narrow),
             weights=self.target.weights,
             arena=self.target.limits.arena if self.target.unpacks_any else None,
+            joins="Concatenation" in self.target.versions,
             augment=self.project.augment(),
             goal=_goal(self),
             keep_softmax=self.project.config.model.final_softmax == "keep",

@@ -189,7 +189,7 @@ class Wide(torch.nn.Module):
         return self.head(x.mean((2, 3)))
 
 
-def with_few_that_matter(kept: torch.Tensor | None = None) -> Choices:
+def with_few_that_matter(kept: torch.Tensor | None = None, *, joins: bool = True) -> Choices:
     """Of the second layer's channels, 2 and 5 alone change the loss."""
     model = calibrated(randomised(Wide()))
     masks = {name: torch.ones_like(layer.mask) for name, layer in model.layers()}
@@ -197,7 +197,15 @@ def with_few_that_matter(kept: torch.Tensor | None = None) -> Choices:
         masks["second"] = kept
     fisher = {name: torch.zeros_like(layer.weight) for name, layer in model.layers()}
     fisher["second"][[2, 5]] = 1.0
-    return Choices(model, masks, legal_storages(model, load_target("tflite-int4").weights), fisher)
+    return Choices(
+        model, masks, legal_storages(model, load_target("tflite-int4").weights), fisher, joins=joins
+    )
+
+
+def test_a_target_that_joins_nothing_has_one_width_a_layer() -> None:
+    second = with_few_that_matter(joins=False).best(10_000)[0].layers[1]
+    assert second.chosen == EIGHT_BITS
+    assert not any(option.storage.wide for option in second.options)
 
 
 def test_channels_that_lose_in_4_bits_stay_in_8_where_that_pays() -> None:
