@@ -331,6 +331,8 @@ def test_the_controller_saves_a_run_that_fails_without_it(tmp_path: Path, gamma:
         ends[guard] = history(folder)[-1]["watch_loss"]
         actions = (folder / "controller.jsonl").read_text().splitlines()
         assert bool(actions) == guard
+        plan = json.loads((folder / "plan.json").read_text())
+        assert sum(layer["outputs"] for layer in plan["layers"]) == history(folder)[-1]["channels"]
     assert ends[True] < 0.2
     assert ends[False] > 0.8  # guessing among three classes costs 1.1
 
