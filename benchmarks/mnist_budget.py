@@ -15,15 +15,13 @@ trainings and builds are kept in ``benchmarks/build``, and only what changed run
 from __future__ import annotations
 
 import argparse
-import shutil
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from benchmarks.digits_budget import stored_bytes
-from benchmarks.record import ROOT, WORK, Row, build, finish, run
+from benchmarks.record import Row, build, finish, trained
 from sgsc_edge.certification import read_certificate
 from sgsc_edge.project.schema import CompressSection
 
@@ -74,7 +72,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     options = parser.parse_args()
-    projects = {seed: trained(seed) for seed in options.seeds}
+    projects = {seed: trained("mnist", seed) for seed in options.seeds}
     results = {
         method: [built(projects[seed], method, seed) for seed in options.seeds] for method in options.methods
     }
@@ -89,16 +87,6 @@ def recipe(longer: int = 1) -> tuple[str, ...]:
         f"compress.epochs={longer * default.epochs}",
         *(f"compress.{name}={getattr(default, name)}" for name in ("batch_size", "learning_rate")),
     )
-
-
-def trained(seed: int) -> Path:
-    """A copy of the example with a float checkpoint of its own."""
-    project = WORK / f"mnist-{seed}"
-    if not (project / "float.safetensors").is_file():
-        ignored = shutil.ignore_patterns("build", "float.*", "__*")
-        shutil.copytree(ROOT / "examples/mnist", project, ignore=ignored, dirs_exist_ok=True)
-        run(sys.executable, project / "train.py", "--seed", str(seed))
-    return project
 
 
 def built(project: Path, method: str, seed: int) -> Result:

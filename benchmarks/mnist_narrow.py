@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.digits_budget import stored_bytes
-from benchmarks.mnist_budget import known, recipe, trained
-from benchmarks.record import Row, build, finish
+from benchmarks.mnist_budget import known, recipe
+from benchmarks.record import Row, build, finish, trained
 from sgsc_edge.certification import read_certificate
 from sgsc_edge.inspection import inspect_model
 
@@ -51,7 +51,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     seeds = parser.parse_args().seeds
-    projects = {seed: trained(seed) for seed in seeds}
+    projects = {seed: trained("mnist", seed) for seed in seeds}
 
     def each(name: str, target: str, *settings: str) -> list[Built]:
         return [built(projects[seed], seed, name, target, settings) for seed in seeds]

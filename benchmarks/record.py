@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -86,6 +87,16 @@ def run(*command: str | Path, allowed: tuple[int, ...] = (0,)) -> None:
     done = subprocess.run([str(part) for part in command], cwd=ROOT, stdout=sys.stderr, check=False)
     if done.returncode not in allowed:
         raise SystemExit(f"exit code {done.returncode} from: {' '.join(map(str, command))}")
+
+
+def trained(example: str, seed: int) -> Path:
+    """A copy of an example with a float checkpoint of its own; made once."""
+    project = WORK / f"{example}-{seed}"
+    if not (project / "float.safetensors").is_file():
+        ignored = shutil.ignore_patterns("build", "float.*", "__*")
+        shutil.copytree(ROOT / "examples" / example, project, ignore=ignored, dirs_exist_ok=True)
+        run(sys.executable, project / "train.py", "--seed", str(seed))
+    return project
 
 
 def build(project: Path, out: Path, *options: str, target: str = TARGET) -> Path:

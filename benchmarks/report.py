@@ -29,6 +29,7 @@ SECTIONS = {
         "MNIST with 4-bit weights",
         "The paper's CNN for TFLite Micro with mixed 4-bit and 8-bit weights, beside 8 bits alone.",
     ),
+    "mixed_plan": ("Mixed widths", "Bytes of each example with all of its channels, and which builds pass."),
     "scaling": ("Growth", "What planning and lowering take as networks grow."),
     "step_time": ("Training step", "What quantization and learning add to a step of the MNIST CNN."),
     "preserve_time": ("Preservation set", "Grad-CAM, uncertainty and clusters of the 60,000 MNIST samples."),
