@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import fx, nn
@@ -27,11 +28,18 @@ _KEEP_ZERO = frozenset(
 """Ops that make 0 of 0, channel by channel (a Clip whose range leaves out 0 is refused by lowering)."""
 
 
+_IN_PLACE = frozenset(
+    {*("Relu", "Clip"), *("Flatten", "Reshape", "Squeeze", "Unsqueeze"), *("Dropout", "Identity")}
+)
+"""Ops that take no RAM for their output."""
+
+
 @dataclass(frozen=True, eq=False)
 class LayerUse:
     """One layer where it is called: its name, module, and the liveness of its inputs and outputs.
 
-    ``inputs`` [I] and ``outputs`` [O] are float32 in 0..1; ``shapes`` are the values', for a batch of two.
+    ``inputs`` [I] and ``outputs`` [O] are float32 in 0..1; ``shapes`` are the values', for a batch of two;
+    ``beside`` are elements of one sample's values that are read later and are neither input nor output.
     """
 
     name: str
@@ -39,6 +47,7 @@ class LayerUse:
     inputs: torch.Tensor
     outputs: torch.Tensor
     shapes: tuple[tuple[int, ...], tuple[int, ...]]
+    beside: int
 
     @property
     def kernel(self) -> int:
@@ -46,8 +55,8 @@ class LayerUse:
         return math.prod(self.layer.weight.shape[2:])
 
     def activations(self, inputs: int, outputs: int) -> int:
-        """Elements of one sample's input and output with so many channels."""
-        made = 0
+        """Elements of one sample's input and output with so many channels, and of what waits beside them."""
+        made = self.beside
         for shape, channels, whole in zip(
             self.shapes, (inputs, outputs), (len(self.inputs), len(self.outputs)), strict=True
         ):
@@ -105,6 +114,7 @@ def follow(
         will leave the files.
     """
     values: dict[str, _Value] = {}
+    waiting = _waiting(model)
     for node in model.module.graph.nodes:
         inputs = [values[argument.name] for argument in node.all_input_nodes if argument.name in values]
         if node.name not in model.kinds:
@@ -121,7 +131,8 @@ def follow(
             if along_last:  # it reads and makes the last axis, and axis 1 holds positions
                 reads = torch.ones(called.weight.shape[1])
             shapes = (inputs[0].shape, shape)
-            yield LayerUse(str(node.target), called, reads, outputs, shapes)
+            beside = sum(values[name].elements for name in waiting[node.name])
+            yield LayerUse(str(node.target), called, reads, outputs, shapes, beside)
             values[node.name] = _Value(torch.ones(shape[1]) if along_last else outputs, shape)
         else:
             values[node.name] = _Value(_through(node, model, inputs, shape), shape)
@@ -147,6 +158,47 @@ class _Value:
 
     live: torch.Tensor
     shape: tuple[int, ...]
+
+    @property
+    def elements(self) -> int:
+        """Of one sample, in channels that live."""
+        return math.prod(self.shape[1:]) * int((self.live > 0).sum()) // len(self.live)
+
+
+_WAITING: WeakKeyDictionary[QuantizedModel, Mapping[str, frozenset[str]]] = WeakKeyDictionary()
+
+
+def _waiting(model: QuantizedModel) -> Mapping[str, frozenset[str]]:
+    """For each layer's node the values that it neither reads nor makes, and that a later node reads.
+
+    What an op does in place (a fused activation, a reshape) is no value of its own. Found once a model.
+    """
+    if model in _WAITING:
+        return _WAITING[model]
+    place: dict[str, str] = {}
+    lives: dict[str, tuple[int, int]] = {}
+    layers: dict[str, tuple[int, set[str]]] = {}
+    for index, node in enumerate(model.module.graph.nodes):
+        kind = model.kinds.get(node.name)
+        if kind == "Constant" or (kind is None and not str(node.target).startswith(QUANTIZER_PREFIX)):
+            continue
+        sources = [place[source.name] for source in node.all_input_nodes if source.name in place]
+        for source in sources:
+            lives[source] = (lives[source][0], index)
+        if kind is None and not sources:  # a constant on its grid
+            continue
+        place[node.name] = sources[0] if kind is None or kind in _IN_PLACE else node.name
+        lives.setdefault(place[node.name], (index, index))
+        called = model.module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if isinstance(called, QuantLayer):
+            layers[node.name] = (index, {*sources, node.name})
+    _WAITING[model] = {
+        name: frozenset(
+            value for value, (first, last) in lives.items() if first < index < last and value not in own
+        )
+        for name, (index, own) in layers.items()
+    }
+    return _WAITING[model]
 
 
 def _through(

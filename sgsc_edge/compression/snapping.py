@@ -253,7 +253,7 @@ class Choices:
     fisher: layer name -> squared gradients of its weights (:func:`fisher_information`); without it, rounding
         is taken to cost nothing.
     arena: bytes of RAM for tensors; None where the target states no limit. TFLite Micro unpacks 4-bit filters
-        into it while an op runs, beside the op's input and output.
+        into it while an op runs, beside its input, its output and what later ops read.
     joins: whether the target executes the CONCATENATION behind a layer in two widths.
     """
 
@@ -278,7 +278,7 @@ class Choices:
                 storages = (EIGHT_BITS,)
                 self.refused[name] = (
                     f"in 4 bits its filter would be unpacked into the arena: {size.unpacked:,} bytes with "
-                    f"input and output, and the target has {arena:,}"
+                    f"input, output and what waits beside them, and the target has {arena:,}"
                 )
             found = [self._option(name, storage) for storage in storages]
             if name in free and NARROW in storages:
@@ -380,7 +380,7 @@ class _Size:
     ----------
     channels: inputs and outputs.
     stored: weights, and channels that have a bias.
-    unpacked: bytes of input, output and weights, a byte each.
+    unpacked: bytes of input, output, values that wait beside them, and weights, a byte each.
     """
 
     channels: tuple[int, int]

@@ -30,6 +30,7 @@ from sgsc_edge.errors import UnsupportedError
 from sgsc_edge.export import export_onnx, output_integers
 from sgsc_edge.graph import ir, reference
 from sgsc_edge.graph.ir import DType
+from sgsc_edge.graph.memory import needs
 from sgsc_edge.graph.read_tflite import read_tflite
 from sgsc_edge.graph.write_tflite import write_tflite
 from sgsc_edge.inspection import inspect_model
@@ -141,6 +142,32 @@ def test_onnx_holds_the_same_integers_and_onnx_runtime_runs_them(name: str, tmp_
     difference = np.abs(result.outputs.astype(int) - output_integers(model, real(model, integers).numpy()))
     assert difference.max() <= 1
     assert (difference > 0).mean() <= 0.05
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_what_is_planned_for_an_arena_fits_it(name: str) -> None:
+    """Whatever the arena: a filter that is unpacked fits beside all values that are in memory then."""
+    model = calibrated(randomised(network_of(name)))
+    masks = {each: torch.ones_like(layer.mask) for each, layer in model.layers()}
+    target = load_target("tflm-int4")
+    legal = legal_storages(model, target.weights)
+    largest = max(
+        need.bytes for need in needs(stored_as(model, Choices(model, masks, legal)), target.unpacks)
+    )
+    widths = set()
+    for arena in (largest, largest - 1, largest * 3 // 4, largest // 2):
+        choices = Choices(model, masks, legal, arena=arena)
+        widths.add(tuple(layer.chosen.bits for layer in choices.best()[0].layers))
+        for need in needs(stored_as(model, choices), target.unpacks):
+            assert not need.unpacked or need.bytes <= arena
+    assert len(widths) > 1
+
+
+def stored_as(model: QuantizedModel, choices: Choices) -> ir.Graph:
+    """The device graph of a model's smallest plan."""
+    for name, storage in choices.best()[0].storages().items():
+        dict(model.layers())[name].snap_to(storage)
+    return graph_of(shrink(fold(model), SAMPLE).model, "tflm-int4")
 
 
 @pytest.mark.parametrize("name", NETWORKS)
