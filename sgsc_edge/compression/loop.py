@@ -302,5 +302,5 @@ def _silent() -> bool:
 
 
 def _readable(row: dict[str, float], epochs: int) -> str:
-    figures = ", ".join(f"{name} {value:.4f}" for name, value in row.items() if name != "epoch")
+    figures = ", ".join(f"{name} {value:.6g}" for name, value in row.items() if name != "epoch")
     return f"epoch {row['epoch']:.0f}/{epochs}: {figures}"
