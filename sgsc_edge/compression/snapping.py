@@ -30,7 +30,7 @@ from sgsc_edge.size import EIGHT_BITS, NARROW_BITS, Storage
 
 NARROW = Storage(NARROW_BITS)
 
-SECOND_WIDTH_BYTES = 600
+SECOND_WIDTH_BYTES = 700
 """What a layer in two widths takes more in the file than in one: a second weight, bias and output with their
 names, a second operator, and the one that joins the outputs (tests hold it against files)."""
 

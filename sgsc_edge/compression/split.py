@@ -138,6 +138,7 @@ def _divide(values: Values, node: fx.Node) -> None:
     graph, folded = values.module.graph, values.layer(node)
     *_, end = chain = _chain(values, node)
     everything = torch.arange(folded.weight.shape[1])
+    taken = dict(values.module.named_modules())
     parts = []
     with graph.inserting_after(end):
         joined = graph.call_function(torch.cat, ([], 1))
@@ -145,6 +146,8 @@ def _divide(values: Values, node: fx.Node) -> None:
         outputs = (folded.bits == bits).nonzero().flatten()
         part = part_of(folded, folded.weight, folded.bias, outputs=outputs, inputs=everything)
         name = f"{node.target}_int{bits}"
+        while name in taken:  # a module of the user's own
+            name += "_"
         set_submodule(values.module, name, part)
         with graph.inserting_before(joined):
             made = graph.call_module(name, node.args, node.kwargs)
