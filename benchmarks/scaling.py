@@ -29,8 +29,8 @@ from torch import nn
 
 from benchmarks.record import Row, finish
 from sgsc_edge.compression.layers import quantize_model
-from sgsc_edge.compression.snapping import Choices
-from sgsc_edge.compression.widths import legal_storages
+from sgsc_edge.compression.widths.legal import legal_storages
+from sgsc_edge.compression.widths.snapping import Choices
 from sgsc_edge.graph.write_tflite import write_tflite
 from sgsc_edge.lowering import lower
 from sgsc_edge.targets import load_target

@@ -25,10 +25,11 @@ from sgsc_edge.compression.fold import CompressedModel, fold
 from sgsc_edge.compression.layers import QuantizedModel, quantize_model
 from sgsc_edge.compression.learned import Goal, Learned
 from sgsc_edge.compression.loop import Recipe, Trainer, calibrate, re_estimate_norms, steps_per_epoch
-from sgsc_edge.compression.snapping import Choices, Plan
-from sgsc_edge.compression.storing import Storing
 from sgsc_edge.compression.strategy import Plain, Strategy, task_losses
-from sgsc_edge.compression.widths import legal_storages
+from sgsc_edge.compression.widths.legal import legal_storages
+from sgsc_edge.compression.widths.plan import Plan
+from sgsc_edge.compression.widths.snapping import Choices
+from sgsc_edge.compression.widths.storing import Storing
 from sgsc_edge.size import EIGHT_BITS
 from sgsc_edge.targets import Weights
 

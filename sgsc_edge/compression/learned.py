@@ -35,10 +35,10 @@ from sgsc_edge.compression.ledger import Ledger
 from sgsc_edge.compression.path import Path
 from sgsc_edge.compression.pressure import Pressure
 from sgsc_edge.compression.quantizer import FLOOR_BITS, MAX_BITS
-from sgsc_edge.compression.sensitivity import sensitivity
-from sgsc_edge.compression.snapping import Plan, fisher_information
-from sgsc_edge.compression.storing import Storing
+from sgsc_edge.compression.sensitivity import fisher_information, sensitivity
 from sgsc_edge.compression.strategy import Strategy, task_losses
+from sgsc_edge.compression.widths.plan import Plan
+from sgsc_edge.compression.widths.storing import Storing
 
 log = logging.getLogger("sgsc_edge")
 

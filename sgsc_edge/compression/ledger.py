@@ -27,7 +27,7 @@ from sgsc_edge.compression.fold import FoldedConstant, fold
 from sgsc_edge.compression.layers import QuantizedModel, QuantLayer
 from sgsc_edge.compression.shrink.slots import Coupling, LayerShape, channel_axis
 from sgsc_edge.compression.shrink.values import CONSTANT, LAYER, Values
-from sgsc_edge.compression.split import splittable
+from sgsc_edge.compression.widths.split import splittable
 from sgsc_edge.size import EIGHT_BITS, SCALE_BYTES, Storage
 
 Integers = NDArray[np.int64]

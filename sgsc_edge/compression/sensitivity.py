@@ -1,4 +1,4 @@
-"""Which channels the loss depends on."""
+"""Which channels and weights the loss depends on."""
 
 from __future__ import annotations
 
@@ -32,6 +32,21 @@ def sensitivity(model: QuantizedModel, inputs: torch.Tensor, labels: torch.Tenso
             for name, gradient in zip(gates, gradients, strict=True):
                 scores[name] += gradient.square()
     return scores
+
+
+def fisher_information(
+    model: QuantizedModel, inputs: torch.Tensor, labels: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """The squared gradient of the loss by weight, a sample: layer name -> float32, the weight's shape."""
+    layers = dict(model.layers())
+    found = {name: torch.zeros_like(layer.weight) for name, layer in layers.items()}
+    with model.evaluating() as module, torch.enable_grad():
+        weights = [layer.weight for layer in layers.values()]
+        for part, part_labels in zip(torch.split(inputs, _BATCH), torch.split(labels, _BATCH), strict=True):
+            loss = task_losses(model, module(part), part_labels).sum()
+            for name, gradient in zip(found, torch.autograd.grad(loss, weights), strict=True):
+                found[name] += gradient.detach().square()
+    return {name: total / len(inputs) for name, total in found.items()}
 
 
 @contextlib.contextmanager

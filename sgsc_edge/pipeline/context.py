@@ -20,8 +20,8 @@ from sgsc_edge.compression.fold import CompressedModel, load_tensors
 from sgsc_edge.compression.learned import Goal
 from sgsc_edge.compression.loop import Recipe
 from sgsc_edge.compression.shrink import Shrunk, shrink
-from sgsc_edge.compression.split import split_widths
-from sgsc_edge.compression.widths import legal_storages
+from sgsc_edge.compression.widths.legal import legal_storages
+from sgsc_edge.compression.widths.split import split_widths
 from sgsc_edge.preservation.selection import read_selection
 from sgsc_edge.preservation.sets import Data, PreservationSet, divide, load_data
 from sgsc_edge.project import Project

@@ -13,10 +13,12 @@ from compression.test_fold import calibrated
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sgsc_edge.compression import snapping
 from sgsc_edge.compression.quantizer import best_range, round_to
-from sgsc_edge.compression.snapping import Choices, Front, LayerPlan, Option, Plan
-from sgsc_edge.compression.widths import legal_storages
+from sgsc_edge.compression.widths import front
+from sgsc_edge.compression.widths.front import Front
+from sgsc_edge.compression.widths.legal import legal_storages
+from sgsc_edge.compression.widths.plan import LayerPlan, Option, Plan
+from sgsc_edge.compression.widths.snapping import SECOND_WIDTH_BYTES, Choices
 from sgsc_edge.size import EIGHT_BITS, Storage
 from sgsc_edge.targets import load_target
 
@@ -60,7 +62,7 @@ def test_a_long_front_is_thinned_and_stays_true(monkeypatch: pytest.MonkeyPatch)
             [Option(EIGHT_BITS, round(20_000 * size), 0.0), Option(NARROW, round(10_000 * size), loss)]
         )
     whole = Front.of(layers)
-    monkeypatch.setattr(snapping, "_POINTS", 64)
+    monkeypatch.setattr(front, "_POINTS", 64)
     thin = Front.of(layers)
     assert len(thin.bytes) <= 66
     assert (thin.bytes[0], thin.bytes[-1]) == (whole.bytes[0], whole.bytes[-1])
@@ -214,7 +216,7 @@ def test_channels_that_lose_in_4_bits_stay_in_8_where_that_pays() -> None:
     assert second.chosen == replace(NARROW, wide=(2, 5))
     assert loss == 0
     narrow = 22 * 108 // 2 + 2 * 108 + 24 * 28
-    assert second.bytes == narrow + snapping.SECOND_WIDTH_BYTES < second.bytes_in_8_bits
+    assert second.bytes == narrow + SECOND_WIDTH_BYTES < second.bytes_in_8_bits
     assert second.reason.startswith("saves ")
     assert Plan.from_json(json.loads(json.dumps(best.to_json()))) == best
 
@@ -237,7 +239,7 @@ def test_two_widths_are_those_of_the_channels_that_stay() -> None:
     kept[2] = 0
     second = with_few_that_matter(kept).stored(stored).layers[1]
     assert second.chosen == replace(NARROW, wide=(5,))
-    assert second.bytes == 22 * 108 // 2 + 108 + 23 * 28 + snapping.SECOND_WIDTH_BYTES
+    assert second.bytes == 22 * 108 // 2 + 108 + 23 * 28 + SECOND_WIDTH_BYTES
     kept[5] = 0
     assert with_few_that_matter(kept).stored(stored).layers[1].chosen == NARROW
     only = torch.zeros(24)

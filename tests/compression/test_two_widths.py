@@ -14,8 +14,8 @@ from torch import nn
 from sgsc_edge.compression.fold import CompressedModel
 from sgsc_edge.compression.shrink.slots import Coupling
 from sgsc_edge.compression.shrink.values import Values
-from sgsc_edge.compression.snapping import SECOND_WIDTH_BYTES
-from sgsc_edge.compression.split import split_widths, splittable
+from sgsc_edge.compression.widths.snapping import SECOND_WIDTH_BYTES
+from sgsc_edge.compression.widths.split import split_widths, splittable
 from sgsc_edge.errors import InternalError
 from sgsc_edge.export import export_onnx
 from sgsc_edge.graph import ir, reference

@@ -23,9 +23,9 @@ from sgsc_edge.compression.fold import CompressedModel, fold
 from sgsc_edge.compression.layers import QuantizedModel
 from sgsc_edge.compression.ledger import Ledger
 from sgsc_edge.compression.shrink import shrink
-from sgsc_edge.compression.snapping import NARROW, SECOND_WIDTH_BYTES, Choices, living
-from sgsc_edge.compression.split import split_widths
-from sgsc_edge.compression.widths import legal_storages
+from sgsc_edge.compression.widths.legal import legal_storages
+from sgsc_edge.compression.widths.snapping import NARROW, SECOND_WIDTH_BYTES, Choices, living
+from sgsc_edge.compression.widths.split import split_widths
 from sgsc_edge.errors import UnsupportedError
 from sgsc_edge.export import export_onnx, output_integers
 from sgsc_edge.graph import ir, reference

@@ -12,8 +12,9 @@ from collections.abc import Mapping
 
 from sgsc_edge.compression.fit import Masks, fit, kept_worth, stored_bytes
 from sgsc_edge.compression.layers import QuantizedModel
-from sgsc_edge.compression.snapping import Choices, Plan, layer_bytes
-from sgsc_edge.compression.widths import Storages
+from sgsc_edge.compression.widths.legal import Storages
+from sgsc_edge.compression.widths.plan import Plan
+from sgsc_edge.compression.widths.snapping import Choices, layer_bytes
 from sgsc_edge.size import Storage
 
 log = logging.getLogger("sgsc_edge")
@@ -28,7 +29,7 @@ class Storing:
     Parameters
     ----------
     legal: the ways in which each layer may be stored.
-    arena, joins: see :class:`sgsc_edge.compression.snapping.Choices`.
+    arena, joins: see :class:`sgsc_edge.compression.widths.snapping.Choices`.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class Storing:
         Parameters
         ----------
         kept: layer name -> float32 [O], 0 for channels that are gone.
-        fisher: see :func:`sgsc_edge.compression.snapping.fisher_information`.
+        fisher: see :func:`sgsc_edge.compression.sensitivity.fisher_information`.
         """
         self.take(self._choices(kept, fisher).best()[0])
 
