@@ -58,7 +58,7 @@ def removed(inspection: Inspection) -> list[int | None]:
 
 @pytest.mark.parametrize("form", [FULL, Form("short"), Form("none")], ids=str)
 def test_weights_say_how_many_channels_went(tmp_path: Path, form: Form) -> None:
-    inspection = inspected(tmp_path, graph([["a", 24], ["b", 3]]), form)
+    inspection = inspected(tmp_path, graph([[["a"], 24], [["b"], 3]]), form)
     assert removed(inspection) == [16, 0]
     rows = inspection.to_text().splitlines()
     assert len([row for row in rows if " 16 of 24 " in row and " 8x5 " in row]) == 1
@@ -68,8 +68,15 @@ def test_weights_say_how_many_channels_went(tmp_path: Path, form: Form) -> None:
 
 
 def test_names_count_where_there_are_any(tmp_path: Path) -> None:
-    assert removed(inspected(tmp_path, graph([["b", 9], ["a", 24]]))) == [16, 6]
-    assert removed(inspected(tmp_path, graph([["b", 9], ["other", 24]]))) == [None, 6]
+    assert removed(inspected(tmp_path, graph([[["b"], 9], [["a"], 24]]))) == [16, 6]
+    assert removed(inspected(tmp_path, graph([[["b"], 9], [["other"], 24]]))) == [None, 6]
+
+
+@pytest.mark.parametrize("form", [FULL, Form("none")], ids=str)
+def test_both_widths_of_a_layer_say_what_it_lost(tmp_path: Path, form: Form) -> None:
+    inspection = inspected(tmp_path, graph([[["a", "b"], 24]]), form)
+    assert removed(inspection) == [13, 13]
+    assert inspection.to_text().count(" 13 of 24 ") == 2
 
 
 @pytest.mark.parametrize(
@@ -80,22 +87,28 @@ def test_names_count_where_there_are_any(tmp_path: Path) -> None:
         b"not JSON",
         b"\xff\xfe\x00",
         b"[" * 100_000,
-        b"[" + b'["a", 24], ' * 200_000 + b'["b", 3]]',
-        b'[["a", ' + b"9" * 5000 + b'], ["b", 3]]',
+        b"[" + b'[["a"], 24], ' * 200_000 + b'[["b"], 3]]',
+        b'[[["a"], ' + b"9" * 5000 + b'], [["b"], 3]]',
         {"a": 24, "b": 3},
         "ab",
         24,
-        [["a", 24, 1], ["b", 3, 1]],
-        [["a", 24], "b3"],
-        [["a", 24], [3, "b"]],
-        [["a", True], ["b", True]],
-        [["a", 24.0], ["b", 3.0]],
-        [["a", -24], ["b", 0]],
-        [["a", 2**31], ["b", 2**40]],
-        [["a", 24], ["a", 24]],
-        [["a", None], ["b", None]],
-        [["c", 24], ["d", 3], ["e", 3]],
-        [["a", 7], ["b", 2]],
+        [["a", 24], ["b", 3]],
+        [[["a"], 24, 1], [["b"], 3, 1]],
+        [[["a"], 24], "b3"],
+        [[["a"], 24], [3, ["b"]]],
+        [[["a"], True], [["b"], True]],
+        [[["a"], 24.0], [["b"], 3.0]],
+        [[["a"], -24], [["b"], 0]],
+        [[["a"], 2**31], [["b"], 2**40]],
+        [[["a"], 24], [["a"], 24]],
+        [[["a", "a"], 24]],
+        [[["a"], None], [["b"], None]],
+        [[["a", 3], 24], [[], 3]],
+        [[[], 24], [[], 3]],
+        [[["c"], 24], [["d"], 3], [["e"], 3]],
+        [[["a"], 7], [["b"], 2]],
+        [[["a", "b"], 10]],
+        [[["a", "other"], 24]],
         [],
     ],
     ids=lambda entry: repr(entry)[:30],
@@ -107,15 +120,15 @@ def test_what_is_no_statement_is_absent(tmp_path: Path, entry: object) -> None:
 
 
 def test_one_statement_that_is_impossible_does_not_count(tmp_path: Path) -> None:
-    assert removed(inspected(tmp_path, graph([["a", 24], ["b", 2]]))) == [16, None]
+    assert removed(inspected(tmp_path, graph([[["a"], 24], [["b"], 2]]))) == [16, None]
 
 
 def test_files_without_metadata_do_not_say(tmp_path: Path) -> None:
-    assert removed(inspected(tmp_path, graph([["a", 24], ["b", 3]]), SMALLEST)) == [None, None]
+    assert removed(inspected(tmp_path, graph([[["a"], 24], [["b"], 3]]), SMALLEST)) == [None, None]
 
 
 def test_two_entries_are_none(tmp_path: Path) -> None:
-    model = decode(write_tflite(graph([["a", 24], ["b", 3]])), where="test")
+    model = decode(write_tflite(graph([[["a"], 24], [["b"], 3]])), where="test")
     model["metadata"] = [entry for entry in model["metadata"] if entry["name"] == KEY] * 2
     path = tmp_path / "model.tflite"
     path.write_bytes(encode(model))
@@ -143,8 +156,8 @@ def test_any_entry_is_harmless(tmp_path: Path, entry: bytes) -> None:
 
 
 def test_side_by_side(tmp_path: Path) -> None:
-    whole = inspected(tmp_path, graph([["a", 24], ["b", 3]], (24, 3)))
-    small = inspected(tmp_path, graph([["a", 24], ["b", 3]]))
+    whole = inspected(tmp_path, graph([[["a"], 24], [["b"], 3]], (24, 3)))
+    small = inspected(tmp_path, graph([[["a"], 24], [["b"], 3]]))
     foreign = inspected(tmp_path, graph())
     text = compare(whole, small).to_text().splitlines()
     (row,) = [line for line in text if line.startswith("a.weight")]
@@ -169,13 +182,13 @@ def test_onnx_files_say_it_too(tmp_path: Path) -> None:
     initializers = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
     body = helper.make_graph(nodes, "g", sides[:1], sides[1:], initializers)
     model = helper.make_model(body, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
-    helper.set_model_props(model, {KEY: '[["a", 24]]'})
+    helper.set_model_props(model, {KEY: '[[["a"], 24]]'})
     onnx.save(model, tmp_path / "model.onnx")
     inspection = inspect_model(tmp_path / "model.onnx")
     assert {t.name: t.channels_removed for t in inspection.tensors if t.channels_removed is not None} == {
         "a.weight_quantized": 16
     }
-    lowered = inspected(tmp_path, graph([["a", 24], ["b", 3]]))
+    lowered = inspected(tmp_path, graph([[["a"], 24], [["b"], 3]]))
     both = compare(inspection, lowered)
     (pair,) = [pair for pair in both.tensors if pair.first and pair.first.name == "a.weight_quantized"]
     assert pair.second is not None

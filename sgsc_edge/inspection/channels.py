@@ -1,14 +1,15 @@
 """Channels that a build removed, from the metadata that it stored with the model.
 
 A model file holds what stays. How many output channels each layer had before is the entry ``sgsc.channels``:
-JSON, a list of ``[layer, channels]`` in order of execution. The entry of a foreign file may be anything; what
-cannot be understood counts as absent.
+JSON, a list of ``[parts, channels]`` in order of execution; ``parts`` lists the layers that the file has of
+the one that there was: itself, or one for each of its widths. The entry of a foreign file may be anything;
+what cannot be understood counts as absent.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from sgsc_edge.inspection.summary import TensorSummary
@@ -21,46 +22,56 @@ _ENTRY = f"sgsc.{CHANNELS}"
 _MAX_BYTES = 1 << 20
 _MAX_CHANNELS = 2**31 - 1
 
+_Layers = list[tuple[list[str], int]]
+"""Names of a layer's parts, and the output channels that it had before."""
+
 
 def with_channels_removed(
     tensors: Sequence[TensorSummary], metadata: Iterable[tuple[str, bytes]]
 ) -> tuple[TensorSummary, ...]:
     """The tensors, weights with the number of channels that their layer lost, where ``metadata`` says so.
 
-    Layers meet the tensors ``<layer>.weight``; in a file without names, in their order.
+    Parts meet the tensors ``<part>.weight``; in a file without names, in their order.
     """
     found = [content for name, content in metadata if name == _ENTRY]
-    before = _before(found[0]) if len(found) == 1 else {}
-    layers = {f"{layer}.weight": count for layer, count in before.items()}
+    layers = _layers(found[0]) if len(found) == 1 else []
     weights = [tensor for tensor in tensors if tensor.channels is not None]
-    if not any(plain_name(tensor.name) in layers for tensor in weights) and len(weights) == len(layers):
-        names = {tensor.name: count for tensor, count in zip(weights, layers.values(), strict=True)}
-        return tuple(_with_removed(tensor, names.get(tensor.name)) for tensor in tensors)
-    return tuple(_with_removed(tensor, layers.get(plain_name(tensor.name))) for tensor in tensors)
+    by_name = {plain_name(tensor.name): tensor for tensor in weights}
+    parts = [f"{part}.weight" for names, _ in layers for part in names]
+    if by_name.keys().isdisjoint(parts) and len(weights) == len(parts):
+        by_name = dict(zip(parts, weights, strict=True))
+    removed: dict[str, tuple[int, int]] = {}
+    for names, before in layers:
+        here = [by_name[name] for part in names if (name := f"{part}.weight") in by_name]
+        lost = before - sum(tensor.channels or 0 for tensor in here)
+        if len(here) == len(names) and lost >= 0:
+            removed |= {tensor.name: (lost, before) for tensor in here}
+    return tuple(
+        replace(tensor, channels_removed=removed[tensor.name][0], channels_before=removed[tensor.name][1])
+        if tensor.name in removed and tensor.channels is not None
+        else tensor
+        for tensor in tensors
+    )
 
 
-def _before(content: bytes) -> Mapping[str, int]:
-    """Layer -> output channels before; empty where the content is something else."""
+def _layers(content: bytes) -> _Layers:
+    """What an entry says; empty where it is something else."""
     if len(content) > _MAX_BYTES:
-        return {}
+        return []
     try:
         document = json.loads(content)
     except (ValueError, RecursionError):
-        return {}
-    if not isinstance(document, list) or not all(_is_pair(pair) for pair in document):
-        return {}
-    before = dict(document)
-    return before if len(before) == len(document) else {}
+        return []
+    if not isinstance(document, list) or not all(_is_layer(row) for row in document):
+        return []
+    names = [name for parts, _ in document for name in parts]
+    return document if len(set(names)) == len(names) else []
 
 
-def _is_pair(pair: object) -> bool:
-    if not isinstance(pair, list) or len(pair) != 2:
+def _is_layer(row: object) -> bool:
+    if not isinstance(row, list) or len(row) != 2:
         return False
-    layer, count = pair
-    return isinstance(layer, str) and type(count) is int and 0 < count <= _MAX_CHANNELS
-
-
-def _with_removed(tensor: TensorSummary, before: int | None) -> TensorSummary:
-    if before is None or tensor.channels is None or before < tensor.channels:
-        return tensor
-    return replace(tensor, channels_removed=before - tensor.channels)
+    parts, count = row
+    if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
+        return False
+    return len(parts) > 0 and type(count) is int and 0 < count <= _MAX_CHANNELS

@@ -59,8 +59,8 @@ class TensorSummary:
     ``payload_bytes`` are its values in the file (0 unless constant), ``parameter_bytes`` its scales and zero
     points, ``metadata_bytes`` these and what else is there for this tensor alone (table, shape, name); what
     several tensors share is counted at the first. ``bits`` is 0 where unknown. ``channels`` are a layer's
-    outputs, where the tensor is its weights; ``channels_removed`` those that it lost when it was built, where
-    the file says so.
+    outputs, where the tensor is its weights; ``channels_removed`` those that it lost when it was built, of
+    ``channels_before``, where the file says so (of a layer in two widths, both its tensors say it).
     """
 
     name: str
@@ -75,13 +75,14 @@ class TensorSummary:
     share: Share | None = None
     channels: int | None = None
     channels_removed: int | None = None
+    channels_before: int | None = None
 
     @property
     def removed(self) -> str:
         """``16 of 24`` channels; empty where unknown."""
-        if self.channels is None or self.channels_removed is None:
+        if self.channels_removed is None:
             return ""
-        return f"{self.channels_removed:,} of {self.channels + self.channels_removed:,}"
+        return f"{self.channels_removed:,} of {self.channels_before:,}"
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from sgsc_edge.compression.learned import Goal
 from sgsc_edge.compression.loop import Recipe
 from sgsc_edge.compression.shrink import Shrunk, shrink
 from sgsc_edge.compression.widths.legal import legal_storages
-from sgsc_edge.compression.widths.split import split_widths
+from sgsc_edge.compression.widths.split import Split, split_widths
 from sgsc_edge.preservation.selection import read_selection
 from sgsc_edge.preservation.sets import Data, PreservationSet, divide, load_data
 from sgsc_edge.project import Project
@@ -125,7 +125,12 @@ class Build:
 
     @cached_property
     def compressed(self) -> CompressedModel:
-        """What ships: :attr:`shrunk`, with one width a layer."""
+        """What ships."""
+        return self.split.model
+
+    @cached_property
+    def split(self) -> Split:
+        """:attr:`shrunk`, with one width a layer."""
         return split_widths(self.shrunk.model, self.untrained.sample)
 
     @cached_property

@@ -205,7 +205,9 @@ def _export(build: Build, key: str) -> None:
         "project": config.project.name,
         "input": config.model.input.model_dump(mode="json", exclude_none=True),
         CHANNELS: [
-            [layer.name, layer.outputs[0]] for layer in build.shrunk.report.layers if not layer.is_gone
+            [list(build.split.parts.get(layer.name, (layer.name,))), layer.outputs[0]]
+            for layer in build.shrunk.report.layers
+            if not layer.is_gone
         ],
     }
     if config.data.classes:

@@ -20,6 +20,7 @@ from sgsc_edge.errors import InternalError
 from sgsc_edge.export import export_onnx
 from sgsc_edge.graph import ir, reference
 from sgsc_edge.graph.write_tflite import write_tflite
+from sgsc_edge.inspection.text import plain_name
 from sgsc_edge.lowering import lower
 from sgsc_edge.numerics import PROFILES
 from sgsc_edge.size import Storage
@@ -75,7 +76,7 @@ def test_two_widths_compute_the_same_integers(data: st.DataObject) -> None:
             st.lists(st.sampled_from(channels), min_size=1, max_size=len(channels) - 1, unique=True)
         )
         mix(model, name, wide)
-    divided = split_widths(model, SAMPLE)
+    divided = split_widths(model, SAMPLE).model
     x = fed(model)
     expected = model.output.integers(model.module(real(model, x)))
     assert torch.equal(divided.output.integers(divided.module(real(model, x))), expected)
@@ -90,7 +91,12 @@ def test_devices_compute_what_the_undivided_model_does(target: str) -> None:
     mix(model, "first", [0, 4])
     mix(model, "second", [3])
     mix(model, "hidden", [0, 1, 9])
-    graph = device(split_widths(model, SAMPLE), target)
+    split = split_widths(model, SAMPLE)
+    graph = device(split.model, target)
+    assert list(split.parts) == ["first", "second", "hidden"]
+    assert {f"{part}.weight" for parts in split.parts.values() for part in parts} <= {
+        plain_name(name) for name in graph.tensors
+    }
     kinds = [type(node.op) for node in graph.nodes]
     assert kinds.count(ir.Concatenation) == 3
     assert {ir.Relu, ir.Quantize, ir.Transpose}.isdisjoint(kinds)
@@ -121,7 +127,7 @@ def test_joined_channels_keep_one_width() -> None:
 
 def test_a_model_in_one_width_stays_as_it_is() -> None:
     model = compressed(Two())
-    assert split_widths(model, SAMPLE) is model
+    assert split_widths(model, SAMPLE).model is model
 
 
 @pytest.mark.parametrize(("name", "weights", "channels"), [("second", 270, 5), ("hidden", 450, 10)])
@@ -137,7 +143,7 @@ def test_the_plan_counts_what_a_second_width_takes_in_the_file(
     for wide in ([1, 3], []):
         model = compressed(Two())
         mix(model, name, wide)
-        files.append(len(write_tflite(device(split_widths(model, SAMPLE), target))))
+        files.append(len(write_tflite(device(split_widths(model, SAMPLE).model, target))))
     stored = [storage.bytes(weights, channels) for storage in (Storage(4, wide=(1, 3)), Storage(4))]
     added = (files[0] - files[1]) - (stored[0] - stored[1])
     assert 2 / 3 * SECOND_WIDTH_BYTES <= added <= SECOND_WIDTH_BYTES
@@ -156,6 +162,6 @@ def test_parts_take_no_name_that_the_model_has() -> None:
     model = compressed(Named())
     mix(model, "first", [0, 4])
     x = real(model, fed(model))
-    divided = split_widths(model, SAMPLE)
+    divided = split_widths(model, SAMPLE).model
     assert torch.equal(divided.module(x), model.module(x))
     assert [len(layer.weight) for _, layer in layers(divided)].count(2) == 1

@@ -72,7 +72,7 @@ def made(name: str, target: str, seed: int = 5) -> CompressedModel:
 @cache
 def shipped(name: str, target: str, seed: int) -> tuple[bytes, np.ndarray]:
     """A network's ``.tflite`` as it ships, and integers to feed it."""
-    model = split_widths(shrink(made(name, target, seed), SAMPLE).model, SAMPLE)
+    model = split_widths(shrink(made(name, target, seed), SAMPLE).model, SAMPLE).model
     return write_tflite(graph_of(model, target)), fed(model, 20)
 
 
@@ -91,7 +91,7 @@ def test_the_device_graph_computes_the_compressed_models_integers(
     difference = np.abs(found.astype(int) - output_integers(model, real(model, integers).numpy()))
     assert difference.max() <= 4  # ties, at every layer
     assert difference.mean() <= 1
-    shipped = split_widths(shrink(model, SAMPLE).model, SAMPLE)
+    shipped = split_widths(shrink(model, SAMPLE).model, SAMPLE).model
     assert np.array_equal(
         reference.run(graph_of(shipped, target), integers, "tflm").reshape(len(integers), -1), found
     )
@@ -188,7 +188,7 @@ def test_planned_bytes_are_those_of_the_file(
         plan = choices.stored(storages)
     for layer_name, layer in model.layers():
         layer.snap_to(plan.storages()[layer_name])
-    compressed = split_widths(shrink(fold(model), SAMPLE).model, SAMPLE)
+    compressed = split_widths(shrink(fold(model), SAMPLE).model, SAMPLE).model
     graph = graph_of(compressed, target)
     assert DType.INT4 in {tensor.dtype for tensor in graph.tensors.values()}
     path = tmp_path / "model.tflite"

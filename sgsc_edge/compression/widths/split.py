@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -27,7 +28,20 @@ from sgsc_edge.size import NARROW_BITS, WIDE_BITS
 _CLAMPS = ("Relu", "Clip")
 
 
-def split_widths(compressed: CompressedModel, sample: torch.Tensor) -> CompressedModel:
+@dataclass(frozen=True, eq=False)
+class Split:
+    """A model with one width a layer.
+
+    Parameters
+    ----------
+    parts: name of each layer that had two -> the names of the two layers instead.
+    """
+
+    model: CompressedModel
+    parts: dict[str, tuple[str, ...]]
+
+
+def split_widths(compressed: CompressedModel, sample: torch.Tensor) -> Split:
     """Make two layers of each one with 4-bit and 8-bit channels, ``…_int4`` and ``…_int8``.
 
     The given model is not changed; where nothing is mixed it is returned.
@@ -41,7 +55,7 @@ def split_widths(compressed: CompressedModel, sample: torch.Tensor) -> Compresse
     InternalError: a layer with two widths is none of :func:`splittable`, or outputs change.
     """
     if not any(_is_mixed(layer) for layer in compressed.layers().values()):
-        return compressed
+        return Split(compressed, {})
     divided = compressed.copied()
     values = Values.of(divided.module, sample)
     coupling = Coupling.of(values)
@@ -50,12 +64,11 @@ def split_widths(compressed: CompressedModel, sample: torch.Tensor) -> Compresse
     if fixed:
         raise InternalError(f"layers that cannot be split have two widths: {sorted(map(str, fixed))}")
     _reorder(coupling, _places(coupling, mixed))
-    for node in mixed:
-        _divide(values, node)
+    parts = {str(node.target): _divide(values, node) for node in mixed}
     clean(divided.module)
     if not divided.agrees_with(compressed, sample):
         raise InternalError("storing a layer in two widths changed the model's output")
-    return divided
+    return Split(divided, parts)
 
 
 def splittable(coupling: Coupling) -> Iterator[fx.Node]:
@@ -133,13 +146,16 @@ def _reorder(coupling: Coupling, places: dict[int, int]) -> None:
             set_submodule(values.module, name, part_of_constant(values, node, order(node)))
 
 
-def _divide(values: Values, node: fx.Node) -> None:
-    """Compute the narrow and the wide channels of a layer apart, and join them behind their quantizer."""
+def _divide(values: Values, node: fx.Node) -> tuple[str, ...]:
+    """Compute the narrow and the wide channels of a layer apart, and join them behind their quantizer.
+
+    Returns the names of the two layers.
+    """
     graph, folded = values.module.graph, values.layer(node)
     *_, end = chain = _chain(values, node)
     everything = torch.arange(folded.weight.shape[1])
     taken = dict(values.module.named_modules())
-    parts = []
+    names, made = [], []
     with graph.inserting_after(end):
         joined = graph.call_function(torch.cat, ([], 1))
     for bits in (NARROW_BITS, WIDE_BITS):
@@ -150,14 +166,16 @@ def _divide(values: Values, node: fx.Node) -> None:
             name += "_"
         set_submodule(values.module, name, part)
         with graph.inserting_before(joined):
-            made = graph.call_module(name, node.args, node.kwargs)
+            value = graph.call_module(name, node.args, node.kwargs)
             for link in chain:
                 copied = graph.node_copy(link)
-                copied.replace_input_with(copied.all_input_nodes[0], made)
-                made = copied
-        parts.append(made)
-    joined.args = (parts, 1)
+                copied.replace_input_with(copied.all_input_nodes[0], value)
+                value = copied
+        names.append(name)
+        made.append(value)
+    joined.args = (made, 1)
     with graph.inserting_after(joined):
         # It lies on its grid already; ONNX Runtime still wants a pair of Q and DQ behind an op that moves.
         rounded = graph.call_module(str(end.target), (joined,))
     end.replace_all_uses_with(rounded)
+    return tuple(names)
