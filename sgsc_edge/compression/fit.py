@@ -68,8 +68,9 @@ def check_budget(model: QuantizedModel, budget: int) -> None:
     smallest = smallest_bytes(model)
     if budget < smallest:
         raise ConfigError(
-            f"a budget of {budget} bytes cannot be met: this network takes {whole} bytes in 8 bits, and "
-            f"{smallest} with only the channels that cannot leave (one a layer, outputs, behind lone ops)",
+            f"a budget of {budget} bytes cannot be met: this network takes {whole} bytes at its smallest "
+            f"widths, and {smallest} with only the channels that cannot leave (one a layer, outputs, behind "
+            "lone ops)",
             where="compress.budget",
             remedy=f'set it to "{smallest} B" or more (what comes near that decides little), or give '
             "model.factory a smaller network",

@@ -218,7 +218,7 @@ def test_one_layer_that_answers_cannot_shrink() -> None:
     full = 3 * 64 + 3 * 28
     assert smallest_bytes(model) == full
     check_budget(model, full)
-    with pytest.raises(ConfigError, match=f"{full} bytes in 8 bits, and {full}"):
+    with pytest.raises(ConfigError, match=f"{full} bytes at its smallest widths, and {full}"):
         check_budget(model, full - 1)
 
 

@@ -15,5 +15,8 @@ def test_a_budget_below_the_smallest_network_is_refused(project: Callable[..., P
     # 3x3 channels, and 9 places of each read by 3 outputs; a channel takes 28 bytes beside its weights.
     whole, smallest = 4 * (9 + 28) + 3 * (4 * 9 + 28), (9 + 28) + 3 * (9 + 28)
     assert "compress.budget: a budget of 100 bytes cannot be met" in ran.err
-    assert f"{whole} bytes in 8 bits, and {smallest} with only the channels that cannot leave" in ran.err
+    assert (
+        f"{whole} bytes at its smallest widths, and {smallest} with only the channels that cannot leave"
+        in ran.err
+    )
     assert not (folder / "build" / "tflite-int8" / "history.jsonl").exists()
