@@ -29,7 +29,7 @@ from torch import nn
 
 from benchmarks.record import Row, finish
 from sgsc_edge.compression.layers import quantize_model
-from sgsc_edge.compression.widths.legal import legal_storages
+from sgsc_edge.compression.widths.legal import Device
 from sgsc_edge.compression.widths.snapping import Choices
 from sgsc_edge.graph.write_tflite import write_tflite
 from sgsc_edge.lowering import lower
@@ -180,9 +180,9 @@ def planning() -> float:
     masks = {name: layer.mask for name, layer in model.layers()}
     generator = torch.Generator().manual_seed(0)
     fisher = {name: torch.rand(layer.weight.shape, generator=generator) for name, layer in model.layers()}
-    legal = legal_storages(model, load_target("tflm-int4").weights)
+    device = Device.of(load_target("tflm-int4"))
     started = time.perf_counter()
-    choices = Choices(model, masks, legal, fisher)
+    choices = Choices(model, masks, device, fisher)
     smallest, _ = choices.best()
     choices.best(0.75 * smallest.bytes_in_8_bits)
     return time.perf_counter() - started

@@ -47,10 +47,11 @@ class Storage:
         return tuple(WIDE_BITS if channel in wide else self.bits for channel in range(channels))
 
     def is_wider_than(self, other: Storage) -> bool:
-        """Whether channels have more bits, and none has fewer."""
-        if self.bits == other.bits:
-            return frozenset(self.wide) > frozenset(other.wide)
-        return self.bits > other.bits
+        """Whether channels have more bits, or scales of their own, and none has less."""
+        if self.bits != other.bits:
+            return self.bits > other.bits
+        wide, others = frozenset(self.wide), frozenset(other.wide)
+        return self.per_channel >= other.per_channel and wide >= others and self != other
 
     @property
     def channel_bytes(self) -> int:

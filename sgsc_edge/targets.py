@@ -59,6 +59,11 @@ class Activations(_Table):
     granularity: Granularity = "per-tensor"
 
 
+def channel_axis(op: str) -> int:
+    """The axis of a device op's weights along which its channels lie."""
+    return 3 if op == "DepthwiseConv2D" else 0
+
+
 class Weights(_Table):
     """One legal storage of an op's weights; an op may have several rows.
 
@@ -68,7 +73,7 @@ class Weights(_Table):
     """
 
     op: Annotated[str, AfterValidator(_weighted_op)]
-    bits: Literal[4, 8, 16, 32]
+    bits: Literal[4, 8]
     granularity: Granularity
     axis: Annotated[int, Field(ge=0)] | None = None
     unpacked: bool = False
@@ -77,6 +82,8 @@ class Weights(_Table):
     def _axis_fits(self) -> Weights:
         if (self.axis is None) != (self.granularity == "per-tensor"):
             raise ValueError("axis is given exactly where granularity is 'per-channel'")
+        if self.axis is not None and self.axis != (along := channel_axis(self.op)):
+            raise ValueError(f"{self.op} has its channels along axis {along}")
         return self
 
 
@@ -140,6 +147,15 @@ class Target(_Table):
         for row in rows:
             if rows.count(row) > 1:
                 raise ValueError(f"weights of {row[0]} with {row[1]} bits {row[2]} come twice")
+        return self
+
+    @model_validator(mode="after")
+    def _eight_bits_are_always_there(self) -> Target:
+        for op in dict.fromkeys(row.op for row in self.weights):
+            if not self.allows(op, 8, "per-channel"):
+                raise ValueError(
+                    f"{op} has no row for 8 bits per channel, which layers have where 4 bits cost too much"
+                )
         return self
 
     @model_validator(mode="after")

@@ -38,8 +38,9 @@ _IN_PLACE = frozenset(
 class LayerUse:
     """One layer where it is called: its name, module, and the liveness of its inputs and outputs.
 
-    ``inputs`` [I] and ``outputs`` [O] are float32 in 0..1; ``shapes`` are the values', for a batch of two;
-    ``beside`` are elements of one sample's values that are read later and are neither input nor output.
+    ``inputs`` [I] and ``outputs`` [O] are float32 in 0..1; ``shapes`` are the values', for a batch of two,
+    the input's with the zeros that lowering pads in front; ``beside`` are elements of one sample's values
+    that are read later and are neither input nor output.
     """
 
     name: str
@@ -56,12 +57,12 @@ class LayerUse:
 
     def activations(self, inputs: int, outputs: int) -> int:
         """Elements of one sample's input and output with so many channels, and of what waits beside them."""
-        made = self.beside
-        for shape, channels, whole in zip(
-            self.shapes, (inputs, outputs), (len(self.inputs), len(self.outputs)), strict=True
-        ):
-            made += math.prod(shape[1:]) * channels // whole
-        return made
+        read = math.prod(self.shapes[0][1:]) * inputs // len(self.inputs)
+        return read + self.made(outputs) + self.beside
+
+    def made(self, outputs: int) -> int:
+        """Elements of one sample's output with so many channels."""
+        return math.prod(self.shapes[1][1:]) * outputs // len(self.outputs)
 
     def weights(self, inputs: int, outputs: int) -> int:
         """Weights of so many channels."""
@@ -130,7 +131,7 @@ def follow(
                 outputs = outputs * reads.repeat_interleave(len(outputs) // len(reads))
             if along_last:  # it reads and makes the last axis, and axis 1 holds positions
                 reads = torch.ones(called.weight.shape[1])
-            shapes = (inputs[0].shape, shape)
+            shapes = (_padded(called, inputs[0].shape, shape), shape)
             beside = sum(values[name].elements for name in waiting[node.name])
             yield LayerUse(str(node.target), called, reads, outputs, shapes, beside)
             values[node.name] = _Value(torch.ones(shape[1]) if along_last else outputs, shape)
@@ -150,6 +151,28 @@ def skip_dead(model: QuantizedModel) -> None:
         # Positions, not channels, lie along axis 1 of a sequence that a Linear reads.
         along_first = not isinstance(layer.layer, nn.Linear) or all(len(use.shapes[1]) == 2 for use in calls)
         layer.living = Living.of(layer, inputs, layer.mask > 0) if along_first else None
+
+
+def _padded(layer: QuantLayer, shape: tuple[int, ...], out: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of what a kernel reads: with the zeros around it where TFLite's SAME does not mean them."""
+    conv = layer.layer
+    if isinstance(conv, nn.Linear) or isinstance(conv.padding, str) or not any(conv.padding):
+        return shape
+    axes = list(
+        zip(shape[2:], out[2:], conv.kernel_size, conv.stride, conv.dilation, conv.padding, strict=True)
+    )
+    totals = [
+        max((made - 1) * stride + (kernel - 1) * dilation + 1 - size, 0)
+        for size, made, kernel, stride, dilation, _ in axes
+    ]
+    same = all(
+        made == -(-size // stride) and before == total // 2
+        for (size, made, _, stride, _, before), total in zip(axes, totals, strict=True)
+    )
+    if same:
+        return shape
+    padded = (size + max(total, before) for (size, *_, before), total in zip(axes, totals, strict=True))
+    return (*shape[:2], *padded)
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,7 +214,13 @@ def _waiting(model: QuantizedModel) -> Mapping[str, frozenset[str]]:
         lives.setdefault(place[node.name], (index, index))
         called = model.module.get_submodule(str(node.target)) if node.op == "call_module" else None
         if isinstance(called, QuantLayer):
-            layers[node.name] = (index, {*sources, node.name})
+            (source,) = node.all_input_nodes
+            while source.name not in model.shapes:  # a quantizer
+                (source,) = source.all_input_nodes
+            read = model.shapes[source.name]
+            apart = _padded(called, read, model.shapes[node.name]) != read
+            # What is padded apart is read as a copy: the value itself waits if a later node reads it.
+            layers[node.name] = (index, {node.name} if apart else {*sources, node.name})
     _WAITING[model] = {
         name: frozenset(
             value for value, (first, last) in lives.items() if first < index < last and value not in own

@@ -10,7 +10,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,12 +26,11 @@ from sgsc_edge.compression.layers import QuantizedModel, quantize_model
 from sgsc_edge.compression.learned import Goal, Learned
 from sgsc_edge.compression.loop import Recipe, Trainer, calibrate, re_estimate_norms, steps_per_epoch
 from sgsc_edge.compression.strategy import Plain, Strategy, task_losses
-from sgsc_edge.compression.widths.legal import legal_storages
+from sgsc_edge.compression.widths.legal import ANY_DEVICE, Device
 from sgsc_edge.compression.widths.plan import Plan
 from sgsc_edge.compression.widths.snapping import Choices
 from sgsc_edge.compression.widths.storing import Storing
-from sgsc_edge.size import EIGHT_BITS
-from sgsc_edge.targets import Weights
+from sgsc_edge.size import EIGHT_BITS, Storage
 
 log = logging.getLogger("sgsc_edge")
 
@@ -85,9 +84,7 @@ class Compression:
     goal, guard: of the method ``sgsc``.
     augment: distorts a batch of training inputs, given a seed; None leaves them as they are.
     keep_softmax, input_grid: see :func:`sgsc_edge.compression.layers.quantize_model`.
-    weights: how the target may store weights; 8 bits a weight always.
-    arena: bytes of RAM that the target has for tensors; None without a limit.
-    joins: whether the target executes what joins the parts of a layer in two widths.
+    device: how the target may store weights.
     """
 
     model: nn.Module
@@ -103,9 +100,7 @@ class Compression:
     augment: Callable[[torch.Tensor, int], torch.Tensor] | None = None
     keep_softmax: bool = False
     input_grid: tuple[float, int] | None = None
-    weights: tuple[Weights, ...] = ()
-    arena: int | None = None
-    joins: bool = True
+    device: Device = ANY_DEVICE
 
     def quantized(self) -> QuantizedModel:
         """A fresh model in its trained form, not yet calibrated."""
@@ -127,12 +122,20 @@ class Compression:
         ConfigError: no network of this architecture is as small as the budget.
         """
         model = self.calibrated()
-        legal = legal_storages(model, self.weights) if self.method in LEARNED else {}
-        for name, layer in model.layers():
-            layer.snap_to(min(legal.get(name, (EIGHT_BITS,))))
+        for name, storage in self._rehearsed(model).items():
+            model.module.get_submodule(name).snap_to(storage)  # type: ignore[operator]
         then(fold(model))
         if self.method == "sgsc" and self.goal.budget is not None:
             check_budget(model, self.goal.budget)
+
+    def _rehearsed(self, model: QuantizedModel) -> dict[str, Storage]:
+        """The smallest storages that are sure: where channels may leave, the arena does not decide yet."""
+        if self.method not in LEARNED:
+            return {name: EIGHT_BITS for name, _ in model.layers()}
+        if self.method == "sgsc":
+            return {name: min(legal) for name, legal in self.device.storages(model).items()}
+        masks = {name: layer.mask for name, layer in model.layers()}
+        return Choices(model, masks, self.device).best()[0].storages()
 
     def run(self, folder: Path, key: str) -> CompressedModel:
         """Compress and fold; checkpoints lie in ``folder`` under ``key``.
@@ -147,6 +150,8 @@ class Compression:
                 "every channel stays, in 8 bits",
                 self.method,
             )
+        if self.method == "mixed" and self.goal.presses:
+            log.warning("compress: method 'mixed' takes no budget or gamma; every channel stays")
         model = self.calibrated()
         actions: list[dict[str, object]] = []
         plan: Plan | None = None
@@ -205,9 +210,11 @@ class Compression:
         )
         self._check_watch(controller.trip)
         samples, batch_size = len(self.train), self.recipe.batch_size  # type: ignore[arg-type]
+        # The smallest widths are where the other method begins; what presses on the size is of this one.
+        presses = self.method == "sgsc"
         return Learned(
             model,
-            self.goal,
+            self.goal if presses else replace(self.goal, budget=None, alpha=0.0, gamma=0.0),
             controller,
             epochs=self.recipe.epochs,
             steps=steps_per_epoch(samples, batch_size, self.guide_share),
@@ -218,7 +225,7 @@ class Compression:
             watch=lambda: self._score(model),
             sensitivity_batch=self._sensitivity_batch(samples),
             refresh=lambda: re_estimate_norms(model, self.train, batch_size),
-            storing=Storing(model, legal_storages(model, self.weights), self.arena, self.joins),
+            storing=Storing(model, self.device),
         )
 
     def _check_watch(self, trip: float) -> None:
@@ -289,7 +296,7 @@ class Compression:
 def _in_8_bits(model: QuantizedModel) -> Plan:
     """The plan of a model whose layers are all stored in 8 bits."""
     masks = {name: layer.mask for name, layer in model.layers()}
-    return Choices(model, masks, legal_storages(model, ())).best()[0]
+    return Choices(model, masks, ANY_DEVICE).best()[0]
 
 
 def logits(model: QuantizedModel, inputs: torch.Tensor) -> torch.Tensor:

@@ -239,7 +239,7 @@ class Learned(Strategy):
         depths = torch.cat([layer.quantizer.bits.detach() for layer in self.layers.values()])
         return {
             "bytes": float(stored_bytes(self.model, alive)),
-            "learned_bytes": self.learned_bytes(),
+            **({"learned_bytes": self.learned_bytes()} if self.goal.presses else {}),
             "channels": float(sum(mask.sum() for mask in alive.values())),
             "mean_bits": float(depths.mean()),
             "multiplier": self.pressure.multiplier,
@@ -394,27 +394,25 @@ class Learned(Strategy):
             self.guide_weight = 1.0  # what learning had to bear is over
         self.storing.report()
         log.info(
-            "compress: depths frozen; %d bytes stored%s, %d at learned widths",
+            "compress: widths chosen; %d bytes stored%s%s",
             stored_bytes(self.model, self._alive()),
             "" if self.path is None else f" of {self.path.budget}",
-            self.learned_bytes(),
+            f", {self.learned_bytes():.0f} at learned widths" if self.goal.presses else "",
         )
 
     def _look_back(self, epoch: int) -> None:
-        """Between two epochs of settling: λ follows the watch set; where that has fallen, a layer is widened.
+        """Between two epochs of settling: λ follows the watch set; where that has fallen, layers grow wider.
 
-        It is the one that loses most for its bytes by being stored in 4 bits, if there is room for more.
+        First comes the one that loses most for its bytes by being stored in 4 bits, if there is room.
         """
         metric = self._refreshed_watch()
         self._follow(metric)
         fall = self.controller.baseline - metric
         if not self.goal.guard or self.plan is None or fall <= self.controller.release:
             return
-        room = math.inf
-        if self.goal.budget is not None:
-            room = self.goal.budget - stored_bytes(self.model, self._alive())
-        name = self.storing.widen(room)
-        if name is not None:
+        budget = self.goal.budget
+        room = math.inf if budget is None else self.storing.room(budget, self._alive())
+        for name in self.storing.widen(room):
             layer = self.layers[name]
             self.forget |= {id(layer.quantizer.log2_range), id(layer.weight)}
             now = f"{name} {layer.storage}"

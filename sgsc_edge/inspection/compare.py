@@ -157,10 +157,14 @@ def _row(pair: Pair) -> tuple[str, ...]:
         f"{second.payload_bytes:,}" if second and second.payload_bytes else "",
         _signed(pair.payload_difference) if pair.payload_difference else "",
         _signed(pair.metadata_difference) if pair.metadata_difference else "",
-        f"{removed} of {first.channels}" if removed and first else "",
+        _lacking(removed, first.channels) if removed and first else "",
         first.removed if first else "",
         second.removed if second else "",
     )
+
+
+def _lacking(removed: int, channels: int | None) -> str:
+    return f"{removed} of {channels}" if removed > 0 else f"has {-removed} more"
 
 
 def _both(first: str | None, second: str | None) -> str:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _REPLACE = "replace the op, or choose a target that executes it"
 _NO_GROUPS = "use groups = 1, or as many groups as channels"
-_WIDE = "store these weights in 8 bits, or choose a target that executes 4-bit ones"
+_WIDE = "leave the target's 4-bit rows for this op out, or choose a target that executes 4-bit weights"
 
 # Why an op has this version, and how to do without.
 _REASONS = MappingProxyType(
@@ -72,7 +72,7 @@ def check_arena(graph: Graph, target: Target, *, unpacked: bool = True) -> None:
     filters = f" and {most.unpacked:,} for its unpacked 4-bit filter" if most.unpacked else ""
     remedies = [
         "make the values around it smaller: fewer channels, or a stride or pool in front of it",
-        *(["store its weights in 8 bits"] if most.unpacked else []),
+        *(['store its weights in 8 bits (compress.method = "qat8")'] if most.unpacked else []),
         "set compress.budget, under which channels leave",
     ]
     raise UnsupportedError(

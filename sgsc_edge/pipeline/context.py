@@ -20,7 +20,7 @@ from sgsc_edge.compression.fold import CompressedModel, load_tensors
 from sgsc_edge.compression.learned import Goal
 from sgsc_edge.compression.loop import Recipe
 from sgsc_edge.compression.shrink import Shrunk, shrink
-from sgsc_edge.compression.widths.legal import legal_storages
+from sgsc_edge.compression.widths.legal import Device
 from sgsc_edge.compression.widths.split import Split, split_widths
 from sgsc_edge.preservation.selection import read_selection
 from sgsc_edge.preservation.sets import Data, PreservationSet, divide, load_data
@@ -84,9 +84,7 @@ class Build:
             watch=_NOBODY,
             recipe=Recipe(settings.epochs, settings.batch_size, settings.learning_rate, settings.seed),
             method=settings.chosen_method(narrow=self.target.narrow),
-            weights=self.target.weights,
-            arena=self.target.limits.arena if self.target.unpacks_any else None,
-            joins="Concatenation" in self.target.versions,
+            device=Device.of(self.target),
             augment=self.project.augment(),
             goal=_goal(self),
             keep_softmax=self.project.config.model.final_softmax == "keep",
@@ -98,8 +96,13 @@ class Build:
         """How the target may store each layer's weights, where there is a choice."""
         if not self.target.narrow:
             return {}
-        legal = legal_storages(self.untrained.quantized(), self.target.weights)
-        return {name: [str(storage) for storage in each] for name, each in legal.items() if len(each) > 1}
+        model, device = self.untrained.quantized(), self.untrained.device
+        layers = dict(model.layers())
+        return {
+            name: [f"{s}{' as 1x1' if device.rewrites(layers[name], s) else ''}" for s in each]
+            for name, each in device.storages(model).items()
+            if len(each) > 1
+        }
 
     def compression(self) -> Compression:
         """What training starts from; made anew, for the guard follows from the control's history."""

@@ -173,7 +173,8 @@ def _control(build: Build, key: str) -> None:
 def _compress_key(build: Build) -> str:
     learned: list[object] = []
     if build.untrained.method in LEARNED:
-        how = [build.untrained.arena, build.untrained.joins] if build.storages else []
+        device = build.untrained.device
+        how = [device.arena, device.unpacks, device.joins] if build.storages else []
         learned = [asdict(build.guard), build.storages, *how]
     return content_key(
         _training_key(build), build.project.config_hash("compress"), build.untrained.method, learned

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from compression.models import Busy, Plain, randomised
 from compression.test_fold import calibrated
+from compression.test_loop import compression
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sgsc_edge.compression.learned import Goal
 from sgsc_edge.compression.quantizer import best_range, round_to
 from sgsc_edge.compression.widths import front
 from sgsc_edge.compression.widths.front import Front
-from sgsc_edge.compression.widths.legal import legal_storages
+from sgsc_edge.compression.widths.legal import Device
 from sgsc_edge.compression.widths.plan import LayerPlan, Option, Plan
 from sgsc_edge.compression.widths.snapping import SECOND_WIDTH_BYTES, Choices
+from sgsc_edge.compression.widths.storing import Storing
 from sgsc_edge.size import EIGHT_BITS, Storage
 from sgsc_edge.targets import load_target
 
@@ -97,7 +102,7 @@ def choices(network: torch.nn.Module, target: str = "tflm-int4", loss: float = 1
     model = calibrated(randomised(network))
     masks = {name: torch.ones_like(layer.mask) for name, layer in model.layers()}
     fisher = {name: torch.full_like(layer.weight, loss) for name, layer in model.layers()}
-    return Choices(model, masks, legal_storages(model, load_target(target).weights), fisher)
+    return Choices(model, masks, Device.of(load_target(target)), fisher)
 
 
 def test_without_a_budget_the_plan_is_the_smallest() -> None:
@@ -132,10 +137,10 @@ def test_a_target_of_8_bits_leaves_no_choice() -> None:
 def test_what_the_arena_cannot_unpack_stays_in_8_bits() -> None:
     model = calibrated(randomised(Plain()))
     masks = {name: torch.ones_like(layer.mask) for name, layer in model.layers()}
-    legal = legal_storages(model, load_target("tflm-int4").weights)
+    device = Device.of(load_target("tflm-int4"))
     needed = 1 * 64 + 4 * 36 + 36  # input, output and filter of the convolution; less for the dense layer
     for arena, bits in ((needed, 4), (needed - 1, 8)):
-        conv, dense = Choices(model, masks, legal, arena=arena).best()[0].layers
+        conv, dense = Choices(model, masks, replace(device, arena=arena)).best()[0].layers
         assert (conv.chosen.bits, dense.chosen.bits) == (bits, 4)
     assert conv.reason.startswith("in 4 bits its filter would be unpacked into the arena: 244 bytes")
 
@@ -199,9 +204,8 @@ def with_few_that_matter(kept: torch.Tensor | None = None, *, joins: bool = True
         masks["second"] = kept
     fisher = {name: torch.zeros_like(layer.weight) for name, layer in model.layers()}
     fisher["second"][[2, 5]] = 1.0
-    return Choices(
-        model, masks, legal_storages(model, load_target("tflite-int4").weights), fisher, joins=joins
-    )
+    device = replace(Device.of(load_target("tflite-int4")), joins=joins)
+    return Choices(model, masks, device, fisher)
 
 
 def test_a_target_that_joins_nothing_has_one_width_a_layer() -> None:
@@ -255,6 +259,75 @@ def test_plans_survive_a_file() -> None:
 @pytest.mark.parametrize("target", ["tflite-int4", "tflm-int4"])
 def test_what_may_be_narrow(target: str) -> None:
     model = calibrated(randomised(Busy()))
-    legal = legal_storages(model, load_target(target).weights)
+    legal = Device.of(load_target(target)).storages(model)
     assert legal["depthwise"] == (EIGHT_BITS, NARROW)
     assert legal["head"] == (EIGHT_BITS, NARROW, Storage(4, per_channel=False))
+
+
+def test_scales_of_their_own_are_wider_than_shared_ones() -> None:
+    shared, own, part = Storage(4, per_channel=False), NARROW, replace(NARROW, wide=(1,))
+    rising = [shared, own, part, EIGHT_BITS]
+    for (i, a), (j, b) in itertools.product(enumerate(rising), repeat=2):
+        assert a.is_wider_than(b) == (i > j)
+    options = (Option(EIGHT_BITS, 100, 0.0), Option(own, 80, 1.0), Option(shared, 60, 4.0))
+    step = Plan((LayerPlan("a", 1, 4, (4.0, 4.0, 4.0), options, shared, ""),)).widened(100)
+    assert step is not None
+    assert step[1].layers[0].chosen == own
+
+
+def test_a_layer_with_shared_scales_gets_its_own() -> None:
+    model = calibrated(randomised(Plain()))
+    head = dict(model.layers())["head"]
+    with torch.no_grad():
+        head.weight[0] *= 20  # the others are lost in its range
+    head.snap_to(Storage(4, per_channel=False))
+    before = (head.quantizer(head.weight) - head.weight).square().sum(1)
+    head.widen_to(NARROW)
+    after = (head.quantizer(head.weight) - head.weight).square().sum(1)
+    assert bool((after[1:] < before[1:] / 4).all())
+    assert head.quantizer.scale().unique().numel() == len(head.mask)
+
+
+def test_one_look_widens_until_the_loss_has_halved() -> None:
+    model = calibrated(randomised(Busy()))
+    storing = Storing(model, Device.of(load_target("tflm-int4")))
+    masks = {name: torch.ones_like(layer.mask) for name, layer in model.layers()}
+    storing.choose(masks, {name: torch.ones_like(layer.weight) for name, layer in model.layers()})
+    storing.snap()
+    assert storing.plan is not None
+    start = storing.plan
+    names = storing.widen(torch.inf)
+    assert storing.plan.loss <= start.loss / 2
+    assert set(names) == {
+        after.name
+        for before, after in zip(start.layers, storing.plan.layers, strict=True)
+        if before.chosen != after.chosen
+    }
+    for name, layer in model.layers():
+        assert layer.storage == storing.plan.storages()[name]
+    assert storing.widen(0) == []
+
+
+def test_room_is_what_a_plan_leaves_of_a_budget() -> None:
+    found = with_few_that_matter()
+    storing = Storing(found_model := calibrated(randomised(Wide())), found.device)
+    plan = found.stored(dict.fromkeys(found.layers, NARROW) | {"second": replace(NARROW, wide=(2, 5))})
+    storing.take(plan)
+    masks = {name: torch.ones_like(layer.mask) for name, layer in found_model.layers()}
+    # The ledger rounds the half byte of each layer up.
+    assert 7 - len(masks) <= storing.room(plan.bytes + 7, masks) <= 7
+
+
+def test_mixed_widths_take_no_budget(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Also in one epoch, where learning depths would leave none to settle in."""
+    start = compression(1)
+    device = Device.of(load_target("tflm-int4"))
+    start = replace(start, method="mixed", goal=Goal(budget=60, gamma=0.0), device=device)
+    with caplog.at_level(logging.WARNING, "sgsc_edge"):
+        folded = start.run(tmp_path, "key")
+    assert "takes no budget" in caplog.text
+    for name, layer in start.quantized().layers():
+        made = folded.layers()[name]
+        assert bool(made.weight.flatten(1).any(1).all())
+        assert made.weight.shape == layer.weight.shape
+    assert any((layer.bits == 4).all() for layer in folded.layers().values())

@@ -23,7 +23,8 @@ from sgsc_edge.compression.fold import CompressedModel, fold
 from sgsc_edge.compression.layers import QuantizedModel
 from sgsc_edge.compression.ledger import Ledger
 from sgsc_edge.compression.shrink import shrink
-from sgsc_edge.compression.widths.legal import legal_storages
+from sgsc_edge.compression.widths.legal import Device
+from sgsc_edge.compression.widths.plan import Plan
 from sgsc_edge.compression.widths.snapping import NARROW, SECOND_WIDTH_BYTES, Choices, living
 from sgsc_edge.compression.widths.split import split_widths
 from sgsc_edge.errors import UnsupportedError
@@ -36,7 +37,7 @@ from sgsc_edge.graph.write_tflite import write_tflite
 from sgsc_edge.inspection import inspect_model
 from sgsc_edge.lowering import lower
 from sgsc_edge.runtimes import run_runtime
-from sgsc_edge.size import Storage
+from sgsc_edge.size import EIGHT_BITS, Storage
 from sgsc_edge.targets import load_target
 
 TARGETS = ("tflite-int4", "tflm-int4")
@@ -47,7 +48,7 @@ def snapped(network: nn.Module, target: str, seed: int) -> QuantizedModel:
     model = calibrated(randomised(network, seed))
     generator = torch.Generator().manual_seed(seed)
     free = Ledger.of(model).free
-    legal = legal_storages(model, load_target(target).weights)
+    legal = Device.of(load_target(target)).storages(model)
     for name, layer in model.layers():
         storage = legal[name][int(torch.randint(len(legal[name]), (), generator=generator))]
         mask = torch.rand(len(layer.mask), generator=generator) > 0.2
@@ -150,24 +151,92 @@ def test_what_is_planned_for_an_arena_fits_it(name: str) -> None:
     model = calibrated(randomised(network_of(name)))
     masks = {each: torch.ones_like(layer.mask) for each, layer in model.layers()}
     target = load_target("tflm-int4")
-    legal = legal_storages(model, target.weights)
-    largest = max(
-        need.bytes for need in needs(stored_as(model, Choices(model, masks, legal)), target.unpacks)
-    )
+    device = Device.of(target)
+    plan, _ = Choices(model, masks, device).best()
+    largest = max(need.bytes for need in needs(stored_as(model, plan), target.unpacks))
     widths = set()
     for arena in (largest, largest - 1, largest * 3 // 4, largest // 2):
-        choices = Choices(model, masks, legal, arena=arena)
-        widths.add(tuple(layer.chosen.bits for layer in choices.best()[0].layers))
-        for need in needs(stored_as(model, choices), target.unpacks):
+        plan, _ = Choices(model, masks, replace(device, arena=arena)).best()
+        widths.add(tuple(layer.chosen.bits for layer in plan.layers))
+        for need in needs(stored_as(model, plan), target.unpacks):
             assert not need.unpacked or need.bytes <= arena
     assert len(widths) > 1
 
 
-def stored_as(model: QuantizedModel, choices: Choices) -> ir.Graph:
-    """The device graph of a model's smallest plan."""
-    for name, storage in choices.best()[0].storages().items():
+def stored_as(model: QuantizedModel, plan: Plan) -> ir.Graph:
+    """The device graph of a plan."""
+    for name, storage in plan.storages().items():
         dict(model.layers())[name].snap_to(storage)
-    return graph_of(shrink(fold(model), SAMPLE).model, "tflm-int4")
+    return graph_of(split_widths(shrink(fold(model), SAMPLE).model, SAMPLE).model, "tflm-int4")
+
+
+class Twice(nn.Module):
+    """A convolution that is called on a large image and on a small one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.again = nn.Conv2d(1, 8, 1), nn.Conv2d(8, 8, 3, padding=1)
+        self.pool, self.head = nn.MaxPool2d(2), nn.Linear(8 * 16, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.again(torch.relu(self.first(x)))
+        return self.head(self.again(self.pool(x)).flatten(1))
+
+
+def _padded_apart() -> nn.Module:
+    """Stride 2 with one zero around the image: lowered as PAD and VALID."""
+    strided = nn.Conv2d(8, 8, 3, stride=2, padding=1)
+    return nn.Sequential(nn.Conv2d(1, 8, 1), nn.ReLU(), strided, nn.ReLU(), nn.Flatten(), nn.Linear(128, 3))
+
+
+@pytest.mark.parametrize("network", [_padded_apart(), Twice()], ids=["padded", "twice"])
+def test_4_bits_are_chosen_up_to_the_very_byte_of_the_arena(network: nn.Module) -> None:
+    model = calibrated(randomised(network))
+    masks = {each: torch.ones_like(layer.mask) for each, layer in model.layers()}
+    target = load_target("tflm-int4")
+    device = Device.of(target)
+    plan, _ = Choices(model, masks, device).best()
+    needed = max(need.bytes for need in needs(stored_as(model, plan), target.unpacks) if need.unpacked)
+    for arena, narrow in ((needed, 3), (needed - 1, 2)):
+        plan, _ = Choices(model, masks, replace(device, arena=arena)).best()
+        assert [layer.chosen.bits for layer in plan.layers].count(4) == narrow
+        for need in needs(stored_as(model, plan), target.unpacks):
+            assert not need.unpacked or need.bytes <= arena
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_two_widths_are_offered_only_where_they_can_be_joined(target: str) -> None:
+    network = nn.Sequential(nn.Conv2d(1, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3), nn.ReLU(), nn.Flatten())
+    model = calibrated(randomised(nn.Sequential(*network, nn.Linear(32 * 16, 3))))
+    masks = {each: torch.ones_like(layer.mask) for each, layer in model.layers()}
+    fisher = {each: torch.zeros_like(layer.weight) for each, layer in model.layers()}
+    fisher["2"][[3, 20]] = 1.0
+    device = replace(Device.of(load_target(target)), unpacks=False)
+    joining = 32 * 36 + 2 * 32 * 16  # the layer's input, which may wait; both parts' outputs, and the whole
+    for arena, wide in ((joining, (3, 20)), (joining - 1, ())):
+        plan, _ = Choices(model, masks, replace(device, arena=arena), fisher).best(12_000)
+        assert plan.layers[1].chosen.wide == wide
+        if wide:
+            found = needs(stored_as(model, plan), lambda op, bits: False)
+            joins = [need.bytes for need in found if isinstance(need.node.op, ir.Concatenation)]
+            assert joins
+            assert max(joins) <= arena
+
+
+@pytest.mark.parametrize("neurons", [8, 80])
+def test_a_dense_layer_as_a_convolution_is_chosen_where_the_file_gets_smaller(neurons: int) -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, neurons), nn.BatchNorm1d(neurons), nn.ReLU())
+    model = calibrated(randomised(nn.Sequential(*network, nn.Linear(neurons, 4))))
+    masks = {each: torch.ones_like(layer.mask) for each, layer in model.layers()}
+    plan, _ = Choices(model, masks, Device.of(load_target("tflm-int4"))).best()
+    small = len(write_tflite(stored_as(model, plan)))
+    sizes = []
+    for bits in (Storage(4), EIGHT_BITS):
+        storages = plan.storages() | {plan.layers[0].name: bits}
+        chosen = tuple(replace(layer, chosen=storages[layer.name]) for layer in plan.layers)
+        sizes.append(len(write_tflite(stored_as(model, Plan(chosen)))))
+    assert small == min(sizes)
+    assert sizes[0] != sizes[1]
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -178,8 +247,7 @@ def test_planned_bytes_are_those_of_the_file(
 ) -> None:
     model = calibrated(randomised(network_of(name)))
     masks = {each: torch.ones_like(layer.mask) for each, layer in model.layers()}
-    legal = legal_storages(model, load_target(target).weights)
-    choices = Choices(model, masks, legal)
+    choices = Choices(model, masks, Device.of(load_target(target)))
     plan, _ = choices.best()
     storages = plan.storages()
     halved = sorted(Ledger.of(model).free & {layer.name for layer in plan.layers if layer.chosen == NARROW})

@@ -1,36 +1,70 @@
-"""How a target may store the weights of each layer."""
+"""How a target may store the weights of each layer, and what else decides their widths there."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 from torch import nn
 
 from sgsc_edge.compression.channels import is_depthwise
 from sgsc_edge.compression.layers import QuantizedModel, QuantLayer
-from sgsc_edge.size import EIGHT_BITS, Storage
-from sgsc_edge.targets import Weights
+from sgsc_edge.size import EIGHT_BITS, NARROW_BITS, Storage
+from sgsc_edge.targets import Target, Weights
 
 Storages = dict[str, tuple[Storage, ...]]
 
 
-def legal_storages(model: QuantizedModel, rows: Iterable[Weights]) -> Storages:
-    """The storages of every layer, by its name; the first is 8 bits a weight, which any layer can have.
+@dataclass(frozen=True)
+class Device:
+    """What of a target decides the widths of layers.
 
-    A dense layer may be stored as the 1×1 convolution that lowering makes of it. Where a BatchNorm was folded
-    in, channels have scales of their own.
+    Parameters
+    ----------
+    rows: how it stores the weights of each op; 8 bits always.
+    arena: bytes of RAM for tensors; None where the target states no limit.
+    unpacks: whether 4-bit filters are unpacked into it while an op runs, beside its input, its output and
+        what later ops read.
+    joins: whether it executes the CONCATENATION behind a layer in two widths.
     """
-    found = {(row.op, row.bits, row.axis is not None) for row in rows}
-    storages = {}
-    for name, layer in model.layers():
-        ops = _device_ops(layer)
-        narrow = [
-            Storage(4, per_channel)
-            for per_channel in (True, False)
-            if any((op, 4, per_channel) in found for op in ops) and (per_channel or layer.norm is None)
-        ]
-        storages[name] = (EIGHT_BITS, *narrow)
-    return storages
+
+    rows: tuple[Weights, ...] = ()
+    arena: int | None = None
+    unpacks: bool = False
+    joins: bool = True
+
+    @staticmethod
+    def of(target: Target) -> Device:
+        """What a target says."""
+        return Device(
+            target.weights, target.limits.arena, target.unpacks_any, "Concatenation" in target.versions
+        )
+
+    def storages(self, model: QuantizedModel) -> Storages:
+        """The storages of every layer, by its name; the first is 8 bits a weight, which any layer can have.
+
+        A dense layer may be stored as the 1×1 convolution that lowering makes of it. Where a BatchNorm was
+        folded in, channels have scales of their own.
+        """
+        return {name: (EIGHT_BITS, *self._narrow(layer)) for name, layer in model.layers()}
+
+    def rewrites(self, layer: QuantLayer, storage: Storage) -> bool:
+        """Whether lowering makes a 1×1 convolution of a dense layer that is stored so."""
+        dense = isinstance(layer.layer, nn.Linear)
+        return dense and not self._has("FullyConnected", storage.bits, storage.per_channel)
+
+    def _narrow(self, layer: QuantLayer) -> Iterator[Storage]:
+        for per_channel in (True, False):
+            known = any(self._has(op, NARROW_BITS, per_channel) for op in _device_ops(layer))
+            if known and (per_channel or layer.norm is None):
+                yield Storage(NARROW_BITS, per_channel)
+
+    def _has(self, op: str, bits: int, per_channel: bool) -> bool:
+        return any((row.op, row.bits, row.axis is not None) == (op, bits, per_channel) for row in self.rows)
+
+
+ANY_DEVICE = Device()
+"""Weights in 8 bits, which every target stores and executes."""
 
 
 def _device_ops(layer: QuantLayer) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from sgsc_edge.size import EIGHT_BITS, Storage
+from sgsc_edge.size import EIGHT_BITS, WIDE_BITS, Storage
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,10 @@ class LayerPlan:
     reason: str
 
     def __str__(self) -> str:
-        depths = ", ".join(f"{depth:.1f}" for depth in self.depths)
+        least, mean, most = self.depths
+        learned = f"depths {least:.1f} to {most:.1f} (mean {mean:.1f}), " if least < WIDE_BITS else ""
         return (
-            f"{self.name}: {self.inputs} -> {self.outputs} channels, depths {depths}, {self.chosen}, "
+            f"{self.name}: {self.inputs} -> {self.outputs} channels, {learned}{self.chosen}, "
             f"{self.bytes:,} bytes (8 bits: {self.bytes_in_8_bits:,}); {self.reason}"
         )
 
@@ -103,6 +104,11 @@ class Plan:
     def bytes_in_8_bits(self) -> int:
         """Of all layers, at 8 bits."""
         return sum(layer.bytes_in_8_bits for layer in self.layers)
+
+    @property
+    def loss(self) -> float:
+        """Estimated, of all layers as chosen, nats a sample."""
+        return sum(layer.loss_of(layer.chosen) for layer in self.layers)
 
     def storages(self) -> dict[str, Storage]:
         """By layer name."""

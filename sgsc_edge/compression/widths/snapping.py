@@ -20,7 +20,7 @@ from sgsc_edge.compression.layers import QuantizedModel, QuantLayer
 from sgsc_edge.compression.ledger import Ledger
 from sgsc_edge.compression.quantizer import round_to
 from sgsc_edge.compression.widths.front import Front
-from sgsc_edge.compression.widths.legal import Storages
+from sgsc_edge.compression.widths.legal import Device
 from sgsc_edge.compression.widths.plan import LayerPlan, Option, Plan
 from sgsc_edge.size import EIGHT_BITS, NARROW_BITS, Storage
 
@@ -29,6 +29,10 @@ NARROW = Storage(NARROW_BITS)
 SECOND_WIDTH_BYTES = 700
 """What a layer in two widths takes more in the file than in one: a second weight, bias and output with their
 names, a second operator, and the one that joins the outputs (tests hold it against files)."""
+
+REWRITTEN_BYTES = 300
+"""What a dense layer takes more in the file as a 1x1 convolution: the reshapes around it (tests hold it
+against files)."""
 
 _WIDE_SHARES = (1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4)
 """Shares of a layer's channels that are tried in 8 bits, the others in 4."""
@@ -40,39 +44,36 @@ class Choices:
     Parameters
     ----------
     masks: layer name -> float32 [O], the channels that stay.
-    legal: layer name -> the storages to choose from.
+    device: the storages to choose from, and what else decides.
     fisher: layer name -> squared gradients of its weights (``sensitivity.fisher_information``); without it,
         rounding is taken to cost nothing.
-    arena: bytes of RAM for tensors; None where the target states no limit. TFLite Micro unpacks 4-bit filters
-        into it while an op runs, beside its input, its output and what later ops read.
-    joins: whether the target executes the CONCATENATION behind a layer in two widths.
     """
 
     def __init__(
         self,
         model: QuantizedModel,
         masks: Mapping[str, torch.Tensor],
-        legal: Storages,
+        device: Device,
         fisher: Mapping[str, torch.Tensor] | None = None,
-        arena: int | None = None,
-        joins: bool = True,
     ) -> None:
+        self.device = device
         self.layers, self.masks = dict(model.layers()), masks
         self.sizes, self.fisher = _sizes(model, masks), fisher
         self._known: dict[tuple[str, Storage], torch.Tensor] = {}
         self.options: dict[str, tuple[Option, ...]] = {}
         self.refused: dict[str, str] = {}
-        free = Ledger.of(model).free if joins else frozenset[str]()
-        for name in self.layers:
-            size, storages = self.sizes[name], legal[name]
-            if arena is not None and len(storages) > 1 and size.unpacked > arena:
+        free = Ledger.of(model).free if device.joins else frozenset[str]()
+        arena = math.inf if device.arena is None else device.arena
+        for name, storages in device.storages(model).items():
+            size = self.sizes[name]
+            if device.unpacks and len(storages) > 1 and size.unpacked > arena:
                 storages = (EIGHT_BITS,)
                 self.refused[name] = (
                     f"in 4 bits its filter would be unpacked into the arena: {size.unpacked:,} bytes with "
                     f"input, output and what waits beside them, and the target has {arena:,}"
                 )
             found = [self._option(name, storage) for storage in storages]
-            if name in free and NARROW in storages:
+            if name in free and NARROW in storages and size.joined <= arena:
                 found += self._in_two_widths(name, found[0].bytes)
             self.options[name] = tuple(found)
 
@@ -93,7 +94,14 @@ class Choices:
             wide = torch.zeros(len(losses), dtype=torch.bool)
             wide[list(storage.wide)] = True
             losses = losses.where(~wide, self._losses(name, EIGHT_BITS))
-        return Option(storage, storage.bytes(*self.sizes[name].stored) + _added(storage), float(losses.sum()))
+        stored = storage.bytes(*self.sizes[name].stored) + self._added(name, storage)
+        return Option(storage, stored, float(losses.sum()))
+
+    def _added(self, name: str, storage: Storage) -> int:
+        """Bytes that a storage adds to a file beside weights, biases and scales."""
+        if storage.wide:
+            return SECOND_WIDTH_BYTES
+        return REWRITTEN_BYTES if self.device.rewrites(self.layers[name], storage) else 0
 
     def _in_two_widths(self, name: str, limit: int) -> Iterator[Option]:
         """The channels that lose most in 4 bits stay in 8, in several shares; what is worth its bytes."""
@@ -158,11 +166,6 @@ def living(storage: Storage, mask: torch.Tensor) -> Storage:
     return EIGHT_BITS if len(wide) == int((mask > 0).sum()) else replace(storage, wide=wide)
 
 
-def _added(storage: Storage) -> int:
-    """Bytes that a storage adds to a file beside weights, biases and scales."""
-    return SECOND_WIDTH_BYTES if storage.wide else 0
-
-
 @dataclass(frozen=True)
 class _Size:
     """How much of a layer stays.
@@ -172,20 +175,28 @@ class _Size:
     channels: inputs and outputs.
     stored: weights, and channels that have a bias.
     unpacked: bytes of input, output, values that wait beside them, and weights, a byte each.
+    joined: bytes while the outputs of two widths are joined: they, the whole output, and what may wait.
     """
 
     channels: tuple[int, int]
     stored: tuple[int, int]
     unpacked: int
+    joined: int
 
 
 def _sizes(model: QuantizedModel, masks: Mapping[str, torch.Tensor]) -> dict[str, _Size]:
-    sizes = {}
+    sizes: dict[str, _Size] = {}
     for use in follow(model, masks):
         inputs, outputs = int(use.inputs.sum()), int(use.outputs.sum())
         weights = use.weights(inputs, outputs)
-        unpacked = weights + use.activations(inputs, outputs)
-        sizes[use.name] = _Size((inputs, outputs), (weights, outputs), unpacked)
+        values = use.activations(inputs, outputs)
+        called = _Size((inputs, outputs), (weights, outputs), weights + values, values + use.made(outputs))
+        before = sizes.get(use.name, called)  # where it is called more than once, the largest call counts
+        sizes[use.name] = replace(
+            called,
+            unpacked=max(called.unpacked, before.unpacked),
+            joined=max(called.joined, before.joined),
+        )
     return sizes
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from sgsc_edge.compression.fit import Masks, fit, kept_worth, stored_bytes
 from sgsc_edge.compression.layers import QuantizedModel
-from sgsc_edge.compression.widths.legal import Storages
+from sgsc_edge.compression.widths.legal import Device
 from sgsc_edge.compression.widths.plan import Plan
 from sgsc_edge.compression.widths.snapping import Choices, layer_bytes
 from sgsc_edge.size import Storage
@@ -28,14 +28,12 @@ class Storing:
 
     Parameters
     ----------
-    legal: the ways in which each layer may be stored.
-    arena, joins: see :class:`sgsc_edge.compression.widths.snapping.Choices`.
+    device: the ways in which each layer may be stored, and what else decides.
     """
 
-    def __init__(
-        self, model: QuantizedModel, legal: Storages, arena: int | None = None, joins: bool = True
-    ) -> None:
-        self.model, self.legal, self.arena, self.joins = model, legal, arena, joins
+    def __init__(self, model: QuantizedModel, device: Device) -> None:
+        self.model, self.device = model, device
+        self.legal = device.storages(model)
         self.layers = dict(model.layers())
         self.plan: Plan | None = None
         self._store(self._smallest)
@@ -91,14 +89,28 @@ class Storing:
         for layer in self.layers.values():
             layer.snap_to(layer.storage)
 
-    def widen(self, room: float) -> str | None:
-        """Store the layer wider that gains most for at most ``room`` bytes more; its name."""
-        wider = None if self.plan is None else self.plan.widened(room)
-        if wider is None:
-            return None
-        name, self.plan = wider
-        self.layers[name].widen_to(self.plan.storages()[name])
-        return name
+    def room(self, budget: int, kept: Masks) -> float:
+        """Bytes of a budget that the plan leaves, as it counts them."""
+        constants = stored_bytes(self.model, kept) - layer_bytes(self.model, kept)
+        return budget - constants - (0 if self.plan is None else self.plan.bytes)
+
+    def widen(self, room: float) -> list[str]:
+        """Store layers wider until the estimated loss has halved, in ``room`` bytes at most; their names.
+
+        Each time it is the layer that gains most for its bytes.
+        """
+        if self.plan is None:
+            return []
+        names: list[str] = []
+        enough = self.plan.loss / 2
+        while (not names or self.plan.loss > enough) and (wider := self.plan.widened(room)) is not None:
+            name, plan = wider
+            room -= plan.bytes - self.plan.bytes
+            self.plan = plan
+            names.append(name)
+        for name in dict.fromkeys(names):
+            self.layers[name].widen_to(self.plan.storages()[name])
+        return list(dict.fromkeys(names))
 
     def report(self) -> None:
         """Log the plan, where there was something to choose."""
@@ -107,7 +119,7 @@ class Storing:
                 log.info("plan: %s", layer)
 
     def _choices(self, kept: Masks, fisher: Masks) -> Choices:
-        return Choices(self.model, kept, self.legal, fisher, self.arena, self.joins)
+        return Choices(self.model, kept, self.device, fisher)
 
     @property
     def _smallest(self) -> dict[str, Storage]:
