@@ -26,6 +26,7 @@ from sgsc_edge.compression.learned import TEMPERATURE, Goal, Learned
 from sgsc_edge.compression.loop import Recipe, Trainer
 from sgsc_edge.compression.quantizer import WeightQuantizer
 from sgsc_edge.compression.sensitivity import sensitivity
+from sgsc_edge.compression.widths.legal import Device
 from sgsc_edge.targets import load_target
 
 
@@ -283,7 +284,7 @@ def test_a_killed_compression_ends_as_an_unbroken_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, goal: Goal, epochs: Sequence[int], target: str
 ) -> None:
     """Killed while learning and while settling; under γ the controller takes hold and lets go."""
-    this = replace(learning(280), goal=goal, guard=Guard("loss", 0.1), weights=load_target(target).weights)
+    this = replace(learning(280), goal=goal, guard=Guard("loss", 0.1), device=Device.of(load_target(target)))
     unbroken = this.run(tmp_path / "a", "key").tensors()
     assert bool((tmp_path / "a" / "controller.jsonl").read_text()) == (goal.budget is None)
     for last in epochs:
@@ -400,7 +401,7 @@ def test_layers_are_widened_while_the_watch_set_lies_below_its_floor(
     this = replace(
         learning(None),
         method="mixed",
-        weights=load_target("tflm-int4").weights,
+        device=Device.of(load_target("tflm-int4")),
         guard=Guard("accuracy", 0.1, baseline=baseline),
         recipe=Recipe(epochs, 32, 1e-3, seed=0),
     )
@@ -413,8 +414,8 @@ def test_layers_are_widened_while_the_watch_set_lies_below_its_floor(
 
 
 def test_under_a_budget_no_layer_is_widened_without_room(tmp_path: Path) -> None:
-    weights = load_target("tflm-int4").weights
-    this = replace(learning(200), weights=weights, guard=Guard("accuracy", 0.1, baseline=2.0))
+    device = Device.of(load_target("tflm-int4"))
+    this = replace(learning(200), device=device, guard=Guard("accuracy", 0.1, baseline=2.0))
     this.run(tmp_path, "key")
     rows = history(tmp_path)
     assert all(row["bytes"] <= 200 for row in rows[8:])
