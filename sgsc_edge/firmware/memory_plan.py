@@ -93,10 +93,11 @@ def _first_fit(order: Sequence[Buffer]) -> tuple[dict[str, int], int]:
     placed: list[tuple[int, Buffer]] = []
     for buffer in order:
         offset = 0
-        for start, other in sorted((start, other) for start, other in placed if other.meets(buffer)):
+        taken = sorted((start, start + _rounded(other.size)) for start, other in placed if other.meets(buffer))
+        for start, end in taken:
             if start - offset >= _rounded(buffer.size):
                 break
-            offset = max(offset, start + _rounded(other.size))
+            offset = max(offset, end)
         placed.append((offset, buffer))
     size = max((start + _rounded(buffer.size) for start, buffer in placed), default=0)
     return {buffer.name: start for start, buffer in placed}, size
