@@ -27,6 +27,14 @@ _TYPES = {DType.INT8: "int8_t", DType.FLOAT32: "float"}
 _WIDTH = 100
 """Characters of a line of numbers."""
 
+_TAKEN = frozenset(
+    "auto break case char const continue default do double else enum extern float for goto if inline int long "
+    "register restrict return short signed sizeof static struct switch typedef union unsigned void volatile "
+    # of C++, and macros of some compilers
+    "while and asm bool catch class delete explicit export false friend mutable namespace new not operator or "
+    "private protected public template this throw true try typename using virtual xor linux unix arm".split()
+)
+
 
 @dataclass(frozen=True, eq=False)
 class CCode:
@@ -170,7 +178,9 @@ int sgsc_{self.name}_selftest(void);
         for name in names:
             tensor = self.graph[name]
             shape = " x ".join(map(str, tensor.shape)) or "one value"
-            lines.append(f"    {_TYPES[tensor.dtype]} {self.members[kind, name]}[{tensor.elements}]; /* {shape} */")
+            lines.append(
+                f"    {_TYPES[tensor.dtype]} {self.members[kind, name]}[{tensor.elements}]; /* {shape} */"
+            )
         return "typedef struct {\n" + "\n".join(lines) + f"\n}} sgsc_{self.name}_{kind};"
 
     def _grids(self) -> str:
@@ -195,8 +205,8 @@ int sgsc_{self.name}_selftest(void);
         memory = (
             f"/* Values that are never alive at once share memory. */\n"
             f"#ifndef SGSC_ARENA_ATTRIBUTES\n#define SGSC_ARENA_ATTRIBUTES\n#endif\n"
-            f"static union {{\n    int8_t bytes[SGSC_{self.name.upper()}_ARENA_BYTES];\n    uint32_t aligned;\n"
-            f"}} arena SGSC_ARENA_ATTRIBUTES;\n\n"
+            f"static union {{\n    int8_t bytes[SGSC_{self.name.upper()}_ARENA_BYTES];\n"
+            f"    uint32_t aligned;\n}} arena SGSC_ARENA_ATTRIBUTES;\n\n"
             if arena
             else ""
         )
@@ -224,7 +234,9 @@ int sgsc_{self.name}_selftest(void);
         arguments = list(call.plain)
         if call.struct is not None:
             label = f"step_{number}" + (f"_{part}" if part else "")
-            constants = {key: self._constant(f"{label}_{key}", array) for key, array in call.constants.items()}
+            constants = {
+                key: self._constant(f"{label}_{key}", array) for key, array in call.constants.items()
+            }
             values = {key: _value(value) for key, value in call.parameters.items()}
             members = [f"    .{key} = {value}," for key, value in (constants | values).items()]
             text = "\n".join(members)
@@ -289,7 +301,9 @@ int sgsc_{self.name}_selftest(void);
 
     def declarations(self) -> str:
         lines = [f"extern const {_c_type(a)} {name}[{a.size}];" for name, a in self.constants.items()]
-        return "/* Made by sgsc-edge; do not edit. */\n#include <stdint.h>\n\n" + "".join(f"{line}\n" for line in lines)
+        return "/* Made by sgsc-edge; do not edit. */\n#include <stdint.h>\n\n" + "".join(
+            f"{line}\n" for line in lines
+        )
 
     def weights(self) -> str:
         parts = [
@@ -310,10 +324,10 @@ int sgsc_{self.name}_selftest(void);
         def table(kind: str, names: Sequence[str], values: Mapping[str, Array]) -> str:
             rows = []
             for number in range(count):
-                members = [
-                    f"    .{self.members[kind, name]} = {{\n{_numbers(values[name][number].reshape(-1))}\n    }},"
-                    for name in names
-                ]
+                members = []
+                for name in names:
+                    numbers = _numbers(values[name][number].reshape(-1))
+                    members.append(f"    .{self.members[kind, name]} = {{\n{numbers}\n    }},")
                 rows.append("  {\n" + "\n".join(members) + "\n  },")
             joined = "\n".join(rows)
             return f"static const sgsc_{self.name}_{kind} {kind}s[{count}] = {{\n{joined}\n}};\n"
@@ -335,7 +349,7 @@ def _members(kind: str, names: Sequence[str]) -> dict[tuple[str, str], str]:
     members: dict[tuple[str, str], str] = {}
     for name in names:
         member = identifier(name)
-        while member in members.values():
+        while member in members.values() or member in _TAKEN:
             member += "_"
         members[kind, name] = member
     return members
@@ -372,5 +386,5 @@ def _numbers(array: Array) -> str:
 
 
 def _comment(text: str) -> str:
-    """Text that ends no comment."""
-    return re.sub(r"[^\x20-\x7e]|\*/", "_", text)
+    """Text that neither begins nor ends a comment, nor goes on in the next line."""
+    return re.sub(r"[^\x20-\x7e]|[*\\?]", "_", text)

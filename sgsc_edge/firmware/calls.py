@@ -1,7 +1,7 @@
 """A step as a call in C: the kernels it takes, its constants, its parameters.
 
-Every function here takes a step with its operands and says what the kernel of the same name wants to know. The
-arithmetic that these parameters stand for is that of ``graph.reference``, under the profile of TFLite Micro.
+Every function here takes a step with its operands and says what its kernel wants to know. The arithmetic that
+these parameters stand for is that of ``graph.reference``, under the profile of TFLite Micro.
 """
 
 from __future__ import annotations
@@ -79,14 +79,15 @@ def calls(step: Step, operands: Operands, output: Tensor, learned: bool) -> list
     UnsupportedError: the op, or a type of its operands, has no kernel in C.
     """
     make = _CALLS.get(type(step.node.op))
-    # Constants other than weights and biases, which are read where they are made, are int8 operands.
-    data = [tensor for tensor in (*operands[:1], output)]
+    data = (*operands[:1], output)
     if make is None or not all(tensor.dtype in (DType.INT8, DType.FLOAT32) for tensor in data):
         raise _unsupported(step.node, output, "there is no C kernel for this op on these types")
     if not isinstance(step.node.op, ir.Quantize | ir.Dequantize) and any(
         tensor.dtype is DType.FLOAT32 for tensor in data
     ):
-        raise _unsupported(step.node, output, "the C kernels compute with integers, and this op takes float32")
+        raise _unsupported(
+            step.node, output, "the C kernels compute with integers, and this op takes float32"
+        )
     return make(step, operands, output, learned)
 
 
@@ -95,7 +96,7 @@ def _unsupported(node: Node, output: Tensor, reason: str) -> UnsupportedError:
         node=node.source or output.name,
         op=node.kind,
         reason=reason,
-        remedy="convert the model to int8 input, weights and output; the .tflite runs on TFLite Micro as it is",
+        remedy="convert the model to int8 throughout, or run the .tflite itself on TFLite Micro",
     )
 
 
@@ -156,7 +157,8 @@ def _layer(step: Step, operands: Operands, output: Tensor, learned: bool) -> lis
     if isinstance(op, ir.FullyConnected):
         filters = _integers(weights).reshape(-1, 1, 1, weights.shape[-1])
         rows = x.elements // weights.shape[-1]
-        image, sums = (rows, 1, weights.shape[-1]), (rows, 1)
+        image: tuple[int, ...] = (rows, 1, weights.shape[-1])
+        sums = (rows, 1)
         window: dict[str, int] = {"stride_h": 1, "stride_w": 1, "dilation_h": 1, "dilation_w": 1}
         pads = (0, 0)
         group_in, group_out = weights.shape[-1], len(filters)
@@ -171,8 +173,10 @@ def _layer(step: Step, operands: Operands, output: Tensor, learned: bool) -> lis
         ]
         sums, pads = (axes[0].out, axes[1].out), (axes[0].before, axes[1].before)
         window = {
-            **{"stride_h": op.stride[0], "stride_w": op.stride[1]},
-            **{"dilation_h": op.dilation[0], "dilation_w": op.dilation[1]},
+            "stride_h": op.stride[0],
+            "stride_w": op.stride[1],
+            "dilation_h": op.dilation[0],
+            "dilation_w": op.dilation[1],
         }
         group_in = filters.shape[3]
         group_out = len(filters) * group_in // image[2]
@@ -210,16 +214,26 @@ def _layer(step: Step, operands: Operands, output: Tensor, learned: bool) -> lis
             "layer",
             {
                 "scales": int(len(multiplier) > 1),
-                **{"in_h": image[0], "in_w": image[1], "in_c": image[2]},
-                **{"sums_h": sums[0], "sums_w": sums[1]},
-                **{"out_h": out[0], "out_w": out[1], "out_c": len(filters)},
-                **{"kernel_h": filters.shape[1], "kernel_w": filters.shape[2]},
+                "in_h": image[0],
+                "in_w": image[1],
+                "in_c": image[2],
+                "sums_h": sums[0],
+                "sums_w": sums[1],
+                "out_h": out[0],
+                "out_w": out[1],
+                "out_c": len(filters),
+                "kernel_h": filters.shape[1],
+                "kernel_w": filters.shape[2],
                 **window,
-                **{"pad_h": pads[0], "pad_w": pads[1]},
-                **{"group_in": group_in, "group_out": group_out},
+                "pad_h": pads[0],
+                "pad_w": pads[1],
+                "group_in": group_in,
+                "group_out": group_out,
                 **pool,
-                **{"x_zero": zero_point(x), "y_zero": zero_point(output)},
-                **{"low": low, "high": high},
+                "x_zero": zero_point(x),
+                "y_zero": zero_point(output),
+                "low": low,
+                "high": high,
             },
             constants,
             scratch=scratch,
@@ -241,7 +255,7 @@ def _folded_bias(
     largest = 128 * np.abs(flat).sum(1).max(initial=0)
     if largest > INT32_MAX or folded.min(initial=0) < INT32_MIN or folded.max(initial=0) > INT32_MAX:
         raise _unsupported(node, output, "its sums may leave 32 bits")
-    return folded.astype(np.int32)
+    return np.asarray(folded, np.int32)
 
 
 def _pack(filters: NDArray[np.int64]) -> tuple[NDArray[np.int8], NDArray[np.uint8]]:
@@ -249,7 +263,9 @@ def _pack(filters: NDArray[np.int64]) -> tuple[NDArray[np.int8], NDArray[np.uint
     filter starts at a byte."""
     widths, parts = [], []
     for weights in filters.reshape(len(filters), -1):
-        bits = next(b for b in range(1, 9) if -(2 ** (b - 1)) <= weights.min() and weights.max() < 2 ** (b - 1))
+        bits = next(
+            b for b in range(1, 9) if -(2 ** (b - 1)) <= weights.min() and weights.max() < 2 ** (b - 1)
+        )
         stream = (weights[:, np.newaxis] >> np.arange(bits)) & 1
         parts.append(np.packbits(stream.reshape(-1).astype(np.uint8), bitorder="little"))
         widths.append(bits)
@@ -267,8 +283,12 @@ def _pool_of(step: Step, sums: tuple[int, int]) -> tuple[dict[str, int], tuple[i
         size, stride, out = op.filter, op.stride, (axes[0].out, axes[1].out)
         pads = (axes[0].before, axes[1].before)
     window = {
-        **{"pool_h": size[0], "pool_w": size[1], "pool_stride_h": stride[0], "pool_stride_w": stride[1]},
-        **{"pool_pad_h": pads[0], "pool_pad_w": pads[1]},
+        "pool_h": size[0],
+        "pool_w": size[1],
+        "pool_stride_h": stride[0],
+        "pool_stride_w": stride[1],
+        "pool_pad_h": pads[0],
+        "pool_pad_w": pads[1],
     }
     return window, out
 
@@ -285,10 +305,19 @@ def _pool(step: Step, operands: Operands, output: Tensor, learned: bool) -> list
     columns = Axis.of(width, op.filter[1], op.stride[1], 1, op.padding)
     low, high = _bounds(op.activation, output)
     parameters = {
-        **{"in_h": height, "in_w": width, "channels": channels, "out_h": rows.out, "out_w": columns.out},
-        **{"filter_h": op.filter[0], "filter_w": op.filter[1]},
-        **{"stride_h": op.stride[0], "stride_w": op.stride[1]},
-        **{"pad_h": rows.before, "pad_w": columns.before, "low": low, "high": high},
+        "in_h": height,
+        "in_w": width,
+        "channels": channels,
+        "out_h": rows.out,
+        "out_w": columns.out,
+        "filter_h": op.filter[0],
+        "filter_w": op.filter[1],
+        "stride_h": op.stride[0],
+        "stride_w": op.stride[1],
+        "pad_h": rows.before,
+        "pad_w": columns.before,
+        "low": low,
+        "high": high,
     }
     return [Call(name, (name,), (x,), "pool", parameters)]
 
@@ -310,9 +339,14 @@ def _mean(step: Step, operands: Operands, output: Tensor, learned: bool) -> list
     multiplier, exponent = _q31(_ratio(x, output))
     shift = min(count.bit_length() - 1, 32, 31 + exponent)
     parameters = {
-        **{"kept": kept, "kept_step": kept_step, "reduced": reduced, "reduced_step": reduced_step},
-        **{"x_zero": zero_point(x), "y_zero": zero_point(output)},
-        **{"multiplier": (multiplier << shift) // count, "shift": exponent - shift},
+        "kept": kept,
+        "kept_step": kept_step,
+        "reduced": reduced,
+        "reduced_step": reduced_step,
+        "x_zero": zero_point(x),
+        "y_zero": zero_point(output),
+        "multiplier": (multiplier << shift) // count,
+        "shift": exponent - shift,
     }
     return [Call("mean", ("mean",), (x,), "mean_of", parameters)]
 
@@ -329,9 +363,14 @@ def _binary(step: Step, operands: Operands, output: Tensor, learned: bool) -> li
     size, (a_step, b_step) = _merged(output.shape, walk(a), walk(b))
     low, high = _bounds(op.activation, output)
     parameters: dict[str, Any] = {
-        **{"size": _padded(size, 4, 1), "a_step": _padded(a_step, 4, 0), "b_step": _padded(b_step, 4, 0)},
-        **{"a_zero": zero_point(a), "b_zero": zero_point(b), "y_zero": zero_point(output)},
-        **{"low": low, "high": high},
+        "size": _padded(size, 4, 1),
+        "a_step": _padded(a_step, 4, 0),
+        "b_step": _padded(b_step, 4, 0),
+        "a_zero": zero_point(a),
+        "b_zero": zero_point(b),
+        "y_zero": zero_point(output),
+        "low": low,
+        "high": high,
     }
     scales = [np.float64(scale(tensor)) for tensor in (a, b)]
     if isinstance(op, ir.Add):
@@ -351,8 +390,13 @@ def _requantize(step: Step, operands: Operands, output: Tensor, learned: bool) -
     low, high = _bounds(Activation.RELU if isinstance(step.node.op, ir.Relu) else Activation.NONE, output)
     multiplier, shift = _q31(_ratio(x, output))
     parameters = {
-        **{"size": output.elements, "x_zero": zero_point(x), "y_zero": zero_point(output)},
-        **{"multiplier": multiplier, "shift": shift, "low": low, "high": high},
+        "size": output.elements,
+        "x_zero": zero_point(x),
+        "y_zero": zero_point(output),
+        "multiplier": multiplier,
+        "shift": shift,
+        "low": low,
+        "high": high,
     }
     return [Call("requantize", ("requantize",), (x,), "grid", parameters)]
 
@@ -384,11 +428,14 @@ def _softmax(step: Step, operands: Operands, output: Tensor, learned: bool) -> l
     return [Call("softmax", ("softmax",), (x,), "softmax_of", parameters, constants)]
 
 
-def _block(x: Tensor, size: Sequence[int], x_step: Sequence[int], y_step: Sequence[int], offset: int = 0) -> Call:
+def _block(
+    x: Tensor, size: Sequence[int], x_step: Sequence[int], y_step: Sequence[int], offset: int = 0
+) -> Call:
     sizes, (from_step, to_step) = _merged(size, x_step, y_step)
     parameters = {
-        **{"size": _padded(sizes, 5, 1), "x_step": _padded(from_step, 5, 0)},
-        **{"y_step": _padded(to_step, 5, 0)},
+        "size": _padded(sizes, 5, 1),
+        "x_step": _padded(from_step, 5, 0),
+        "y_step": _padded(to_step, 5, 0),
     }
     return Call("move", ("move",), (x,), "block", parameters, offset=offset)
 
@@ -420,9 +467,7 @@ def _transpose(step: Step, operands: Operands, output: Tensor, learned: bool) ->
     x, permutation = operands
     assert permutation.data is not None
     steps = _steps(x.shape)
-    return [
-        _block(x, output.shape, [steps[int(a)] for a in permutation.data.ravel()], _steps(output.shape))
-    ]
+    return [_block(x, output.shape, [steps[int(a)] for a in permutation.data.ravel()], _steps(output.shape))]
 
 
 def float_literal(value: float) -> str:

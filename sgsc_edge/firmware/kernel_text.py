@@ -1,8 +1,8 @@
 """The C kernels by name: their texts, and what each needs before it.
 
-A file of ``kernels/`` may hold several kernels: ``WIDTH`` stands for how weights are stored (``int8``, ``int4``)
-and ``KIND`` for what reads them (``conv``, ``depthwise``). Arithmetic is TFLite Micro's, integer for integer;
-the sources are named in ``graph.reference``.
+A file of ``kernels/`` may hold several kernels: ``WIDTH`` stands for how weights are stored (``int8``,
+``int4``) and ``KIND`` for what reads them (``conv``, ``depthwise``). Arithmetic is TFLite Micro's, integer
+for integer; the sources are named in ``graph.reference``.
 """
 
 from __future__ import annotations

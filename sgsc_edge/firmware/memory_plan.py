@@ -1,8 +1,8 @@
 """Where values lie in memory: offsets from lifetimes.
 
-Values that are alive at one time must not overlap. What every layout needs at least is the largest sum of sizes
-that are alive at once; the layouts tried here are first-fit in several orders, then in orders that a seeded
-search improves, until one needs no more than that.
+Values that are alive at one time must not overlap. What every layout needs at least is the largest sum of
+sizes that are alive at once; the layouts tried here are first-fit in several orders, then in orders that a
+seeded search improves, until one needs no more than that.
 """
 
 from __future__ import annotations
@@ -93,7 +93,9 @@ def _first_fit(order: Sequence[Buffer]) -> tuple[dict[str, int], int]:
     placed: list[tuple[int, Buffer]] = []
     for buffer in order:
         offset = 0
-        taken = sorted((start, start + _rounded(other.size)) for start, other in placed if other.meets(buffer))
+        taken = sorted(
+            (start, start + _rounded(other.size)) for start, other in placed if other.meets(buffer)
+        )
         for start, end in taken:
             if start - offset >= _rounded(buffer.size):
                 break

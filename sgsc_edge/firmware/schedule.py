@@ -1,8 +1,8 @@
 """What is computed, in order: nodes of the device graph as steps, and where each value lies.
 
 A reshaped value is the value itself. A maximum over windows of a convolution's output is taken while it is
-computed, where no window meets another: the whole output never exists. An elementwise op writes over the operand
-that ends with it.
+computed, where no window meets another: the whole output never exists. An elementwise op writes over the
+operand that ends with it.
 """
 
 from __future__ import annotations

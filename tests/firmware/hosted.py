@@ -9,11 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from sgsc_edge.firmware.c_code import CCode, c_code
 from sgsc_edge.graph.ir import Graph
 
-GCC = shutil.which("gcc") or shutil.which("cc")
+GCC, CLANG = shutil.which("gcc"), shutil.which("clang")
+needs_gcc = pytest.mark.skipif(GCC is None, reason="gcc is not installed")
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-Wconversion", "-Wshadow", "-Wstrict-prototypes")
 HASH = "ab" * 32
 
