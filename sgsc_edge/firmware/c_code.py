@@ -27,13 +27,14 @@ _TYPES = {DType.INT8: "int8_t", DType.FLOAT32: "float"}
 _WIDTH = 100
 """Characters of a line of numbers."""
 
-_TAKEN = frozenset(
-    "auto break case char const continue default do double else enum extern float for goto if inline int long "
-    "register restrict return short signed sizeof static struct switch typedef union unsigned void volatile "
-    # of C++, and macros of some compilers
-    "while and asm bool catch class delete explicit export false friend mutable namespace new not operator or "
-    "private protected public template this throw true try typename using virtual xor linux unix arm".split()
-)
+_KEYWORDS = """
+    auto break case char const continue default do double else enum extern float for goto if inline int long
+    register restrict return short signed sizeof static struct switch typedef union unsigned void volatile
+    while and asm bool catch class delete explicit export false friend mutable namespace new not operator or
+    private protected public template this throw true try typename using virtual xor linux unix arm
+"""
+"""Of C and of C++, and what some compilers define as macros."""
+_TAKEN = frozenset(_KEYWORDS.split())
 
 
 @dataclass(frozen=True, eq=False)
