@@ -13,6 +13,7 @@ from sgsc_edge.errors import ConfigError
 if TYPE_CHECKING:
     from sgsc_edge.certification.certificate import Certificate
     from sgsc_edge.inspection import Comparison, Inspection
+    from sgsc_edge.packaging.c_code import Packaged
     from sgsc_edge.preservation.selection import Selection
     from sgsc_edge.preservation.summary import Summary
     from sgsc_edge.project import Project
@@ -145,6 +146,32 @@ def compare(first: str | Path, second: str | Path) -> Comparison:
     from sgsc_edge import inspection
 
     return inspection.compare(inspect(first), inspect(second))
+
+
+def package(
+    source: str | Path,
+    kind: str = "c-code",
+    *,
+    out: str | Path | None = None,
+    name: str | None = None,
+    learned: bool = False,
+) -> Packaged:
+    """Write a build folder's model, or a ``.tflite`` file, as a package for an embedded project.
+
+    Parameters
+    ----------
+    kind: ``"c-code"``.
+    out: the package's folder; None for ``package/<kind>`` in a build folder, ``./<name>-<kind>`` for a file.
+    name: of the model in the code; None for its own.
+    learned: weights at the smallest width that holds each filter, instead of the ``.tflite``'s.
+    """
+    from sgsc_edge.packaging import package_c_code, read_source
+
+    if kind != "c-code":
+        raise ConfigError(f"there is no format '{kind}'", where="--format", remedy="use c-code")
+    read = read_source(Path(source))
+    default = Path(f"{read.name}-{kind}") if read.folder is None else read.folder / "package" / kind
+    return package_c_code(read, default if out is None else Path(out), name=name, learned=learned)
 
 
 def available_targets() -> list[Target]:

@@ -30,6 +30,7 @@ COMMANDS = {
     "preserve": "Choose the samples that guard a compression, and show them.",
     "verify": "Certify a build folder again, from its files alone.",
     "inspect": "Show ops, widths, shapes, quantization and bytes of a model file.",
+    "package": "Write a model as C code for an embedded project.",
     "targets": "List the targets that models can be built for.",
     "runtimes": "List the runtimes that can check a model, and what is installed.",
 }

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import tiny_model
+from runtimes import tiny_model
 
 from sgsc_edge.artifacts import write_manifest, write_npz
 from sgsc_edge.certification.policy import GatePolicy, Policy, RuntimePolicy

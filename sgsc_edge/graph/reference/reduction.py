@@ -157,7 +157,7 @@ def _saturate_int32(x: IntArray) -> IntArray:
     return bounded
 
 
-def _softmax_table(beta: float, input_scale: float) -> tuple[IntArray, int]:
+def softmax_table(beta: float, input_scale: float) -> tuple[IntArray, int]:
     """exp((q - max) * scale * beta) in Q0.31, [256] by max - q, and how many entries count.
 
     Differences beyond the second figure give zero and are left out of the sum.
@@ -182,7 +182,7 @@ def softmax(op: Softmax, inputs: Sequence[Value], output: Tensor, profile: Profi
     (x,) = inputs
     if x.is_float:
         return _softmax_float(op, x.data)
-    table, counted = _softmax_table(op.beta, float(scale(x.tensor)))
+    table, counted = softmax_table(op.beta, float(scale(x.tensor)))
     below = x.data.max(axis=-1, keepdims=True).astype(np.int64) - x.data
     exponentials = table[below]
     used = below < counted

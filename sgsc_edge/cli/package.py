@@ -1,0 +1,40 @@
+"""``sgsc-edge package SOURCE --format FORMAT``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from sgsc_edge.cli.output import CONTEXT, Result, command_options
+
+
+@click.command("package", context_settings=CONTEXT)
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("--format", "kind", type=click.Choice(["c-code"]), required=True, help="What to write.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder for the package; default: SOURCE/package/FORMAT of a build, ./<name>-FORMAT of a file.",
+)
+@click.option(
+    "--name", help="What the model is called in the code; default: the project's or the file's name."
+)
+@click.option(
+    "--weights",
+    type=click.Choice(["stored", "learned"]),
+    default="stored",
+    show_default=True,
+    help="Widths of weights: as the .tflite stores them, or the smallest that holds each filter.",
+)
+@command_options
+def command(source: Path, kind: str, out: Path | None, name: str | None, weights: str) -> Result:
+    """Write SOURCE, a build folder or a .tflite file, as a package for an embedded project.
+
+    c-code: C99 without interpreter, allocation or dependencies, with a self-test. It computes integer for
+    integer what TensorFlow Lite Micro does.
+    """
+    from sgsc_edge.api import package
+
+    made = package(source, kind, out=out, name=name, learned=weights == "learned")
+    return Result({"folder": str(made.folder), **made.description}, made.to_text())

@@ -1,0 +1,391 @@
+"""A model as C99: no interpreter, no allocation, nothing but ``<stdint.h>``.
+
+``model.h`` says how to use it, ``model.c`` holds the kernels that it needs and their calls, ``weights.c`` its
+constant data, ``selftest.c`` samples with the outputs that they must give.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sgsc_edge.errors import UnsupportedError
+from sgsc_edge.firmware.calls import Call, calls, float_literal
+from sgsc_edge.firmware.kernel_text import kernel_sources
+from sgsc_edge.firmware.memory_plan import Layout
+from sgsc_edge.firmware.schedule import Memory, Schedule, arrange
+from sgsc_edge.graph.ir import DType, Graph, Tensor
+
+Array = NDArray[Any]
+
+_TYPES = {DType.INT8: "int8_t", DType.FLOAT32: "float"}
+_WIDTH = 100
+"""Characters of a line of numbers."""
+
+_KEYWORDS = """
+    auto break case char const continue default do double else enum extern float for goto if inline int long
+    register restrict return short signed sizeof static struct switch typedef union unsigned void volatile
+    while and asm bool catch class delete explicit export false friend mutable namespace new not operator or
+    private protected public template this throw true try typename using virtual xor linux unix arm
+"""
+"""Of C and of C++, and what some compilers define as macros."""
+_TAKEN = frozenset(_KEYWORDS.split())
+
+
+@dataclass(frozen=True, eq=False)
+class CCode:
+    """The files of a package by name, and what they take.
+
+    Parameters
+    ----------
+    name: of the model, as part of C names.
+    input_bytes, output_bytes: of the structs that the caller holds.
+    arena: the layout of the values between steps.
+    constant_bytes: of weights, biases, multipliers and tables.
+    """
+
+    name: str
+    files: Mapping[str, str]
+    input_bytes: int
+    output_bytes: int
+    arena: Layout
+    constant_bytes: int
+
+
+def c_code(
+    graph: Graph,
+    *,
+    name: str,
+    model_hash: str,
+    samples: tuple[Mapping[str, Array], Mapping[str, Array]] | None = None,
+    learned: bool = False,
+) -> CCode:
+    """Write a device graph as C.
+
+    Parameters
+    ----------
+    name: of the model; what C does not take in names becomes ``_``.
+    model_hash: SHA-256 of the ``.tflite``, 64 hexadecimal digits.
+    samples: inputs and outputs for the self-test, by tensor name, each [n, ...].
+    learned: pack every filter at the smallest width that holds its weights.
+
+    Raises
+    ------
+    UnsupportedError: an op or a type has no kernel in C.
+    """
+    writer = _Writer(graph, identifier(name), model_hash, learned)
+    files = {
+        "model.h": writer.header(),
+        "model.c": writer.model(),
+        "weights.h": writer.declarations(),
+        "weights.c": writer.weights(),
+        "selftest.c": writer.selftest(samples),
+    }
+    return CCode(
+        writer.name,
+        files,
+        sum(_bytes(graph[name]) for name in graph.inputs),
+        sum(_bytes(graph[name]) for name in graph.outputs),
+        writer.memory.layout,
+        sum(array.nbytes for array in writer.constants.values()),
+    )
+
+
+def identifier(name: str) -> str:
+    """A name that C takes, in lower case.
+
+    >>> identifier("MNIST-cnn 2"), identifier("3d")
+    ('mnist_cnn_2', 'm_3d')
+    """
+    plain = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") or "model"
+    return f"m_{plain}" if plain[0].isdigit() else plain
+
+
+class _Writer:
+    """Collects what the files share."""
+
+    def __init__(self, graph: Graph, name: str, model_hash: str, learned: bool) -> None:
+        self.graph, self.name, self.model_hash = graph, name, model_hash
+        for tensor in [graph[name] for name in (*graph.inputs, *graph.outputs)]:
+            if tensor.dtype not in _TYPES:
+                raise UnsupportedError(
+                    node=tensor.name,
+                    op="input or output",
+                    reason=f"it is {tensor.dtype}; the C code takes and gives int8 and float32",
+                    remedy="convert the model with int8 inputs and outputs",
+                )
+        self.members = {
+            **_members("input", graph.inputs),
+            **_members("output", graph.outputs),
+        }
+        self.schedule = Schedule.of(graph)
+        self.calls: list[list[Call]] = [
+            calls(step, self.schedule.operands(step), graph[step.output], learned)
+            for step in self.schedule.steps
+        ]
+        self.memory: Memory = arrange(
+            self.schedule, [max(call.scratch for call in made) for made in self.calls]
+        )
+        self.constants: dict[str, Array] = {}
+        self.parameters: list[str] = []
+        self.body = self._body()
+
+    # --- model.h ----------------------------------------------------------------------------------
+
+    def header(self) -> str:
+        guard = f"SGSC_{self.name.upper()}_H"
+        structs = "\n\n".join(self._struct(kind) for kind in ("input", "output"))
+        return f"""/* Made by sgsc-edge; do not edit. */
+#ifndef {guard}
+#define {guard}
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {{
+#endif
+
+/* RAM for the values between steps: static memory of model.c. */
+#define SGSC_{self.name.upper()}_ARENA_BYTES {max(self.memory.layout.size, 1)}
+
+{self._grids()}
+
+{structs}
+
+/* SHA-256 of the .tflite that this code computes, integer for integer. */
+extern const uint8_t sgsc_{self.name}_hash[32];
+
+/* Computes the output of an input. Uses static memory: not from two threads at once. */
+void sgsc_{self.name}_invoke(const sgsc_{self.name}_input *input, sgsc_{self.name}_output *output);
+
+/* Runs the samples of selftest.c; 0, or the number of the first one (from 1) that differs. */
+int sgsc_{self.name}_selftest(void);
+
+#ifdef __cplusplus
+}}
+#endif
+
+#endif
+"""
+
+    def _struct(self, kind: str) -> str:
+        names = self.graph.inputs if kind == "input" else self.graph.outputs
+        lines = []
+        for name in names:
+            tensor = self.graph[name]
+            shape = " x ".join(map(str, tensor.shape)) or "one value"
+            lines.append(
+                f"    {_TYPES[tensor.dtype]} {self.members[kind, name]}[{tensor.elements}]; /* {shape} */"
+            )
+        return "typedef struct {\n" + "\n".join(lines) + f"\n}} sgsc_{self.name}_{kind};"
+
+    def _grids(self) -> str:
+        """real = scale * (integer - zero point) of every int8 input and output."""
+        lines = ["/* real = SCALE * (integer - ZERO_POINT) */"]
+        for kind, names in (("input", self.graph.inputs), ("output", self.graph.outputs)):
+            for name in names:
+                parameters = self.graph[name].quantization
+                if parameters is not None and self.graph[name].dtype is DType.INT8:
+                    macro = f"SGSC_{self.name}_{kind}_{self.members[kind, name]}".upper()
+                    scale = float(np.float32(parameters.scale[0]))
+                    lines.append(f"#define {macro}_SCALE {scale:.9e}f")
+                    lines.append(f"#define {macro}_ZERO_POINT ({int(parameters.zero_point[0])})")
+        return "\n".join(lines)
+
+    # --- model.c ----------------------------------------------------------------------------------
+
+    def model(self) -> str:
+        used = [kernel for made in self.calls for call in made for kernel in call.kernels]
+        kernels = kernel_sources([*used, *(["move"] if self._copies() else [])])
+        arena = self.memory.layout.size
+        memory = (
+            f"/* Values that are never alive at once share memory. */\n"
+            f"#ifndef SGSC_ARENA_ATTRIBUTES\n#define SGSC_ARENA_ATTRIBUTES\n#endif\n"
+            f"static union {{\n    int8_t bytes[SGSC_{self.name.upper()}_ARENA_BYTES];\n"
+            f"    uint32_t aligned;\n}} arena SGSC_ARENA_ATTRIBUTES;\n\n"
+            if arena
+            else ""
+        )
+        digits = ", ".join(f"0x{self.model_hash[i : i + 2]}" for i in range(0, 64, 2))
+        return (
+            f'/* Made by sgsc-edge; do not edit. */\n#include "model.h"\n#include "weights.h"\n\n'
+            f"const uint8_t sgsc_{self.name}_hash[32] = {{{digits}}};\n\n{kernels}\n{memory}"
+            + "\n\n".join(self.parameters)
+            + f"\n\nvoid sgsc_{self.name}_invoke(const sgsc_{self.name}_input *input, "
+            f"sgsc_{self.name}_output *output)\n{{\n{self.body}}}\n"
+        )
+
+    def _body(self) -> str:
+        lines = []
+        for number, (step, made) in enumerate(zip(self.schedule.steps, self.calls, strict=True)):
+            source = step.node.source or step.node.outputs[0]
+            for part, call in enumerate(made):
+                lines.append(f"    {self._call(number, part, call, step.output)} /* {_comment(source)} */")
+        for name, source_name in self._copies():
+            lines.append(f"    {self._copy(name, source_name)}")
+        unused = [] if any("input->" in line for line in lines) else ["    (void)input;"]
+        return "".join(f"{line}\n" for line in (*unused, *lines))
+
+    def _call(self, number: int, part: int, call: Call, output: str) -> str:
+        arguments = list(call.plain)
+        if call.struct is not None:
+            label = f"step_{number}" + (f"_{part}" if part else "")
+            constants = {
+                key: self._constant(f"{label}_{key}", array) for key, array in call.constants.items()
+            }
+            values = {key: _value(value) for key, value in call.parameters.items()}
+            members = [f"    .{key} = {value}," for key, value in (constants | values).items()]
+            text = "\n".join(members)
+            self.parameters.append(f"static const sgsc_{call.struct} {label} = {{\n{text}\n}};")
+            arguments.append(f"&{label}")
+        arguments += [self._address(tensor, read=True) for tensor in call.operands]
+        if call.scratch:
+            arguments.append(f"arena.bytes + {self.memory.scratch[number]}")
+        target = self._address(self.graph[output], read=False)
+        arguments.append(f"{target} + {call.offset}" if call.offset else target)
+        return f"sgsc_{call.function}({', '.join(arguments)});"
+
+    def _address(self, tensor: Tensor, read: bool) -> str:
+        """Where a value lies; constants that ops read like values become data of their own."""
+        if tensor.data is not None:
+            return self._constant(f"value_{tensor.name}", tensor.data.reshape(-1))
+        if tensor.name in self.graph.inputs:
+            return f"input->{self.members['input', tensor.name]}"
+        outputs = [name for name in self.graph.outputs if self.schedule.value(name) == tensor.name]
+        if outputs:
+            return f"output->{self.members['output', outputs[0]]}"
+        place = f"arena.bytes + {self.memory.place[tensor.name]}"
+        if tensor.dtype is DType.FLOAT32:
+            return f"(const float *)(const void *)({place})" if read else f"(float *)(void *)({place})"
+        return place
+
+    def _copies(self) -> list[tuple[str, str]]:
+        """Outputs that no step writes: those that are inputs or constants, and further names of one value."""
+        seen: set[str] = set()
+        copies = []
+        for name in self.graph.outputs:
+            value = self.schedule.value(name)
+            if value in self.graph.inputs or self.graph[value].is_constant or value in seen:
+                copies.append((name, value))
+            seen.add(value)
+        return copies
+
+    def _copy(self, name: str, value: str) -> str:
+        tensor = self.graph[value]
+        size = _bytes(tensor)
+        label = f"copy_{self.members['output', name]}"
+        self.parameters.append(
+            f"static const sgsc_block {label} = {{\n    .size = {{1, 1, 1, 1, {size}}},\n"
+            f"    .x_step = {{0, 0, 0, 0, 1}},\n    .y_step = {{0, 0, 0, 0, 1}},\n}};"
+        )
+        source = f"(const int8_t *)(const void *)({self._address(tensor, read=True)})"
+        target = f"(int8_t *)(void *)output->{self.members['output', name]}"
+        return f"sgsc_move(&{label}, {source}, {target});"
+
+    # --- constants --------------------------------------------------------------------------------
+
+    def _constant(self, label: str, array: Array) -> str:
+        """The C name of constant data; equal data is stored once."""
+        for name, known in self.constants.items():
+            if known.dtype == array.dtype and np.array_equal(known, array):
+                return name
+        name = f"sgsc_{self.name}_{identifier(label)}"
+        while name in self.constants:
+            name += "_"
+        self.constants[name] = array
+        return name
+
+    def declarations(self) -> str:
+        lines = [f"extern const {_c_type(a)} {name}[{a.size}];" for name, a in self.constants.items()]
+        return "/* Made by sgsc-edge; do not edit. */\n#include <stdint.h>\n\n" + "".join(
+            f"{line}\n" for line in lines
+        )
+
+    def weights(self) -> str:
+        parts = [
+            f"const {_c_type(array)} {name}[{array.size}] = {{\n{_numbers(array)}\n}};\n"
+            for name, array in self.constants.items()
+        ]
+        return '/* Made by sgsc-edge; do not edit. */\n#include "weights.h"\n\n' + "\n".join(parts)
+
+    # --- selftest.c -------------------------------------------------------------------------------
+
+    def selftest(self, samples: tuple[Mapping[str, Array], Mapping[str, Array]] | None) -> str:
+        inputs, outputs = samples if samples is not None else ({}, {})
+        count = len(next(iter(inputs.values()))) if inputs else 0
+        head = '/* Made by sgsc-edge; do not edit. */\n#include "model.h"\n\n'
+        if not count:
+            return f"{head}int sgsc_{self.name}_selftest(void)\n{{\n    return 0;\n}}\n"
+
+        def table(kind: str, names: Sequence[str], values: Mapping[str, Array]) -> str:
+            rows = []
+            for number in range(count):
+                members = []
+                for name in names:
+                    numbers = _numbers(values[name][number].reshape(-1))
+                    members.append(f"    .{self.members[kind, name]} = {{\n{numbers}\n    }},")
+                rows.append("  {\n" + "\n".join(members) + "\n  },")
+            joined = "\n".join(rows)
+            return f"static const sgsc_{self.name}_{kind} {kind}s[{count}] = {{\n{joined}\n}};\n"
+
+        return (
+            f"{head}#include <string.h>\n\n{table('input', self.graph.inputs, inputs)}\n"
+            f"{table('output', self.graph.outputs, outputs)}\n"
+            f"int sgsc_{self.name}_selftest(void)\n{{\n"
+            f"    static sgsc_{self.name}_output made;\n"
+            f"    for (int i = 0; i < {count}; i++) {{\n"
+            f"        sgsc_{self.name}_invoke(&inputs[i], &made);\n"
+            f"        if (memcmp(&made, &outputs[i], sizeof made) != 0) {{\n"
+            f"            return i + 1;\n        }}\n    }}\n    return 0;\n}}\n"
+        )
+
+
+def _members(kind: str, names: Sequence[str]) -> dict[tuple[str, str], str]:
+    """Members of a struct by (kind, tensor), each another one."""
+    members: dict[tuple[str, str], str] = {}
+    for name in names:
+        member = identifier(name)
+        while member in members.values() or member in _TAKEN:
+            member += "_"
+        members[kind, name] = member
+    return members
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.elements * tensor.dtype.numpy.itemsize
+
+
+def _c_type(array: Array) -> str:
+    return f"{array.dtype}_t" if array.dtype.kind in "iu" else "float"
+
+
+def _value(value: int | Sequence[int]) -> str:
+    if isinstance(value, int | np.integer):
+        return str(int(value))
+    return "{" + ", ".join(str(int(part)) for part in value) + "}"
+
+
+def _numbers(array: Array) -> str:
+    """Numbers in lines, as C reads them."""
+    if array.dtype.kind == "f":
+        texts = [float_literal(float(value)) for value in array]
+    else:
+        # INT32_MIN has no literal of its own type.
+        texts = ["INT32_MIN" if value == -(2**31) else str(value) for value in array.tolist()]
+    lines, line = [], ""
+    for text in texts:
+        if line and len(line) + len(text) + 2 > _WIDTH:
+            lines.append(line)
+            line = ""
+        line += (" " if line else "    ") + text + ","
+    return "\n".join([*lines, line])
+
+
+def _comment(text: str) -> str:
+    """Text that neither begins nor ends a comment, nor goes on in the next line."""
+    return re.sub(r"[^\x20-\x7e]|[*\\?]", "_", text)

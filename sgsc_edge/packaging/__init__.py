@@ -1,0 +1,8 @@
+"""Packages: a model as an embedded project takes it in, one file a format."""
+
+from __future__ import annotations
+
+from sgsc_edge.packaging.c_code import package_c_code
+from sgsc_edge.packaging.source import Source, read_source
+
+__all__ = ["Source", "package_c_code", "read_source"]

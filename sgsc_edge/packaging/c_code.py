@@ -1,0 +1,128 @@
+"""``--format c-code``: plain C99 that computes the model, with a build file and a desktop example."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sgsc_edge.artifacts import write_bytes, write_json
+from sgsc_edge.firmware.c_code import c_code
+from sgsc_edge.packaging.source import Source
+
+FORMAT = "c-code"
+DESCRIPTION = "package.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Packaged:
+    """A written package: its folder, and what its description says."""
+
+    folder: Path
+    description: dict[str, Any]
+
+    def to_text(self) -> str:
+        """For people."""
+        d = self.description
+        files = ", ".join(d["files"])
+        return "\n".join(
+            (
+                f"{self.folder}: {files}",
+                f"constants {d['constant_bytes']:,} bytes, arena {d['arena_bytes']:,} bytes "
+                f"(at least {d['arena_lower_bound']:,}), input {d['input_bytes']:,}, "
+                f"output {d['output_bytes']:,}",
+                f"compute with sgsc_{d['name']}_invoke(), check with sgsc_{d['name']}_selftest()",
+            )
+        )
+
+
+def package_c_code(source: Source, out: Path, *, name: str | None = None, learned: bool = False) -> Packaged:
+    """Write a model as C into the folder ``out``.
+
+    Parameters
+    ----------
+    name: in C names; None for the source's own.
+    learned: pack every filter at the smallest width that holds its weights.
+
+    Raises
+    ------
+    UnsupportedError: an op or a type has no kernel in C.
+    OutputError: a file cannot be written.
+    """
+    code = c_code(
+        source.graph,
+        name=name or source.name,
+        model_hash=source.model_hash,
+        samples=(source.inputs, source.outputs),
+        learned=learned,
+    )
+    files = {
+        **code.files,
+        "CMakeLists.txt": _cmake(code.name),
+        "example/main.c": _example(code.name),
+    }
+    description = {
+        "schema": "sgsc-edge-package/1",
+        "format": FORMAT,
+        "name": code.name,
+        "model_sha256": source.model_hash,
+        "weights": "learned" if learned else "stored",
+        "input_bytes": code.input_bytes,
+        "output_bytes": code.output_bytes,
+        "arena_bytes": code.arena.size,
+        "arena_lower_bound": code.arena.bound,
+        "constant_bytes": code.constant_bytes,
+        "sgsc_edge": importlib.metadata.version("sgsc-edge"),
+        "files": sorted(files),
+    }
+    for file, text in files.items():
+        write_bytes(out / file, text.encode("utf-8"))
+    write_json(out / DESCRIPTION, description)
+    return Packaged(out, description)
+
+
+def _cmake(name: str) -> str:
+    return f"""# Made by sgsc-edge. The library sgsc_{name}; on its own, the example, too.
+cmake_minimum_required(VERSION 3.10)
+project(sgsc_{name} C)
+
+add_library(sgsc_{name} STATIC model.c weights.c selftest.c)
+target_include_directories(sgsc_{name} PUBLIC ${{CMAKE_CURRENT_SOURCE_DIR}})
+set_target_properties(sgsc_{name} PROPERTIES C_STANDARD 99 C_STANDARD_REQUIRED ON C_EXTENSIONS OFF)
+
+if(CMAKE_SOURCE_DIR STREQUAL CMAKE_CURRENT_SOURCE_DIR)
+  add_executable(example example/main.c)
+  target_link_libraries(example sgsc_{name})
+endif()
+"""
+
+
+def _example(name: str) -> str:
+    return f"""/* Made by sgsc-edge. Computes the model on a desktop.
+
+   It checks the samples of selftest.c, then reads inputs as they lie in sgsc_{name}_input, and writes
+   outputs as they lie in sgsc_{name}_output. */
+#include <stdio.h>
+
+#include "model.h"
+
+int main(void)
+{{
+    static sgsc_{name}_input input;
+    static sgsc_{name}_output output;
+    const int wrong = sgsc_{name}_selftest();
+    if (wrong != 0) {{
+        fprintf(stderr, "self-test: sample %d differs\\n", wrong);
+        return 1;
+    }}
+    fprintf(stderr, "self-test: passed\\n");
+    while (fread(&input, sizeof input, 1, stdin) == 1) {{
+        sgsc_{name}_invoke(&input, &output);
+        if (fwrite(&output, sizeof output, 1, stdout) != 1) {{
+            return 1;
+        }}
+    }}
+    return 0;
+}}
+"""

@@ -1,0 +1,95 @@
+"""What is packaged: a build folder, or any ``.tflite`` file, with samples whose outputs are known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sgsc_edge.artifacts import check_manifest, read_bytes, read_npz, sha256_bytes
+from sgsc_edge.certification.samples import CERTIFY, read_samples
+from sgsc_edge.errors import FileFormatError
+from sgsc_edge.graph import reference
+from sgsc_edge.graph.ir import DType, Graph
+from sgsc_edge.graph.read_tflite import MAX_FILE_BYTES, read_tflite
+
+MODEL, SAMPLES = "model.tflite", "preservation.npz"
+_SAMPLES = 8
+_SEED = 0
+_REAL_RANGE = 4.0
+"""Real inputs of a model that takes float32 are normally distributed, within so many deviations."""
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A model to package.
+
+    Parameters
+    ----------
+    name: as its project or file is called.
+    model_hash: SHA-256 of the ``.tflite``.
+    inputs, outputs: a few samples by tensor name, each [n, ...], and what TFLite Micro computes of them.
+    folder: the build folder; None for a file.
+    """
+
+    graph: Graph
+    name: str
+    model_hash: str
+    inputs: Arrays
+    outputs: Arrays
+    folder: Path | None
+
+
+def read_source(path: Path) -> Source:
+    """Read a build folder or a ``.tflite`` file.
+
+    The samples are certify samples of a build, evenly spaced over its classes, and random ones of a file.
+    Their outputs are those of the integer executor.
+
+    Raises
+    ------
+    FileFormatError: a file is missing or malformed, or not the one that the folder's manifest lists.
+    """
+    folder = path if path.is_dir() else None
+    if folder is not None:
+        check_manifest(folder, required=(MODEL, SAMPLES))
+    elif path.suffix != ".tflite":
+        raise FileFormatError(
+            "is neither a build folder nor a .tflite file",
+            where=str(path),
+            remedy="give build/<target>, or the path of a .tflite",
+        )
+    file = path / MODEL if folder is not None else path
+    data = read_bytes(file, MAX_FILE_BYTES)
+    graph = read_tflite(data, where=str(file))
+    inputs = _random(graph) if folder is None else _recorded(graph, folder)
+    outputs = reference.run_tensors(graph, inputs)
+    name = graph.name if folder is not None and graph.name else path.stem
+    return Source(graph, name, sha256_bytes(data), inputs, outputs, folder)
+
+
+def _recorded(graph: Graph, folder: Path) -> Arrays:
+    path = folder / SAMPLES
+    certify = read_samples(read_npz(path), where=str(path))[CERTIFY]
+    by_class = np.argsort(certify.labels, kind="stable")
+    chosen = by_class[np.linspace(0, len(by_class) - 1, min(_SAMPLES, len(by_class))).astype(int)]
+    return {graph.inputs[0]: certify.inputs[chosen]}
+
+
+def _random(graph: Graph) -> Arrays:
+    chance = np.random.default_rng(_SEED)
+
+    def values(name: str) -> NDArray[Any]:
+        tensor = graph[name]
+        shape = (_SAMPLES, *(tensor.shape[1:] if tensor.shape[:1] == (1,) else tensor.shape))
+        if tensor.dtype is DType.FLOAT32:
+            return np.clip(chance.standard_normal(shape), -_REAL_RANGE, _REAL_RANGE).astype(np.float32)
+        info = np.iinfo(str(tensor.dtype.numpy))
+        return chance.integers(info.min, info.max, shape, dtype=tensor.dtype.numpy, endpoint=True)
+
+    return {name: values(name) for name in graph.inputs}

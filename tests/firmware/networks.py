@@ -1,0 +1,179 @@
+"""Device graphs with branches: random weights, scales that leave something of every value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from sgsc_edge.graph import ir
+from sgsc_edge.graph.ir import Activation, DType, Graph, Node, Padding, Quantization, Tensor
+from sgsc_edge.graph.reference.matrix import Axis
+
+SAME = Padding.SAME
+
+
+class Builder:
+    """Adds nodes to a graph; every method returns the name of the value that it made."""
+
+    def __init__(self, *shape: int) -> None:
+        self.random = np.random.default_rng(0)
+        self.nodes: list[Node] = []
+        self.tensors = {"x": self._activation("x", shape)}
+
+    def graph(self, *outputs: str) -> Graph:
+        return Graph("network", self.tensors, tuple(self.nodes), ("x",), outputs)
+
+    def conv(
+        self,
+        x: str,
+        channels: int,
+        size: int = 3,
+        stride: int = 1,
+        groups: int = 1,
+        dtype: DType = DType.INT8,
+    ) -> str:
+        _, height, width, inputs = self.tensors[x].shape
+        op = ir.Conv2D((stride, stride), (1, 1), SAME, Activation.RELU)
+        rows, columns = (Axis.of(n, size, stride, 1, SAME).out for n in (height, width))
+        shape = (channels, size, size, inputs // groups)
+        return self._weighted(op, x, shape, 0, (1, rows, columns, channels), dtype)
+
+    def depthwise(self, x: str, stride: int = 1, multiplier: int = 1, dtype: DType = DType.INT8) -> str:
+        _, height, width, inputs = self.tensors[x].shape
+        op = ir.DepthwiseConv2D((stride, stride), (1, 1), SAME, multiplier, Activation.RELU6)
+        rows, columns = (Axis.of(n, 3, stride, 1, SAME).out for n in (height, width))
+        channels = inputs * multiplier
+        return self._weighted(op, x, (1, 3, 3, channels), 3, (1, rows, columns, channels), dtype)
+
+    def dense(self, x: str, channels: int, dtype: DType = DType.INT8) -> str:
+        size = self.tensors[x].elements
+        flat = self._add(ir.Reshape(), [x, self._int32([1, size])], (1, size), self.tensors[x].quantization)
+        return self._weighted(ir.FullyConnected(), flat, (channels, size), None, (1, channels), dtype)
+
+    def add(self, a: str, b: str) -> str:
+        return self._add(ir.Add(Activation.RELU), [a, b], self.tensors[a].shape)
+
+    def mul(self, a: str, b: str) -> str:
+        return self._add(ir.Mul(), [a, b], self.tensors[a].shape)
+
+    def pool(self, x: str, size: int = 2, stride: int = 2, kind: Callable[..., ir.Op] = ir.MaxPool2D) -> str:
+        _, height, width, channels = self.tensors[x].shape
+        rows, columns = (Axis.of(n, size, stride, 1, SAME).out for n in (height, width))
+        op = kind((size, size), (stride, stride), SAME)
+        return self._add(op, [x], (1, rows, columns, channels), self.tensors[x].quantization)
+
+    def mean(self, x: str) -> str:
+        return self._add(ir.Mean(), [x, self._int32([1, 2])], (1, self.tensors[x].shape[3]))
+
+    def concat(self, *names: str) -> str:
+        shapes = [self.tensors[name].shape for name in names]
+        grid = Quantization.per_tensor(0.05, -10)
+        alike = [self._add(ir.Quantize(), [name], self.tensors[name].shape, grid) for name in names]
+        shape = (*shapes[0][:3], sum(shape[3] for shape in shapes))
+        return self._add(ir.Concatenation(3), alike, shape, grid)
+
+    def pad(self, x: str) -> str:
+        _, height, width, channels = self.tensors[x].shape
+        widths = self._int32([[0, 0], [1, 2], [0, 1], [0, 0]])
+        return self._add(
+            ir.Pad(), [x, widths], (1, height + 3, width + 1, channels), self.tensors[x].quantization
+        )
+
+    def transpose(self, x: str, *order: int) -> str:
+        shape = tuple(self.tensors[x].shape[axis] for axis in order)
+        return self._add(ir.Transpose(), [x, self._int32(list(order))], shape, self.tensors[x].quantization)
+
+    def softmax(self, x: str) -> str:
+        return self._add(ir.Softmax(), [x], self.tensors[x].shape, Quantization.per_tensor(1 / 256, -128))
+
+    def _add(
+        self, op: ir.Op, inputs: list[str], shape: tuple[int, ...], grid: Quantization | None = None
+    ) -> str:
+        name = f"v{len(self.tensors)}"
+        self.tensors[name] = self._activation(name, shape, grid)
+        self.nodes.append(Node(op, tuple(inputs), (name,), name))
+        return name
+
+    def _activation(self, name: str, shape: tuple[int, ...], grid: Quantization | None = None) -> Tensor:
+        own = Quantization.per_tensor(0.05, int(self.random.integers(-128, 100)))
+        return Tensor(name, shape, DType.INT8, grid or own)
+
+    def _int32(self, values: object) -> str:
+        data = np.asarray(values, np.int32)
+        name = f"c{len(self.tensors)}"
+        self.tensors[name] = Tensor(name, data.shape, DType.INT32, None, data)
+        return name
+
+    def _weighted(
+        self,
+        op: ir.Op,
+        x: str,
+        shape: tuple[int, ...],
+        axis: int | None,
+        made: tuple[int, ...],
+        dtype: DType,
+    ) -> str:
+        channels = made[-1]
+        limit = 7 if dtype is DType.INT4 else 127
+        data = self.random.integers(-limit, limit + 1, shape).astype(np.int8)
+        terms = data.size // channels
+        scale = self.random.uniform(0.5, 1.5, channels if axis is not None else 1) / (limit * terms**0.5)
+        own = Quantization(scale.astype(np.float32), np.zeros(scale.size, np.int64), axis)
+        grid = self.tensors[x].quantization
+        assert grid is not None
+        bias = Quantization(own.scale * grid.scale[0], own.zero_point, None if axis is None else 0)
+        names = [f"w{len(self.tensors)}", f"b{len(self.tensors)}"]
+        values = self.random.integers(-300, 300, channels).astype(np.int32)
+        self.tensors[names[0]] = Tensor(names[0], shape, dtype, own, data)
+        self.tensors[names[1]] = Tensor(names[1], (channels,), DType.INT32, bias, values)
+        return self._add(op, [x, *names], made)
+
+
+def _residual() -> Graph:
+    b = Builder(1, 12, 12, 3)
+    x = b.conv("x", 8)
+    for channels in (8, 16):
+        stride = channels // 8
+        short = b.conv(x, channels, 1, stride) if channels != 8 else x
+        x = b.add(b.conv(b.conv(x, channels, 3, stride), channels), short)
+    return b.graph(b.softmax(b.dense(b.mean(x), 5)))
+
+
+def _separable() -> Graph:
+    b = Builder(1, 16, 16, 1)
+    x = b.conv("x", 8, 3, 2)
+    for channels, stride in ((16, 1), (16, 2), (24, 1)):
+        x = b.conv(b.depthwise(x, stride), channels, 1)
+    return b.graph(b.dense(b.pool(x, 4, 4, ir.AveragePool2D), 4))
+
+
+def _u_shaped() -> Graph:
+    """Down and up again by transposed halves; every level is joined to what went down."""
+    b = Builder(1, 16, 16, 2)
+    first = b.conv("x", 6)
+    second = b.conv(b.pool(first), 12)
+    third = b.conv(b.pool(second), 16)
+    wide = b.transpose(b.pad(b.pad(third)), 0, 2, 1, 3)
+    up = b.conv(b.concat(b.conv(wide, 12), b.conv(wide, 4, 1)), 12)
+    joined = b.concat(second, second, b.conv(second, 4))
+    return b.graph(b.conv(up, 3, 1), b.conv(b.concat(b.conv(b.mul(first, first), 4), first), 2, 1), joined)
+
+
+def _mixed() -> Graph:
+    """4-bit layers, groups, a pool over windows that meet, one value under two names."""
+    b = Builder(1, 9, 11, 4)
+    x = b.conv("x", 8, 5, 1, 2, DType.INT4)
+    x = b.pool(x, 3, 2)
+    x = b.depthwise(x, 1, 2, DType.INT4)
+    x = b.pool(b.conv(x, 6, 3, 1, 1, DType.INT4), 2, 3)
+    y = b.dense(x, 7, DType.INT4)
+    return b.graph(y, x)
+
+
+NETWORKS: Mapping[str, Graph] = {
+    "residual": _residual(),
+    "separable": _separable(),
+    "u-shaped": _u_shaped(),
+    "mixed": _mixed(),
+}

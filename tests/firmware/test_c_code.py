@@ -1,0 +1,237 @@
+"""Generated C computes what the integer executor does, and TFLite Micro with it; strict compilers take it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from firmware.hosted import CLANG, GCC, HASH, STRICT, needs_gcc, run_c, written
+from firmware.networks import NETWORKS
+from graph.interpreters import run_tflm
+from graph.op_cases import CASES
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sgsc_edge.errors import UnsupportedError
+from sgsc_edge.firmware.c_code import c_code, identifier
+from sgsc_edge.firmware.schedule import Schedule
+from sgsc_edge.graph import ir, reference
+from sgsc_edge.graph.ir import DType, Graph, Node, Quantization, Tensor
+from sgsc_edge.graph.write_tflite import write_tflite
+
+pytestmark = needs_gcc
+TRAPS = ("-O0", "-fsanitize=undefined", "-fsanitize-undefined-trap-on-error")
+"""Undefined behaviour ends the process."""
+
+WEIGHTED = ("conv_2d", "depthwise", "fully_connected")
+
+
+def random_inputs(graph: Graph, samples: int = 3) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(1)
+    shape = (samples, *graph["x"].shape[1:])
+    values = random.integers(-128, 128, shape).astype(np.int8)
+    values[0], values[1] = -128, 127
+    return {"x": values}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_op_computes_the_executors_integers(
+    name: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    @settings(
+        max_examples=6,
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+        database=None,
+    )
+    @given(data=st.data())
+    def check(data: st.DataObject) -> None:
+        graph, inputs = data.draw(CASES[name].cases)
+        learned = name.startswith(WEIGHTED) and data.draw(st.booleans())
+        folder = tmp_path_factory.mktemp("c")
+        made = run_c(graph, folder, {graph.inputs[0]: inputs}, *TRAPS, learned=learned)
+        np.testing.assert_array_equal(made[graph.outputs[0]], reference.run(graph, inputs))
+
+    check()
+
+
+@pytest.mark.parametrize("learned", [False, True], ids=["stored", "learned"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_compute_the_executors_integers(name: str, learned: bool, tmp_path: Path) -> None:
+    graph = NETWORKS[name]
+    feeds = random_inputs(graph)
+    expected = reference.run_tensors(graph, feeds)
+    made = run_c(graph, tmp_path, feeds, *TRAPS, learned=learned)
+    assert made.keys() == expected.keys()
+    for output, values in expected.items():
+        np.testing.assert_array_equal(made[output], values)
+        assert len(np.unique(values[2])) > 1, "a network whose output says nothing proves nothing"
+
+
+@pytest.mark.parametrize("name", ["residual", "separable"])
+def test_tflite_micro_agrees(name: str, tmp_path: Path) -> None:
+    graph = NETWORKS[name]
+    feeds = random_inputs(graph)
+    (made,) = run_c(graph, tmp_path, feeds, "-O2").values()
+    np.testing.assert_array_equal(made, run_tflm(write_tflite(graph), feeds["x"]))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("compiler", [GCC, CLANG], ids=["gcc", "clang"])
+def test_sanitizers_find_nothing(name: str, compiler: str | None, tmp_path: Path) -> None:
+    """The self-test under AddressSanitizer and UndefinedBehaviorSanitizer, with all warnings as errors."""
+    if compiler is None:
+        pytest.skip("this compiler is not installed")
+    graph = NETWORKS[name]
+    feeds = random_inputs(graph)
+    written(graph, tmp_path, samples=(feeds, reference.run_tensors(graph, feeds)))
+    main = tmp_path / "main.c"
+    main.write_text('#include "model.h"\nint main(void) { return sgsc_case_selftest(); }\n')
+    sources = sorted(map(str, tmp_path.glob("*.c")))
+    sanitize = ("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+    command = [compiler, *STRICT, *sanitize, "-o", str(tmp_path / "main"), *sources]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "cannot find" in built.stderr and compiler == CLANG:
+        pytest.skip("clang has no sanitizer runtime here")
+    assert built.returncode == 0, built.stderr
+    done = subprocess.run([str(tmp_path / "main")], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_self_test_names_the_sample_that_differs(tmp_path: Path) -> None:
+    graph = NETWORKS["residual"]
+    feeds = random_inputs(graph)
+    outputs = {name: values.copy() for name, values in reference.run_tensors(graph, feeds).items()}
+    next(iter(outputs.values()))[1, 0] += 1
+    written(graph, tmp_path, samples=(feeds, outputs))
+    main = tmp_path / "main.c"
+    main.write_text('#include "model.h"\nint main(void) { return sgsc_case_selftest(); }\n')
+    sources = sorted(map(str, tmp_path.glob("*.c")))
+    subprocess.run([str(GCC), *STRICT, "-o", str(tmp_path / "main"), *sources], check=True)
+    assert subprocess.run([str(tmp_path / "main")], check=False).returncode == 2
+
+
+def test_a_pool_is_taken_with_the_convolution_before_it() -> None:
+    steps = Schedule.of(NETWORKS["mixed"]).steps
+    pools = [step.pool is not None for step in steps if isinstance(step.node.op, ir.Conv2D)]
+    assert pools == [False, True], "windows that meet would compute a sum twice"
+    u_shaped = Schedule.of(NETWORKS["u-shaped"]).steps
+    assert not u_shaped[0].pool, "another op reads the whole output, too"
+
+
+def test_equal_models_give_equal_code_that_holds_only_its_kernels() -> None:
+    graph = NETWORKS["residual"]
+    files = c_code(graph, name="a", model_hash=HASH).files
+    assert files == c_code(graph, name="a", model_hash=HASH).files
+    functions = set(re.findall(r"^static \w+ \*?(sgsc_\w+)\(", files["model.c"], re.M))
+    assert {"sgsc_conv_int8", "sgsc_add", "sgsc_mean", "sgsc_softmax"} <= functions
+    assert not [name for name in functions if "int4" in name or "depthwise" in name or "pool" in name]
+    assert "malloc" not in files["model.c"]
+    assert not re.search(r"\b(float|double)\b", files["model.c"]), "the integer path has no floating point"
+
+
+def test_outputs_that_no_step_writes_are_copied(tmp_path: Path) -> None:
+    grid = Quantization.per_tensor(0.1, 3)
+    constant = np.arange(6, dtype=np.int8).reshape(1, 6)
+    tensors = {
+        "x": Tensor("x", (1, 2, 3), DType.INT8, grid),
+        "shape": Tensor("shape", (2,), DType.INT32, None, np.array([1, 6], np.int32)),
+        "flat": Tensor("flat", (1, 6), DType.INT8, grid),
+        "same": Tensor("same", (1, 6), DType.INT8, grid),
+        "y": Tensor("y", (1, 6), DType.INT8, grid),
+        "k": Tensor("k", (1, 6), DType.INT8, grid, constant),
+    }
+    nodes = (
+        Node(ir.Reshape(), ("x", "shape"), ("flat",)),
+        Node(ir.Relu(), ("flat",), ("y",)),
+        Node(ir.Reshape(), ("y", "shape"), ("same",)),
+    )
+    graph = Graph("g", tensors, nodes, ("x",), ("flat", "y", "same", "k"))
+    x = np.arange(-3, 3, dtype=np.int8).reshape(1, 2, 3)
+    made = run_c(graph, tmp_path, {"x": x}, *TRAPS)
+    relu = np.maximum(x.reshape(1, 6), 3)
+    assert {name: values.tolist() for name, values in made.items()} == {
+        "flat": x.reshape(1, 6).tolist(),
+        "y": relu.tolist(),
+        "same": relu.tolist(),
+        "k": constant.tolist(),
+    }
+
+
+def test_what_has_no_kernel_is_refused_by_name() -> None:
+    x, y = (Tensor(name, (1, 4), DType.FLOAT32) for name in "xy")
+    graph = Graph("g", {"x": x, "y": y}, (Node(ir.Relu(), ("x",), ("y",), "act"),), ("x",), ("y",))
+    with pytest.raises(UnsupportedError, match="act") as caught:
+        c_code(graph, name="a", model_hash=HASH)
+    assert "float32" in str(caught.value)
+    unsigned = replace(x, dtype=DType.UINT8, quantization=Quantization.per_tensor(0.1, 3))
+    graph = Graph(
+        "g", {"x": unsigned, "y": y}, (Node(ir.Dequantize(), ("x",), ("y",), "in"),), ("x",), ("y",)
+    )
+    with pytest.raises(UnsupportedError, match="uint8"):
+        c_code(graph, name="a", model_hash=HASH)
+
+
+def test_sums_that_may_leave_32_bits_are_refused() -> None:
+    grid = Quantization.per_tensor(0.1, -128)
+    weights = Quantization.per_tensor(0.1, 0)
+    tensors = {
+        "x": Tensor("x", (1, 2), DType.INT8, grid),
+        "w": Tensor("w", (1, 2), DType.INT8, weights, np.full((1, 2), 127, np.int8)),
+        "b": Tensor("b", (1,), DType.INT32, None, np.array([2**31 - 1], np.int32)),
+        "y": Tensor("y", (1, 1), DType.INT8, grid),
+    }
+    graph = Graph("g", tensors, (Node(ir.FullyConnected(), ("x", "w", "b"), ("y",), "fc"),), ("x",), ("y",))
+    with pytest.raises(UnsupportedError, match="32 bits"):
+        c_code(graph, name="a", model_hash=HASH)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("MNIST-cnn 2", "mnist_cnn_2"), ("3d", "m_3d"), ("", "model"), ("é*/\n", "model"), ("int", "int")],
+)
+def test_names_that_c_takes(name: str, expected: str) -> None:
+    assert identifier(name) == expected
+
+
+def test_hostile_names_stay_inside_comments_and_identifiers(tmp_path: Path) -> None:
+    graph = NETWORKS["mixed"]
+    nasty = "*/ int broken( /* ??/ \\\n"
+    nodes = tuple(replace(node, source=nasty) for node in graph.nodes)
+    tensors = {**graph.tensors, nasty: replace(graph["x"], name=nasty)}
+    nodes = tuple(replace(n, inputs=tuple(nasty if i == "x" else i for i in n.inputs)) for n in nodes)
+    feeds = {nasty: random_inputs(graph)["x"]}
+    hostile = Graph(nasty, tensors, nodes, (nasty,), graph.outputs)
+    made = run_c(hostile, tmp_path, feeds, *TRAPS)
+    for output, values in reference.run_tensors(hostile, feeds).items():
+        np.testing.assert_array_equal(made[output], values)
+
+
+@pytest.mark.parametrize("name", ["int", "class", "linux", "9", "a b", "a-b"])
+def test_inputs_may_be_called_anything(name: str, tmp_path: Path) -> None:
+    grid = Quantization.per_tensor(0.1, 3)
+    tensors = {n: Tensor(n, (1, 3), DType.INT8, grid) for n in (name, "a_b", "y")}
+    node = Node(ir.Add(), (name, "a_b"), ("y",))
+    graph = Graph("g", tensors, (node,), (name, "a_b"), ("y",))
+    feeds = {name: np.array([[-128, 5, 127]], np.int8), "a_b": np.array([[3, 9, 100]], np.int8)}
+    made = run_c(graph, tmp_path, feeds, *TRAPS)
+    np.testing.assert_array_equal(made["y"], reference.run_tensors(graph, feeds)["y"])
+    (tmp_path / "use.cc").write_text(
+        '#include "model.h"\nint main() { return SGSC_CASE_ARENA_BYTES == 0; }\n'
+    )
+    command = [
+        str(GCC),
+        "-x",
+        "c++",
+        "-fsyntax-only",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        str(tmp_path / "use.cc"),
+    ]
+    subprocess.run(command, check=True)

@@ -1,0 +1,172 @@
+"""``package`` as a process: from a build folder and from a file, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from certification.build_folders import write_folder
+from firmware.hosted import GCC, STRICT, needs_gcc
+from firmware.networks import NETWORKS
+
+from sgsc_edge.artifacts import read_npz
+from sgsc_edge.graph import ir, reference
+from sgsc_edge.graph.ir import DType, Graph, Node, Tensor
+from sgsc_edge.graph.read_tflite import read_tflite
+from sgsc_edge.graph.write_tflite import write_tflite
+from sgsc_edge.packaging import read_source
+
+CMAKE = shutil.which("cmake")
+
+
+def package(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "sgsc_edge.cli.main", "package", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=cwd)
+
+
+@needs_gcc
+def test_a_build_folder(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "build")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    done = package(folder, "--format", "c-code", "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    made = folder / "package" / "c-code"
+    assert document["folder"] == str(made)
+    described = json.loads((made / "package.json").read_text())
+    assert {name: document[name] for name in described} == described
+    files = {path.relative_to(made).as_posix() for path in made.rglob("*") if path.is_file()}
+    assert files == {*described["files"], "package.json"}
+    assert {name: (folder / name).read_bytes() for name in before} == before
+    example = tmp_path / "example"
+    sources = [*map(str, made.glob("*.c")), str(made / "example" / "main.c")]
+    subprocess.run([str(GCC), *STRICT, "-I", str(made), "-o", str(example), *sources], check=True)
+    arrays = read_npz(folder / "preservation.npz")
+    ran = subprocess.run(
+        [str(example)], input=arrays["certify_inputs"].tobytes(), capture_output=True, check=True
+    )
+    outputs = np.frombuffer(ran.stdout, np.int8).reshape(arrays["certify_compressed_logits"].shape)
+    np.testing.assert_array_equal(outputs, arrays["certify_compressed_logits"])
+    assert b"passed" in ran.stderr
+
+
+def test_twice_gives_the_same_bytes(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "build")
+    for out in ("a", "b"):
+        assert package(folder, "--format", "c-code", "--out", tmp_path / out).returncode == 0
+    files = [path for path in (tmp_path / "a").rglob("*") if path.is_file()]
+    assert len(files) == 8
+    for path in files:
+        assert path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes()
+
+
+@pytest.mark.skipif(CMAKE is None or GCC is None, reason="cmake or gcc is not installed")
+def test_a_file_from_elsewhere_builds_with_cmake(tmp_path: Path) -> None:
+    graph = NETWORKS["separable"]
+    (tmp_path / "3 nets.tflite").write_bytes(write_tflite(graph))
+    done = package("3 nets.tflite", "--format", "c-code", "--weights", "learned", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "3 nets-c-code"
+    assert "sgsc_m_3_nets_invoke" in done.stdout
+    assert json.loads((folder / "package.json").read_text())["weights"] == "learned"
+    build = tmp_path / "cmake"
+    for command in (["-S", str(folder), "-B", str(build)], ["--build", str(build)]):
+        subprocess.run([str(CMAKE), *command], check=True, capture_output=True)
+    x = np.random.default_rng(5).integers(-128, 128, (4, 16, 16, 1)).astype(np.int8)
+    ran = subprocess.run([str(build / "example")], input=x.tobytes(), capture_output=True, check=True)
+    outputs = np.frombuffer(ran.stdout, np.int8).reshape(4, -1)
+    np.testing.assert_array_equal(outputs, reference.run(graph, x))
+
+
+def test_packaging_needs_no_torch(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "build")
+    code = (
+        "import sys; sys.modules['torch'] = None; from sgsc_edge import api; "
+        f"api.package({str(folder)!r}, 'c-code', out={str(tmp_path / 'out')!r})"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_samples_of_a_build_cover_its_classes(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "build")
+    source = read_source(folder)
+    (inputs,) = source.inputs.values()
+    arrays = read_npz(folder / "preservation.npz")
+    labels = [
+        arrays["certify_labels"][np.flatnonzero((arrays["certify_inputs"] == x).all((1, 2, 3)))[0]]
+        for x in inputs
+    ]
+    assert len(inputs) == 8
+    assert set(labels) == set(arrays["certify_labels"])
+
+
+def unsupported(folder: Path) -> Path:
+    x, y = (Tensor(name, (1, 4), DType.FLOAT32) for name in "xy")
+    graph = Graph("g", {"x": x, "y": y}, (Node(ir.Relu(), ("x",), ("y",), "act"),), ("x",), ("y",))
+    path = folder / "float.tflite"
+    path.write_bytes(write_tflite(graph))
+    return path
+
+
+def truncated(folder: Path) -> Path:
+    path = folder / "cut.tflite"
+    path.write_bytes(write_tflite(NETWORKS["mixed"])[:500])
+    return path
+
+
+def edited(folder: Path) -> Path:
+    build = write_folder(folder / "build")
+    with (build / "model.tflite").open("ab") as file:
+        file.write(b"\0")
+    return build
+
+
+def no_model(folder: Path) -> Path:
+    path = folder / "model.onnx"
+    path.write_bytes(b"")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (unsupported, "float32"),
+        (truncated, "cut.tflite"),
+        (edited, "manifest.json"),
+        (no_model, "neither a build folder nor a .tflite"),
+        (lambda folder: folder / "absent.tflite", "absent.tflite"),
+        (lambda folder: folder, "manifest.json"),
+    ],
+    ids=["float32", "truncated", "edited", "onnx", "absent", "empty"],
+)
+def test_bad_input_is_refused_and_nothing_is_written(make, says: str, tmp_path: Path) -> None:
+    done = package(make(tmp_path), "--format", "c-code", "--out", tmp_path / "out")
+    assert done.returncode == 2, done.stderr
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "m.tflite").write_bytes(write_tflite(NETWORKS["residual"]))
+    (tmp_path / "out").write_text("a file")
+    done = package(tmp_path / "m.tflite", "--format", "c-code", "--out", tmp_path / "out")
+    assert done.returncode == 2
+    assert str(tmp_path / "out") in done.stderr
+
+
+def test_a_graph_of_many_names_is_read_back(tmp_path: Path) -> None:
+    """The package of a file is that of the graph that the reader makes of it."""
+    graph = replace(NETWORKS["mixed"], name="g")
+    path = tmp_path / "g.tflite"
+    path.write_bytes(write_tflite(graph))
+    source = read_source(path)
+    read = read_tflite(path.read_bytes())
+    for name, values in reference.run_tensors(read, source.inputs).items():
+        np.testing.assert_array_equal(source.outputs[name], values)
