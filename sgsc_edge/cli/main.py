@@ -31,6 +31,7 @@ COMMANDS = {
     "verify": "Certify a build folder again, from its files alone.",
     "inspect": "Show ops, widths, shapes, quantization and bytes of a model file.",
     "targets": "List the targets that models can be built for.",
+    "boards": "List the boards that firmware can run on, and what is missing to use them.",
     "runtimes": "List the runtimes that can check a model, and what is installed.",
 }
 

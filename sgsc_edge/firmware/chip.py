@@ -1,7 +1,7 @@
 """Chips: a core and its memory, and what compilers call the core.
 
-A ``Chip`` is the ``[chip]`` table of a board file. ``CPUS`` holds what is the same for every chip with a core; a
-new core is a new row.
+A ``Chip`` is the ``[chip]`` table of a board file. ``CPUS`` holds what is the same for every chip with a
+core; a new core is a new row.
 """
 
 from __future__ import annotations
@@ -91,5 +91,7 @@ class Chip(Table):
         if self.flash.origin < self.ram.end and self.ram.origin < self.flash.end:
             raise ValueError("flash and ram overlap")
         if self.stack >= self.ram.size:
-            raise ValueError(f"the stack of {self.stack} bytes does not fit into {self.ram.size} bytes of RAM")
+            raise ValueError(
+                f"the stack of {self.stack} bytes does not fit into {self.ram.size} bytes of RAM"
+            )
         return self

@@ -1,7 +1,7 @@
 """Firmware images: a package and the board's own sources, compiled and linked for one chip.
 
-An image is an ELF file whose flash part a board can be given as it is. The same package, chip and compiler give
-the same bytes. What the image takes of flash and RAM is read from the sections of the ELF.
+An image is an ELF file whose flash part a board can be given as it is. The same package, chip and compiler
+give the same bytes. What the image takes of flash and RAM is read from the sections of the ELF.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ class Sizes:
     """Bytes of an image.
 
     ``flash`` is all that is written to flash; ``board`` (vectors, start-up, link), ``code`` (the model's),
-    ``constants``, ``weights`` and ``data`` (initial values of variables) are its parts, with gaps of alignment
-    beside them. ``ram`` is what variables take, of which ``arena`` are the package's; ``stack`` is what is set
-    aside for the stack, apart from ``ram``.
+    ``constants``, ``weights`` and ``data`` (initial values of variables) are its parts, with gaps of
+    alignment beside them. ``ram`` is what variables take, of which ``arena`` are the package's; ``stack`` is
+    what is set aside for the stack, apart from ``ram``.
     """
 
     flash: int
@@ -197,6 +197,7 @@ def check_fit(sizes: Sizes, chip: Chip) -> None:
     if sizes.ram + sizes.stack > chip.ram.size:
         parts = f"arena {sizes.arena}, other variables {sizes.ram - sizes.arena}, stack {sizes.stack}"
         raise ImageError(
-            f"the firmware takes {sizes.ram + sizes.stack} bytes of RAM ({parts}); the board has {chip.ram.size}",
+            f"the firmware takes {sizes.ram + sizes.stack} bytes of RAM ({parts}); "
+            f"the board has {chip.ram.size}",
             remedy="make the largest layers' outputs smaller, or take a larger board",
         )

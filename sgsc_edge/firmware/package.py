@@ -65,9 +65,7 @@ def _describe(path: Path) -> _Description:
         with path.open("rb") as file:
             data = file.read(_MAX_JSON_BYTES + 1)
     except OSError as error:
-        raise FileFormatError(
-            f"cannot be read: {error.strerror}", where=str(path), remedy=_REMEDY
-        ) from None
+        raise FileFormatError(f"cannot be read: {error.strerror}", where=str(path), remedy=_REMEDY) from None
     if len(data) > _MAX_JSON_BYTES:
         raise FileFormatError(f"is larger than {_MAX_JSON_BYTES} bytes", where=str(path))
     try:

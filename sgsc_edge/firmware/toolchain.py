@@ -1,9 +1,9 @@
 """Cross-compilers: the one on the system, else the one that pip installs.
 
-Both are called in a folder of fixed relative names, without debug information, so that the same sources give the
-same bytes wherever and whenever they are built. Nothing of a C library is used: our own sources stand in for the
-functions that compilers call unasked; what is left (floating point in software) comes from the compiler's own
-run-time library.
+Both are called in a folder of fixed relative names, without debug information, so that the same sources give
+the same bytes wherever and whenever they are built. Nothing of a C library is used: our own sources stand in
+for the functions that compilers call unasked; what is left (floating point in software) comes from the
+compiler's own run-time library.
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ class Toolchain:
         line = [*self.command, *cpu_options(self.kind, chip), *_COMPILE, *self._compile_options(), *options]
         self._run([*line, "-c", source, "-o", output], folder)
 
-    def link(self, objects: Sequence[str], script: str, entry: str, output: str, chip: Chip, folder: Path) -> None:
+    def link(
+        self, objects: Sequence[str], script: str, entry: str, output: str, chip: Chip, folder: Path
+    ) -> None:
         """Link ``objects`` by a linker script to an ELF file; all names are relative to ``folder``."""
         line = [*self.command, *cpu_options(self.kind, chip), *_LINK, f"-Wl,-T,{script}", f"-Wl,-e,{entry}"]
         files = [*objects, "-o", output]
@@ -113,10 +115,8 @@ def find_toolchain(chip: Chip, kind: Kind | None = None) -> Toolchain:
     if found is None:
         names = {"gcc": _GCC, "zig": "ziglang"}
         raise ToolchainError(
-            f"no cross-compiler for a {chip.cpu} is installed ({' or '.join(names[name] for name in wanted)})",
-            remedy=f"install the Debian package gcc-arm-none-eabi, or: {INSTALL}"
-            if kind != "zig"
-            else f"install it with: {INSTALL}",
+            f"no cross-compiler for a {chip.cpu} ({' or '.join(names[name] for name in wanted)})",
+            remedy=INSTALL if kind == "zig" else f"{INSTALL}, or: apt install gcc-arm-none-eabi",
         )
     return found
 
@@ -126,7 +126,7 @@ def cpu_options(kind: Kind, chip: Chip) -> tuple[str, ...]:
     cpu = CPUS[chip.cpu]
     if kind == "zig":
         abi = "eabihf" if chip.fpu else "eabi"
-        return (f"-target", f"thumb-freestanding-{abi}", f"-mcpu={cpu.zig}{cpu.zig_float if chip.fpu else ''}")
+        return ("-target", f"thumb-freestanding-{abi}", f"-mcpu={cpu.zig}{cpu.zig_float if chip.fpu else ''}")
     # Cores whose FPU is left out have it, for gcc, unless that is said.
     core = cpu.gcc if chip.fpu or not cpu.gcc_fpu else f"{cpu.gcc}+nofp"
     floats = (f"-mfpu={cpu.gcc_fpu}", "-mfloat-abi=hard") if chip.fpu else ("-mfloat-abi=soft",)
@@ -164,7 +164,14 @@ def _output(*line: str) -> str:
 
 def _environment(scratch: Path) -> dict[str, str]:
     """The environment without what would change the output; zig's caches are our own."""
-    changing = ("CPATH", "C_INCLUDE_PATH", "LIBRARY_PATH", "GCC_EXEC_PREFIX", "COMPILER_PATH", "SOURCE_DATE_EPOCH")
+    changing = (
+        "CPATH",
+        "C_INCLUDE_PATH",
+        "LIBRARY_PATH",
+        "GCC_EXEC_PREFIX",
+        "COMPILER_PATH",
+        "SOURCE_DATE_EPOCH",
+    )
     kept = {name: value for name, value in os.environ.items() if name not in changing}
     return {
         **kept,

@@ -98,7 +98,10 @@ def test_version() -> None:
     ("args", "message"),
     [
         (("biuld",), "No such command 'biuld'. Did you mean 'build'?"),
-        (("zzz",), "No such command 'zzz'. Commands: build, preserve, verify, inspect, targets, runtimes."),
+        (
+            ("zzz",),
+            "No such command 'zzz'. Commands: build, preserve, verify, inspect, targets, boards, runtimes.",
+        ),
         (("targets", "--jsn"), "--json"),
         (("build", "."), "Targets: tflite-int4, tflite-int8, tflm-int4."),
         (("verify",), "Missing argument 'FOLDER'"),
