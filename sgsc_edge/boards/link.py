@@ -30,14 +30,17 @@ _HEADER = struct.Struct("<2sBBII")  # without its checksum
 _CHECKSUM = struct.Struct("<I")
 _HEADER_BYTES = _HEADER.size + _CHECKSUM.size
 _HELLO = struct.Struct("<32sIIII")
-_FAULT = struct.Struct("<IIII")
+_FAULT = struct.Struct("<IIIII")
 _NOT_KNOWN = 0xFFFFFFFF
 _REASONS = {1: "it does not know this request", 2: "the payload has the wrong length"}
 _NAMES = {HELLO: "HELLO", RUN: "RUN", SELFTEST: "SELFTEST", STACK: "STACK", BYE: "BYE"}
-# Bits of the fault status register (CFSR), the telling ones first.
+# Bits of the fault status register (CFSR), the telling ones first. The one region that the firmware closes to
+# accesses (1, 4) lies below the stack.
 _FAULTS = {
     20: "stack overflow",
     12: "stack overflow",
+    4: "stack overflow",
+    1: "stack overflow",
     16: "undefined instruction",
     25: "division by zero",
     24: "unaligned access",
@@ -48,7 +51,6 @@ _FAULTS = {
     0: "jump into data",
     9: "access outside memory",
     10: "access outside memory, noticed late",
-    1: "access that is not allowed",
 }
 
 
@@ -226,12 +228,12 @@ class Link:
                 return
 
     def _fault(self, payload: bytes) -> TrapError:
-        vector, pc, status, address = _FAULT.unpack(payload)
+        vector, pc, status, address, caller = _FAULT.unpack(payload)
         known = next((text for bit, text in _FAULTS.items() if status >> bit & 1), f"exception {vector}")
         return TrapError(
             known,
             pc=None if pc == _NOT_KNOWN else pc,
-            function=None if pc == _NOT_KNOWN else self._function_at(pc),
+            function=self._function_at(pc) or self._function_at(caller & ~1),
             address=None if address == _NOT_KNOWN else address,
         )
 

@@ -33,8 +33,9 @@ _SYS_OPEN, _SYS_WRITE, _SYS_READ, _SYS_EXIT_EXTENDED = 0x01, 0x05, 0x06, 0x20
 _HANDLE_IN, _HANDLE_OUT = 1, 2
 _BKPT_SEMIHOSTING = b"\xab\xbe"
 _FAILED = 0xFFFFFFFF
-# The system control space, and the one register of it that a virtual board has: coprocessor access.
-_SYSTEM, _SYSTEM_BYTES, _CPACR = 0xE000E000, 0x1000, 0xD88
+# The system control space, and the registers of it that a virtual board has: coprocessor access, which is
+# always on, and the type of the MPU: it has no regions.
+_SYSTEM, _SYSTEM_BYTES, _CPACR, _MPU_TYPE = 0xE000E000, 0x1000, 0xD88, 0xD90
 _NOWHERE = 0xF0000000  # where execution would stop by itself: nothing lies there
 # RAM begins with what it happens to hold: code that counts on zeros is found.
 _GARBAGE = b"\xcd"
@@ -79,7 +80,7 @@ class VirtualBoard:
         self._trap: TrapError | None = None
         self._exit_code: int | None = None
         self._waiting = False
-        self._system = {_CPACR: 0}
+        self._system = {_CPACR: 0, _MPU_TYPE: 0}
         self.instructions: int | None = None
         self._uc = self._reset()
         if counted is not None:
@@ -228,7 +229,8 @@ class VirtualBoard:
 
     def _make_trap(self, kind: str, address: int | None = None) -> TrapError:
         pc = self._uc.reg_read(arm.UC_ARM_REG_PC)
-        function = self._image.function_at(pc)
+        caller = self._uc.reg_read(arm.UC_ARM_REG_LR) & ~1
+        function = self._image.function_at(pc) or self._image.function_at(caller)
         return TrapError(kind, pc=pc, function=function, address=address)
 
     # --- system registers ---------------------------------------------------------------------------

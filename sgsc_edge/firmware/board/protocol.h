@@ -31,7 +31,7 @@ enum {
     STACK = 4,    /* -> uint32_t: most bytes in use since reset, most bytes used by an inference */
     BYE = 5,      /* -> empty; then the firmware ends */
     ANSWER = 0x80,
-    FAULT = 0xFE, /* sent without a request: uint32_t vector, pc, fault status, fault address */
+    FAULT = 0xFE, /* sent without a request: uint32_t vector, pc, fault status, fault address, lr */
     ERROR = 0xFF  /* -> uint32_t: one of the reasons below */
 };
 

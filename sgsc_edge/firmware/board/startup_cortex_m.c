@@ -11,7 +11,8 @@ extern uint32_t board_zero[], board_zero_end[];
 
 int main(void);
 
-enum { FAULT_EXIT = 70, FAULT_WORDS = 4, FRAME_WORDS = 8, FRAME_PC = 6 };
+enum { FAULT_EXIT = 70, FAULT_WORDS = 5, FRAME_WORDS = 8, FRAME_LR = 5, FRAME_PC = 6 };
+enum { GUARD_BYTES = 0x10000 };
 static const uint32_t no_address = 0xFFFFFFFFu;
 
 static volatile uint32_t *system_register(uint32_t address)
@@ -27,11 +28,36 @@ static void enable_float(void)
 }
 #endif
 
-__attribute__((noreturn)) void board_reset(void)
+/* What is below the stack may be another memory: make touching it a fault. */
+static void guard_stack(void)
 {
 #if defined(__ARM_ARCH_8M_MAIN__) || defined(__ARM_ARCH_8_1M_MAIN__)
     __asm__ volatile("msr msplim, %0" ::"r"(board_stack_limit));
+#else
+    /* PMSAv7, where the chip has it: one region that nobody may access, ending where the stack does. Its size is
+     * a power of two and divides its address. */
+    uint32_t end = (uint32_t)board_stack_limit;
+    uint32_t size = 32;
+    uint32_t exponent = 5;
+
+    if (*system_register(0xE000ED90u) >> 8 == 0) { /* MPU_TYPE: no regions */
+        return;
+    }
+    while (size < GUARD_BYTES && (end & size) == 0) {
+        size *= 2;
+        exponent++;
+    }
+    *system_register(0xE000ED98u) = 0;                                        /* MPU_RNR */
+    *system_register(0xE000ED9Cu) = end - size;                               /* MPU_RBAR */
+    *system_register(0xE000EDA0u) = 1u << 28 | (exponent - 1u) << 1 | 1u;     /* MPU_RASR: XN, no access, on */
+    *system_register(0xE000ED94u) = 1u << 2 | 1u;                             /* MPU_CTRL: else as without */
+    __asm__ volatile("dsb\n\tisb" ::: "memory");
 #endif
+}
+
+__attribute__((noreturn)) void board_reset(void)
+{
+    guard_stack();
 #if defined(__ARM_FP) || defined(__ARM_FEATURE_MVE)
     enable_float();
 #endif
@@ -48,12 +74,10 @@ __attribute__((noreturn, used)) void board_fault(const uint32_t *frame)
     uint32_t status = 0;
     uint32_t address = no_address;
     uint32_t pc = no_address;
+    uint32_t lr = no_address;
     uint8_t report[4 * FAULT_WORDS];
 
     __asm__ volatile("mrs %0, ipsr" : "=r"(vector));
-    if (frame >= board_stack_limit && frame + FRAME_WORDS <= board_stack_top) {
-        pc = frame[FRAME_PC];
-    }
 #if !defined(__ARM_ARCH_6M__)
     status = *system_register(0xE000ED28u); /* CFSR */
     if (status & 1u << 15) {
@@ -62,10 +86,16 @@ __attribute__((noreturn, used)) void board_fault(const uint32_t *frame)
         address = *system_register(0xE000ED34u); /* MMFAR */
     }
 #endif
+    /* Bits 4, 12 and 20: the processor could not push the frame. */
+    if ((status & 0x00101010u) == 0 && frame >= board_stack_limit && frame + FRAME_WORDS <= board_stack_top) {
+        pc = frame[FRAME_PC];
+        lr = frame[FRAME_LR];
+    }
     protocol_put(report, vector);
     protocol_put(report + 4, pc);
     protocol_put(report + 8, status);
     protocol_put(report + 12, address);
+    protocol_put(report + 16, lr);
     protocol_send(FAULT, 0, report, sizeof report);
     board_exit(FAULT_EXIT);
 }
