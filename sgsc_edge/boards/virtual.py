@@ -103,7 +103,7 @@ class VirtualBoard:
                 raise LinkError(f"the firmware ended with exit code {self._exit_code}")
             left = deadline - time.monotonic()
             if left <= 0:
-                raise self._make_trap(f"no answer within {timeout_s:g} s: it hangs, or is slow,")
+                raise self._make_trap(f"no answer within {timeout_s:.3g} s: it hangs, or is slow,")
             self._run(left)
         data = bytes(self._outbox)
         self._outbox.clear()

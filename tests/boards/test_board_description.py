@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,15 @@ def test_a_wrong_board_file_is_explained(old: str, new: str, message: str, tmp_p
     with pytest.raises(ConfigError) as raised:
         written(tmp_path, (old, new))
     assert message in str(raised.value)
+
+
+def test_the_documented_example_is_a_board(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "boards.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    path = tmp_path / "my-m4.toml"
+    path.write_text(example, encoding="utf-8")
+    board = load_board(path)
+    assert (board.chip.flash.size, board.chip.ram.size, board.chip.fpu) == (256 * 1024, 64 * 1024, True)
 
 
 def test_an_unknown_board_names_the_nearest() -> None:

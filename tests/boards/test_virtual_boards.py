@@ -245,7 +245,8 @@ def test_the_firmware_refuses_what_it_does_not_know() -> None:
     with pytest.raises(LinkError, match="the payload has the wrong length"):
         link.run(bytes(15))
     device.write(encode(Frame(9, 1, b"")))
-    assert list(Decoder(10).feed(device.read(5.0))) == [Frame(ERROR, 1, b"\x01\0\0\0")]
+    answer = b"".join(iter(lambda: device.read(5.0), b""))
+    assert list(Decoder(10).feed(answer)) == [Frame(ERROR, 1, b"\x01\0\0\0")]
     assert link.run(bytes(16)) == dense(np.zeros((1, 16), np.int8)).tobytes()
     link.bye()
     with pytest.raises(LinkError, match="the firmware ended with exit code 0"):
