@@ -96,7 +96,7 @@ def encode(frame: Frame) -> bytes:
     """The bytes of a frame.
 
     >>> encode(Frame(HELLO, 7, b"")).hex()
-    '53470101070000000000000024a2f6cb'
+    '5347010107000000000000009b343f3d'
     """
     header = _HEADER.pack(MAGIC, frame.type, VERSION, frame.sequence, len(frame.payload))
     crc = zlib.crc32(header)
