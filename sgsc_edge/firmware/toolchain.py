@@ -8,6 +8,7 @@ compiler's own run-time library.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import shutil
@@ -153,8 +154,9 @@ def _find_zig(chip: Chip) -> Toolchain | None:
     return Toolchain("zig", (*command, "cc"), f"zig {version}") if version else None
 
 
+@functools.cache
 def _output(*line: str) -> str:
-    """The first line that a command prints; empty where it fails."""
+    """What a command prints; empty where it fails. Asked once a process: a compiler does not change."""
     try:
         done = subprocess.run(line, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired):
