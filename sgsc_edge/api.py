@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from sgsc_edge.errors import ConfigError
 
 if TYPE_CHECKING:
+    from sgsc_edge.boards.available import AvailableBoard
     from sgsc_edge.certification.certificate import Certificate
     from sgsc_edge.inspection import Comparison, Inspection
     from sgsc_edge.packaging.c_code import Packaged
@@ -186,6 +187,13 @@ def available_runtimes() -> list[Available]:
     from sgsc_edge import runtimes
 
     return runtimes.available()
+
+
+def available_boards() -> list[AvailableBoard]:
+    """Every shipped board, with what is missing here to use it."""
+    from sgsc_edge.boards import available
+
+    return available.available_boards()
 
 
 def _require_build_packages(command: str) -> None:

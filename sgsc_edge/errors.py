@@ -10,6 +10,11 @@
     │   ├── FileFormatError       an .onnx, .tflite, .npz or certificate that is malformed or edited
     │   ├── UnsupportedError      an op that cannot be lowered exactly, or not for this target
     │   └── OutputError           the output folder cannot be written, or is in use
+    ├── BoardError            4   a board, its firmware or the link to it
+    │   ├── ToolchainError        no cross-compiler, or it refused the firmware
+    │   ├── ImageError            the firmware does not fit the board
+    │   ├── LinkError             no sound answer
+    │   └── TrapError             the firmware did what the board does not allow, or never ended
     └── InternalError         5   a broken invariant: our bug
     Interrupted             130   Ctrl-C
 
@@ -92,6 +97,58 @@ class UnsupportedError(InputError):
 
 class OutputError(InputError):
     """The output folder cannot be written, is full, or is in use by another process."""
+
+
+class BoardError(SgscError):
+    """A board, its firmware, or the link to it fails."""
+
+    exit_code = 4
+
+
+class ToolchainError(BoardError):
+    """There is no cross-compiler, or it refused the firmware; ``output`` is what it said."""
+
+    def __init__(
+        self, message: str, *, where: str | None = None, remedy: str | None = None, output: str = ""
+    ) -> None:
+        self.output = output
+        super().__init__(message, where=where, remedy=remedy)
+
+
+class ImageError(BoardError):
+    """The firmware does not fit the board's flash or RAM."""
+
+
+class LinkError(BoardError):
+    """The board gives no answer, or none that is sound."""
+
+
+class TrapError(BoardError):
+    """The firmware did what the board does not allow, or never ended.
+
+    ``kind`` says what (``"write to flash"``); ``pc`` is the address of the instruction and ``function`` the C
+    function around it; ``address`` is the memory that was accessed. What is not known is None.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        *,
+        pc: int | None = None,
+        function: str | None = None,
+        address: int | None = None,
+        where: str | None = None,
+        remedy: str | None = None,
+    ) -> None:
+        self.kind = kind
+        self.pc = pc
+        self.function = function
+        self.address = address
+        parts = [kind]
+        parts += [f"at address {address:#010x}"] if address is not None else []
+        parts += [f"in {function}"] if function is not None else []
+        parts += [f"(pc {pc:#010x})"] if pc is not None else []
+        super().__init__(" ".join(parts), where=where, remedy=remedy)
 
 
 class InternalError(SgscError):

@@ -35,6 +35,7 @@ FLOORS = {
     "export": 5,
     "inspection": 5,
     "certification": 5,
+    "boards": 5,
     "packaging": 6,
     "pipeline": 6,
     "api": 7,
@@ -95,6 +96,7 @@ def test_what_a_gate_needs_starts_without_torch() -> None:
 import sys
 import sgsc_edge.api, sgsc_edge.cli.main, sgsc_edge.certification, sgsc_edge.inspection, sgsc_edge.lowering
 import sgsc_edge.project, sgsc_edge.runtimes, sgsc_edge.targets
+import sgsc_edge.boards.qemu, sgsc_edge.boards.run, sgsc_edge.boards.virtual, sgsc_edge.firmware.image
 for name in sgsc_edge.cli.main.COMMANDS:
     __import__(f"sgsc_edge.cli.{name}")
 assert "torch" not in sys.modules

@@ -32,6 +32,7 @@ COMMANDS = {
     "inspect": "Show ops, widths, shapes, quantization and bytes of a model file.",
     "package": "Write a model as C code for an embedded project.",
     "targets": "List the targets that models can be built for.",
+    "boards": "List the boards that firmware can run on, and what is missing to use them.",
     "runtimes": "List the runtimes that can check a model, and what is installed.",
 }
 

@@ -1,1 +1,1 @@
-"""C code for devices: what a model needs of kernels, memory and constants, written as C99."""
+"""Firmware: a model as C code, and with start-up code and a link to the host as an image for one chip."""

@@ -98,7 +98,10 @@ def test_version() -> None:
     ("args", "message"),
     [
         (("biuld",), "No such command 'biuld'. Did you mean 'build'?"),
-        (("zzz",), "No such command 'zzz'. Commands: build, preserve, verify, inspect, targets, runtimes."),
+        (
+            ("zzz",),
+            "No such command 'zzz'. Commands: build, preserve, verify, inspect, targets, boards, runtimes.",
+        ),
         (("targets", "--jsn"), "--json"),
         (("build", "."), "Targets: tflite-int4, tflite-int8, tflm-int4."),
         (("verify",), "Missing argument 'FOLDER'"),
@@ -150,6 +153,22 @@ def test_runtimes_as_text_and_json() -> None:
     assert rows["litert"]["reads"] == "model.tflite"
     text = run("runtimes").stdout
     assert all(name in text for name in rows)
+
+
+def test_boards_as_text_and_json() -> None:
+    rows = {row["name"]: row for row in document(run("boards", "--json"))["boards"]}
+    assert rows["virtual-cortex-m4"]["chip"]["ram"] == {"origin": 0x20000000, "size": 262144}
+    assert rows["virtual-cortex-m4"]["missing"] == []
+    assert rows["virtual-cortex-m4"]["toolchain"].startswith(("arm-none-eabi-gcc ", "zig "))
+    without = {row["name"]: row for row in document(run("boards", "--json", PATH=""))["boards"]}
+    assert without["virtual-cortex-m4"]["missing"] == []  # pip alone is enough
+    assert without["virtual-cortex-m4"]["toolchain"].startswith("zig ")
+    assert without["qemu-mps2-an386"]["missing"] == ["apt install qemu-system-arm"]
+    text = run("boards", PATH="").stdout.splitlines()
+    assert text[0].split()[0] == "board"
+    lines = {line.split()[0]: line for line in text}
+    assert lines["qemu-mps2-an386"].endswith("no: apt install qemu-system-arm")
+    assert lines["virtual-cortex-m0plus"].endswith("yes")
 
 
 # --- output ---------------------------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""Boards: what firmware runs on, and the link to it. One file a way to reach a board."""

@@ -1,0 +1,85 @@
+"""Boards as data: a chip and how it is reached, read from ``targets/boards/<name>.toml``.
+
+A new board with a known core is a new file; nothing in the code knows a board by name. ``docs/boards.md``
+explains every key.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from sgsc_edge.config_text import nearest, read_toml, validate
+from sgsc_edge.errors import ConfigError
+from sgsc_edge.firmware.chip import Chip, Table
+from sgsc_edge.targets import Name, target_folder
+
+# Cores that Unicorn emulates; its M0 executes what an M0+ does.
+UNICORN_CPUS = ("cortex-m0plus", "cortex-m3", "cortex-m4", "cortex-m7", "cortex-m33")
+
+
+class Reach(Table):
+    """How a board is reached. ``machine`` is QEMU's name for it, and given for QEMU only."""
+
+    via: Literal["unicorn", "qemu"]
+    machine: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")] | None = None
+
+    @model_validator(mode="after")
+    def _machine_for_qemu(self) -> Reach:
+        if (self.via == "qemu") != (self.machine is not None):
+            raise ValueError("machine is given exactly where via is 'qemu'")
+        return self
+
+
+class Board(Table):
+    """A validated board file."""
+
+    name: Name
+    description: Annotated[str, Field(min_length=1)]
+    chip: Chip
+    reach: Reach
+
+    @model_validator(mode="after")
+    def _emulated(self) -> Board:
+        if self.reach.via == "unicorn" and self.chip.cpu not in UNICORN_CPUS:
+            raise ValueError(f"Unicorn emulates no {self.chip.cpu}; it has {', '.join(UNICORN_CPUS)}")
+        return self
+
+
+def load_board(name_or_path: str | Path) -> Board:
+    """A shipped board by name, or one of the user's own by path to its ``.toml``.
+
+    Raises ``ConfigError``: unknown name (with the nearest), or every problem of the file at once.
+    """
+    path = Path(name_or_path)
+    if path.suffix == ".toml":
+        return _read_board(path)
+    names = board_names()
+    if str(name_or_path) not in names:
+        raise ConfigError(
+            f"unknown board '{name_or_path}'{nearest(str(name_or_path), names)}",
+            where="--board",
+            remedy=f"choose one of {', '.join(names)}, or give the path of a board's .toml file",
+        )
+    return _read_board(board_folder() / f"{name_or_path}.toml")
+
+
+def board_names() -> list[str]:
+    """Names of the shipped boards, without reading them."""
+    return sorted(path.stem for path in board_folder().glob("*.toml"))
+
+
+def board_folder() -> Path:
+    """Where the shipped boards lie: beside the targets."""
+    return target_folder() / "boards"
+
+
+def _read_board(path: Path) -> Board:
+    board = validate(Board, read_toml(path), remedy="correct the board file")
+    if board.name != path.stem:
+        raise ConfigError(
+            f"holds the board '{board.name}'", where=str(path), remedy=f"name the file {board.name}.toml"
+        )
+    return board

@@ -1,0 +1,251 @@
+"""The host's side of the link: requests and answers in frames with a checksum, over bytes that may get lost.
+
+``firmware/board/protocol.h`` describes the frame. A request is sent again until its answer comes: an answer
+counts when its checksums fit and it repeats the request's type and sequence number. Sequence numbers start
+anywhere, so that a board that was not reset since another session has no old answer that passes for a new
+one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import struct
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from sgsc_edge.errors import LinkError, TrapError
+
+MAGIC = b"SG"
+VERSION = 1
+HELLO, RUN, SELFTEST, STACK, BYE = range(1, 6)
+ANSWER = 0x80
+FAULT = 0xFE
+ERROR = 0xFF
+
+_HEADER = struct.Struct("<2sBBII")  # without its checksum
+_CHECKSUM = struct.Struct("<I")
+_HEADER_BYTES = _HEADER.size + _CHECKSUM.size
+_HELLO = struct.Struct("<32sIIII")
+_FAULT = struct.Struct("<IIIII")
+_NOT_KNOWN = 0xFFFFFFFF
+_REASONS = {1: "it does not know this request", 2: "the payload has the wrong length"}
+_NAMES = {HELLO: "HELLO", RUN: "RUN", SELFTEST: "SELFTEST", STACK: "STACK", BYE: "BYE"}
+# Bits of the fault status register (CFSR), the telling ones first. The one region that the firmware closes to
+# accesses (1, 4) lies below the stack.
+_FAULTS = {
+    20: "stack overflow",
+    12: "stack overflow",
+    4: "stack overflow",
+    1: "stack overflow",
+    16: "undefined instruction",
+    25: "division by zero",
+    24: "unaligned access",
+    19: "instruction of a coprocessor that is off",
+    17: "invalid state",
+    18: "invalid return address",
+    8: "jump outside memory",
+    0: "jump into data",
+    9: "access outside memory",
+    10: "access outside memory, noticed late",
+}
+
+
+class Transport(Protocol):
+    """Bytes to a board and back, in order, perhaps not all of them."""
+
+    def write(self, data: bytes) -> None:
+        """Send bytes."""
+
+    def read(self, timeout_s: float) -> bytes:
+        """What has come, at least one byte; empty where nothing comes within ``timeout_s`` seconds."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One sound frame."""
+
+    type: int
+    sequence: int
+    payload: bytes
+
+
+@dataclass(frozen=True)
+class Hello:
+    """What the firmware says of itself: SHA-256 of its model in hex, and sizes in bytes."""
+
+    hash: str
+    input_bytes: int
+    output_bytes: int
+    arena_bytes: int
+    stack_bytes: int
+
+
+@dataclass(frozen=True)
+class StackUse:
+    """Bytes of stack: the most in use since reset, and the most that one inference took."""
+
+    total: int
+    inference: int
+
+
+def encode(frame: Frame) -> bytes:
+    """The bytes of a frame.
+
+    >>> encode(Frame(HELLO, 7, b"")).hex()
+    '5347010107000000000000009b343f3d'
+    """
+    header = _HEADER.pack(MAGIC, frame.type, VERSION, frame.sequence, len(frame.payload))
+    crc = zlib.crc32(header)
+    data = header + _CHECKSUM.pack(crc) + frame.payload
+    return data + _CHECKSUM.pack(zlib.crc32(frame.payload, crc)) if frame.payload else data
+
+
+class Decoder:
+    """Finds sound frames in a stream of bytes; all else is noise, and dropped.
+
+    ``limit``: the largest payload that can come; a header with a larger one is noise.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[Frame]:
+        """The frames that ``data`` completes."""
+        self._buffer += data
+        while (start := self._buffer.find(MAGIC)) >= 0:
+            del self._buffer[:start]
+            if len(self._buffer) < _HEADER_BYTES:
+                return
+            _, kind, version, sequence, length = _HEADER.unpack_from(self._buffer)
+            crc = zlib.crc32(self._buffer[: _HEADER.size])
+            if version != VERSION or length > self._limit or not self._holds(crc, _HEADER.size):
+                del self._buffer[:1]
+                continue
+            end = _HEADER_BYTES + length
+            size = end + _CHECKSUM.size if length else end
+            if len(self._buffer) < size:
+                return
+            payload = bytes(self._buffer[_HEADER_BYTES:end])
+            if length and not self._holds(zlib.crc32(payload, crc), end):
+                del self._buffer[:1]  # what follows may begin inside the payload that was not whole
+                continue
+            del self._buffer[:size]
+            yield Frame(kind, sequence, payload)
+        del self._buffer[: max(0, len(self._buffer) - 1)]  # the last byte may be half of a beginning
+
+    def forget(self) -> None:
+        """Drop an incomplete frame: the rest of it does not come any more."""
+        self._buffer.clear()
+
+    def _holds(self, crc: int, offset: int) -> bool:
+        return bool(_CHECKSUM.unpack_from(self._buffer, offset)[0] == crc)
+
+
+class Link:
+    """Requests over a transport.
+
+    Parameters
+    ----------
+    output_bytes: of the model; no answer is longer than that, or than HELLO's.
+    timeout_s: seconds to wait for an answer before the request is sent again.
+    attempts: how often a request is sent before ``LinkError``.
+    sequence: the first sequence number; drawn at random where it is not given.
+    function_at: names the C function around an address, for faults that the firmware reports.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        output_bytes: int,
+        *,
+        timeout_s: float,
+        attempts: int = 5,
+        sequence: int | None = None,
+        function_at: Callable[[int], str | None] = lambda _: None,
+    ) -> None:
+        self._transport = transport
+        self._decoder = Decoder(max(output_bytes, _HELLO.size))
+        self._output_bytes = output_bytes
+        self._timeout_s = timeout_s
+        self._attempts = attempts
+        self._sequence = secrets.randbits(32) if sequence is None else sequence
+        self._function_at = function_at
+
+    def hello(self) -> Hello:
+        """Ask the firmware what it is."""
+        fields = _HELLO.unpack(self._request(HELLO, b"", _HELLO.size))
+        return Hello(fields[0].hex(), *fields[1:])
+
+    def run(self, data: bytes) -> bytes:
+        """One inference: the input's bytes to the output's."""
+        return self._request(RUN, data, self._output_bytes)
+
+    def selftest(self) -> int:
+        """Run the golden vectors that are built in; 0 where they pass."""
+        result: int = struct.unpack("<i", self._request(SELFTEST, b"", 4))[0]
+        return result
+
+    def stack(self) -> StackUse:
+        """The stack's high-water mark."""
+        return StackUse(*struct.unpack("<II", self._request(STACK, b"", 8)))
+
+    def bye(self) -> None:
+        """Let the firmware end; where the answer is lost, it has ended all the same."""
+        with contextlib.suppress(LinkError):
+            self._request(BYE, b"", 0)
+
+    def _request(self, kind: int, payload: bytes, answer_bytes: int) -> bytes:
+        """Send until the answer of ``answer_bytes`` comes."""
+        self._sequence = (self._sequence + 1) % 2**32
+        data = encode(Frame(kind, self._sequence, payload))
+        for _ in range(self._attempts):
+            self._transport.write(data)
+            for frame in self._frames():
+                if frame.type == FAULT and len(frame.payload) == _FAULT.size:
+                    raise self._fault(frame.payload)
+                if frame.sequence != self._sequence or frame.type not in (kind | ANSWER, ERROR):
+                    continue  # the answer to an earlier request, come late or twice
+                if frame.type == ERROR or len(frame.payload) != answer_bytes:
+                    raise _refused(kind, frame, answer_bytes)
+                return frame.payload
+            self._decoder.forget()
+        raise LinkError(
+            f"no answer to {_NAMES[kind]} within {self._timeout_s:g} s, sent {_times(self._attempts)}",
+            remedy="check the connection; a slow board may need a longer time limit",
+        )
+
+    def _frames(self) -> Iterator[Frame]:
+        """Frames as they come, until the time is over."""
+        deadline = time.monotonic() + self._timeout_s
+        while data := self._transport.read(max(0.0, deadline - time.monotonic())):
+            yield from self._decoder.feed(data)
+            if time.monotonic() > deadline:
+                return
+
+    def _fault(self, payload: bytes) -> TrapError:
+        vector, pc, status, address, caller = _FAULT.unpack(payload)
+        known = next((text for bit, text in _FAULTS.items() if status >> bit & 1), f"exception {vector}")
+        return TrapError(
+            known,
+            pc=None if pc == _NOT_KNOWN else pc,
+            function=self._function_at(pc) or self._function_at(caller & ~1),
+            address=None if address == _NOT_KNOWN else address,
+        )
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
+
+
+def _refused(kind: int, frame: Frame, answer_bytes: int) -> LinkError:
+    if frame.type == ERROR:
+        code = int.from_bytes(frame.payload[:4], "little")
+        reason = _REASONS.get(code, f"reason {code}")
+    else:
+        reason = f"the answer has {len(frame.payload)} bytes, not {answer_bytes}"
+    return LinkError(f"the firmware refused {_NAMES[kind]}: {reason}", remedy="build the firmware again")

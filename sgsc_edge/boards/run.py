@@ -1,0 +1,157 @@
+"""Runs a C package on a board: builds the firmware, asks who it is, and has it compute samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sgsc_edge.boards.available import require
+from sgsc_edge.boards.description import Board
+from sgsc_edge.boards.link import Hello, Link, StackUse, Transport
+from sgsc_edge.errors import BoardError, DataError, InternalError
+from sgsc_edge.firmware.package import Package, read_package
+from sgsc_edge.firmware.toolchain import Kind, find_toolchain
+
+if TYPE_CHECKING:  # these need packages of the extra `device`
+    from sgsc_edge.boards.qemu import QemuBoard
+    from sgsc_edge.boards.virtual import VirtualBoard
+    from sgsc_edge.firmware.image import Image, Sizes
+
+# Seconds for one answer of an emulated board.
+TIMEOUT_S = 120.0
+
+
+@dataclass(frozen=True)
+class BoardRun:
+    """What a board computed.
+
+    ``outputs``: int8 [n, output_bytes], a row an inference. ``selftest``: 0 where the golden vectors in the
+    package pass. ``instructions`` of the first sample's inference, None where the board does not count them.
+    """
+
+    board: str
+    toolchain: str
+    image_sha256: str
+    outputs: NDArray[np.int8]
+    selftest: int
+    instructions: int | None
+    stack: StackUse
+    sizes: Sizes
+
+
+def run_package(
+    folder: Path,
+    board: Board,
+    inputs: NDArray[np.int8],
+    *,
+    toolchain: Kind | None = None,
+    timeout_s: float = TIMEOUT_S,
+) -> BoardRun:
+    """Build the package in ``folder`` for ``board`` and run it over ``inputs``, int8 [n, input_bytes].
+
+    ``toolchain`` names the cross-compiler; without it the system's is taken, else the pip-installed one.
+    ``timeout_s``: seconds for one answer. Raises ``BoardError`` (the board, its firmware, the link, memory),
+    ``FileFormatError`` (no package) and ``DataError`` (inputs of another size, or none).
+    """
+    package = read_package(folder)
+    _check_inputs(inputs, package)
+    require(board)
+    from sgsc_edge.firmware.image import build_image
+
+    compiler = find_toolchain(board.chip, toolchain)
+    image = build_image(package, board.chip, compiler)
+    return run_image(image, package, board, inputs, toolchain=compiler.version, timeout_s=timeout_s)
+
+
+def run_image(
+    image: Image,
+    package: Package,
+    board: Board,
+    inputs: NDArray[np.int8],
+    *,
+    toolchain: str,
+    timeout_s: float = TIMEOUT_S,
+) -> BoardRun:
+    """Run an image of ``package`` over ``inputs``, int8 [n, input_bytes]; raises as ``run_package`` does."""
+    _check_inputs(inputs, package)
+    device = _open(image, board)
+    try:
+        link = _link(device, image, package, timeout_s)
+        _check_identity(link.hello(), package, board)
+        selftest = link.selftest()
+        rows = [link.run(row.tobytes()) for row in inputs]
+        _check_stateless(rows[0], link.run(inputs[0].tobytes()), board)
+        stack = link.stack()
+        link.bye()
+    finally:
+        device.close()
+    outputs = np.frombuffer(b"".join(rows), np.int8).reshape(len(inputs), package.output_bytes)
+    instructions = None
+    if board.reach.via == "unicorn":
+        instructions = _count(image, package, board, inputs[0].tobytes(), rows[0], timeout_s)
+    return BoardRun(board.name, toolchain, image.sha256, outputs, selftest, instructions, stack, image.sizes)
+
+
+def _check_inputs(inputs: NDArray[np.int8], package: Package) -> None:
+    if len(inputs) == 0:
+        raise DataError("there are no samples to run")
+    if inputs.dtype != np.int8 or inputs.shape[1:] != (package.input_bytes,):
+        raise DataError(
+            f"samples are {inputs.dtype} {list(inputs.shape[1:])}; "
+            f"the model takes int8 [{package.input_bytes}]"
+        )
+
+
+def _open(image: Image, board: Board) -> VirtualBoard | QemuBoard:
+    if board.reach.machine is not None:
+        from sgsc_edge.boards.qemu import QemuBoard
+
+        return QemuBoard(image, board.reach.machine)
+    from sgsc_edge.boards.virtual import VirtualBoard
+
+    return VirtualBoard(image, board.chip)
+
+
+def _link(device: Transport, image: Image, package: Package, timeout_s: float) -> Link:
+    """Emulators lose nothing: one attempt, so that what hangs is waited for once."""
+    return Link(device, package.output_bytes, timeout_s=timeout_s, attempts=1, function_at=image.function_at)
+
+
+def _check_identity(hello: Hello, package: Package, board: Board) -> None:
+    """``BoardError`` where the board runs something else than the package."""
+    found = (hello.hash, hello.input_bytes, hello.output_bytes)
+    if found != (package.hash, package.input_bytes, package.output_bytes):
+        raise BoardError(
+            f"the firmware holds the model {hello.hash[:16]} ({hello.input_bytes} bytes in, "
+            f"{hello.output_bytes} out), package.json says {package.hash[:16]} ({package.input_bytes} in, "
+            f"{package.output_bytes} out)",
+            where=board.name,
+            remedy="package the model again",
+        )
+
+
+def _count(
+    image: Image, package: Package, board: Board, data: bytes, expected: bytes, timeout_s: float
+) -> int:
+    """Instructions of one inference, counted on a board of its own; the answer must be ``expected``."""
+    from sgsc_edge.boards.virtual import VirtualBoard
+
+    device = VirtualBoard(image, board.chip, counted=f"sgsc_{package.name}_invoke")
+    _check_stateless(_link(device, image, package, timeout_s).run(data), expected, board)
+    if device.instructions is None:
+        raise InternalError(f"the inference was not counted on {board.name}")
+    return device.instructions
+
+
+def _check_stateless(first: bytes, again: bytes, board: Board) -> None:
+    """``BoardError`` where one sample has two answers."""
+    if first != again:
+        raise BoardError(
+            "one sample was answered differently from reset and after others",
+            where=board.name,
+            remedy="the model's code keeps something from one inference to the next: package it again",
+        )

@@ -1,0 +1,136 @@
+/* Reset and faults of a Cortex-M. The stack lies at the bottom of RAM: what overflows it leaves RAM. */
+#include <string.h>
+
+#include "protocol.h"
+#include "stack.h"
+#include "transport.h"
+
+/* From the linker script. `load`: where the initial values lie in flash. */
+extern uint32_t board_data[], board_data_end[], board_data_load[];
+extern uint32_t board_zero[], board_zero_end[];
+
+int main(void);
+
+enum { FAULT_EXIT = 70, FAULT_WORDS = 5, FRAME_WORDS = 8, FRAME_LR = 5, FRAME_PC = 6 };
+enum { GUARD_BYTES = 0x10000 };
+static const uint32_t no_address = 0xFFFFFFFFu;
+
+static volatile uint32_t *system_register(uint32_t address)
+{
+    return (volatile uint32_t *)address;
+}
+
+#if defined(__ARM_FP) || defined(__ARM_FEATURE_MVE)
+static void enable_float(void)
+{
+    *system_register(0xE000ED88u) |= 0xFu << 20; /* CPACR: coprocessors 10 and 11 */
+    __asm__ volatile("dsb\n\tisb" ::: "memory");
+}
+#endif
+
+/* What is below the stack may be another memory: make touching it a fault. */
+static void guard_stack(void)
+{
+#if defined(__ARM_ARCH_8M_MAIN__) || defined(__ARM_ARCH_8_1M_MAIN__)
+    __asm__ volatile("msr msplim, %0" ::"r"(board_stack_limit));
+#else
+    /* PMSAv7, where the chip has it: one region that nobody may access, ending where the stack does. Its size is
+     * a power of two and divides its address. */
+    uint32_t end = (uint32_t)board_stack_limit;
+    uint32_t size = 32;
+    uint32_t exponent = 5;
+
+    if (*system_register(0xE000ED90u) >> 8 == 0) { /* MPU_TYPE: no regions */
+        return;
+    }
+    while (size < GUARD_BYTES && (end & size) == 0) {
+        size *= 2;
+        exponent++;
+    }
+    *system_register(0xE000ED98u) = 0;                                        /* MPU_RNR */
+    *system_register(0xE000ED9Cu) = end - size;                               /* MPU_RBAR */
+    *system_register(0xE000EDA0u) = 1u << 28 | (exponent - 1u) << 1 | 1u;     /* MPU_RASR: XN, no access, on */
+    *system_register(0xE000ED94u) = 1u << 2 | 1u;                             /* MPU_CTRL: else as without */
+    __asm__ volatile("dsb\n\tisb" ::: "memory");
+#endif
+}
+
+__attribute__((noreturn)) void board_reset(void)
+{
+    guard_stack();
+#if defined(__ARM_FP) || defined(__ARM_FEATURE_MVE)
+    enable_float();
+#endif
+    memcpy(board_data, board_data_load, (size_t)((uintptr_t)board_data_end - (uintptr_t)board_data));
+    memset(board_zero, 0, (size_t)((uintptr_t)board_zero_end - (uintptr_t)board_zero));
+    board_stack_paint();
+    board_exit((uint32_t)main());
+}
+
+/* Tell the host which fault it was and where, and end. `frame`: what the processor pushed, if it could. */
+__attribute__((noreturn, used)) void board_fault(const uint32_t *frame)
+{
+    uint32_t vector;
+    uint32_t status = 0;
+    uint32_t address = no_address;
+    uint32_t pc = no_address;
+    uint32_t lr = no_address;
+    uint8_t report[4 * FAULT_WORDS];
+
+    __asm__ volatile("mrs %0, ipsr" : "=r"(vector));
+#if !defined(__ARM_ARCH_6M__)
+    status = *system_register(0xE000ED28u); /* CFSR */
+    if (status & 1u << 15) {
+        address = *system_register(0xE000ED38u); /* BFAR */
+    } else if (status & 1u << 7) {
+        address = *system_register(0xE000ED34u); /* MMFAR */
+    }
+#endif
+    /* Bits 4, 12 and 20: the processor could not push the frame. */
+    if ((status & 0x00101010u) == 0 && frame >= board_stack_limit && frame + FRAME_WORDS <= board_stack_top) {
+        pc = frame[FRAME_PC];
+        lr = frame[FRAME_LR];
+    }
+    protocol_put(report, vector);
+    protocol_put(report + 4, pc);
+    protocol_put(report + 8, status);
+    protocol_put(report + 12, address);
+    protocol_put(report + 16, lr);
+    protocol_send(FAULT, 0, report, sizeof report);
+    board_exit(FAULT_EXIT);
+}
+
+/* The stack may be what failed: start again at its top, for nothing on it is needed any more. */
+__attribute__((naked)) static void fault(void)
+{
+    __asm__ volatile("mrs r0, msp\n\t"
+                     "ldr r1, =board_stack_top\n\t"
+                     "msr msp, r1\n\t"
+                     "ldr r1, =board_fault\n\t"
+                     "bx r1\n\t"
+                     ".ltorg");
+}
+
+union vector {
+    uint32_t *stack;
+    void (*handler)(void);
+};
+
+__attribute__((section(".vectors"), used)) const union vector board_vectors[16] = {
+    {.stack = board_stack_top},
+    {.handler = board_reset},
+    {.handler = fault}, /* NMI */
+    {.handler = fault}, /* HardFault */
+    {.handler = fault}, /* MemManage */
+    {.handler = fault}, /* BusFault */
+    {.handler = fault}, /* UsageFault */
+    {.handler = fault}, /* SecureFault */
+    {.stack = 0},
+    {.stack = 0},
+    {.stack = 0},
+    {.handler = fault}, /* SVCall */
+    {.handler = fault}, /* DebugMonitor */
+    {.stack = 0},
+    {.handler = fault}, /* PendSV */
+    {.handler = fault}, /* SysTick */
+};
