@@ -66,7 +66,7 @@ def package_c_code(source: Source, out: Path, *, name: str | None = None, learne
         "schema": "sgsc-edge-package/1",
         "format": FORMAT,
         "name": code.name,
-        "model_sha256": source.model_hash,
+        "hash": source.model_hash,
         "weights": "learned" if learned else "stored",
         "input_bytes": code.input_bytes,
         "output_bytes": code.output_bytes,
