@@ -6,13 +6,14 @@ import importlib.util
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from sgsc_edge.errors import ConfigError
 
 if TYPE_CHECKING:
     from sgsc_edge.boards.available import AvailableBoard
     from sgsc_edge.certification.certificate import Certificate
+    from sgsc_edge.flash import BoardCertificate
     from sgsc_edge.inspection import Comparison, Inspection
     from sgsc_edge.packaging.c_code import Packaged
     from sgsc_edge.preservation.selection import Selection
@@ -173,6 +174,41 @@ def package(
     read = read_source(Path(source))
     default = Path(f"{read.name}-{kind}") if read.folder is None else read.folder / "package" / kind
     return package_c_code(read, default if out is None else Path(out), name=name, learned=learned)
+
+
+def flash(
+    folder: str | Path,
+    board: str | Path,
+    *,
+    toolchain: Literal["gcc", "zig"] | None = None,
+    samples: int | None = None,
+) -> BoardCertificate:
+    """Put a certified build on a board and certify what the board computes.
+
+    Parameters
+    ----------
+    board: a board's name, or the path of its ``.toml``.
+    toolchain: the compiler; None for the system's, else the pip-installed one.
+    samples: certify samples to run, evenly over the classes; None for all.
+    """
+    from sgsc_edge import flash as flashing
+    from sgsc_edge.boards.description import load_board
+
+    return flashing.flash(Path(folder), load_board(board), toolchain=toolchain, samples=samples)
+
+
+def flash_steps(
+    folder: str | Path,
+    board: str | Path,
+    *,
+    toolchain: Literal["gcc", "zig"] | None = None,
+    samples: int | None = None,
+) -> tuple[str, ...]:
+    """What :func:`flash` would do, a line a step."""
+    from sgsc_edge import flash as flashing
+    from sgsc_edge.boards.description import load_board
+
+    return flashing.steps(Path(folder), load_board(board), toolchain, samples).lines
 
 
 def available_targets() -> list[Target]:

@@ -38,8 +38,9 @@ FLOORS = {
     "boards": 5,
     "packaging": 6,
     "pipeline": 6,
-    "api": 7,
-    "cli": 8,
+    "flash": 7,
+    "api": 8,
+    "cli": 9,
 }
 # Everything else (verify, inspect, targets, runtimes) starts without torch.
 TORCH_ROOMS = {"project", "preservation", "compression", "export", "pipeline"}

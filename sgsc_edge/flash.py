@@ -1,0 +1,271 @@
+"""Onto the board: a build's model as firmware, and the certificate repeated on the device itself.
+
+The firmware holds the generated C code. The board computes samples of the build and answers with integers;
+each must be what the certified ``.tflite`` gives. The result is a statement of its own,
+``certificate.<board>.json``, about the model, the build's certificate and the firmware image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sgsc_edge.artifacts import (
+    canonical_json,
+    check_manifest,
+    read_npz,
+    sha256_bytes,
+    sha256_file,
+    write_bytes,
+    write_json,
+)
+from sgsc_edge.boards.available import require
+from sgsc_edge.boards.description import Board
+from sgsc_edge.boards.run import BoardRun, run_image
+from sgsc_edge.certification.certificate import CERTIFICATE_NAME, Certificate, read_certificate
+from sgsc_edge.certification.records import STATEMENT_TYPE
+from sgsc_edge.certification.samples import CERTIFY, MUST_KEEP, SampleSet, read_samples
+from sgsc_edge.errors import FileFormatError
+from sgsc_edge.firmware.package import read_package
+from sgsc_edge.firmware.toolchain import Kind, find_toolchain
+from sgsc_edge.graph import reference
+from sgsc_edge.packaging import package_c_code, read_source
+from sgsc_edge.packaging.source import MODEL, SAMPLES
+
+BOARD_PREDICATE_TYPE = "urn:sgsc-edge:board-certificate:v1"
+PASSED, FAILED = "PASSED", "FAILED"
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class BoardCertificate:
+    """What a board computed, as an in-toto statement; ``path`` is where it was written."""
+
+    path: Path
+    document: dict[str, Any]
+
+    @property
+    def predicate(self) -> dict[str, Any]:
+        """What the statement says."""
+        found: dict[str, Any] = self.document["predicate"]
+        return found
+
+    @property
+    def exit_code(self) -> int:
+        """0 passed, 1 failed."""
+        return 0 if self.predicate["verdict"] == PASSED else 1
+
+    def to_text(self) -> str:
+        """For people, the verdict first."""
+        p = self.predicate
+        sizes, limits, stack = p["sizes"], p["limits"], p["stack"]
+        instructions = p["instructions_per_inference"]
+        differing = p["differing"]
+        equal = f"{p['samples'] - len(differing)} of {p['samples']} samples equal, integer for integer"
+        shown = f" (differs: {', '.join(differing[:_SHOWN])}{', ..' if len(differing) > _SHOWN else ''})"
+        counted = "not counted" if instructions is None else f"{instructions:,} per inference"
+        failed = p["selftest"]
+        tested = f"self-test differs at sample {failed}" if failed else "self-test passed"
+        return "\n".join(
+            (
+                f"{p['verdict']}  {p['board']}: {equal}{shown if differing else ''}; {tested}",
+                f"instructions  {counted}",
+                f"flash         {sizes['flash']:,} of {limits['flash']:,} bytes: code {sizes['code']:,}, "
+                f"weights {sizes['weights']:,}, other constants {sizes['constants']:,}, "
+                f"board {sizes['board']:,}",
+                f"RAM           {sizes['ram'] + sizes['stack']:,} of {limits['ram']:,} bytes: arena "
+                f"{sizes['arena']:,}, stack {sizes['stack']:,} ({stack['total']:,} used, "
+                f"{stack['inference']:,} of it by the inference)",
+                f"compiler      {p['toolchain']}",
+                f"certificate   {self.path}",
+            )
+        )
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What ``flash`` would do, in order."""
+
+    lines: tuple[str, ...]
+
+
+def steps(folder: Path, board: Board, toolchain: Kind | None, samples: int | None) -> Steps:
+    """The steps of :func:`flash`, without taking any.
+
+    Raises
+    ------
+    FileFormatError: the folder is no certified build.
+    BoardError: there is no compiler, or the board cannot be used here.
+    """
+    build = _Build.read(folder)
+    require(board)
+    compiler = find_toolchain(board.chip, toolchain)
+    chosen = build.choose(samples)
+    return Steps(
+        (
+            f"write {build.code}: {MODEL} as C99",
+            f"compile and link it for {board.chip.cpu}: {compiler.version} ({' '.join(compiler.command)})",
+            f"write {build.image(board)} and load it on {board.name} ({board.reach.via})",
+            f"run the self-test, then {len(chosen.ids)} of {build.total} samples of {SAMPLES}, and compare",
+            f"write {build.certificate(board)}",
+        )
+    )
+
+
+def flash(
+    folder: Path, board: Board, *, toolchain: Kind | None = None, samples: int | None = None
+) -> BoardCertificate:
+    """Build the firmware of a certified build, run it on a board and certify what the board computes.
+
+    Parameters
+    ----------
+    toolchain: the compiler; None for the system's, else the pip-installed one.
+    samples: certify samples to run, evenly over the classes; None for all. Samples of must_keep, and those
+        whose decision compression or a runtime changed, are always among them.
+
+    Raises
+    ------
+    FileFormatError: the folder is no certified build, or its files do not belong together.
+    UnsupportedError: an op has no kernel in C.
+    BoardError: the compiler, the board, its memory or the link.
+    """
+    build = _Build.read(folder)
+    require(board)
+    compiler = find_toolchain(board.chip, toolchain)
+    from sgsc_edge.firmware.image import build_image
+
+    source = read_source(folder)
+    package_c_code(source, build.code)
+    package = read_package(build.code)
+    image = build_image(package, board.chip, compiler)
+    write_bytes(build.image(board), image.elf)
+    chosen = build.choose(samples)
+    fed = chosen.inputs.reshape(len(chosen.inputs), -1)
+    run = run_image(image, package, board, fed, toolchain=compiler.version)
+    expected = reference.run(source.graph, chosen.inputs).reshape(len(fed), -1)
+    document = _statement(build, board, run, chosen, expected)
+    write_json(build.certificate(board), document)
+    return BoardCertificate(build.certificate(board), document)
+
+
+@dataclass(frozen=True, eq=False)
+class _Samples:
+    """Samples to run: ids and inputs int8 [n, ...]."""
+
+    ids: tuple[str, ...]
+    inputs: NDArray[np.int8]
+
+
+@dataclass(frozen=True, eq=False)
+class _Build:
+    """A certified build folder."""
+
+    folder: Path
+    certified: Certificate
+    sets: dict[str, SampleSet]
+
+    @staticmethod
+    def read(folder: Path) -> _Build:
+        """Read what ``build`` wrote; FileFormatError where files do not belong together."""
+        files = check_manifest(folder, required=(MODEL, SAMPLES)).files
+        certified = read_certificate(folder / CERTIFICATE_NAME)
+        if certified.subjects.get(MODEL) != files[MODEL]:
+            raise FileFormatError(
+                f"is about another {MODEL} than the one here",
+                where=str(folder / CERTIFICATE_NAME),
+                remedy="restore the certificate that belongs to this folder, or build again",
+            )
+        path = folder / SAMPLES
+        return _Build(folder, certified, read_samples(read_npz(path), where=str(path)))
+
+    @property
+    def code(self) -> Path:
+        """Where the C code goes."""
+        return self.folder / "package" / "c-code"
+
+    def image(self, board: Board) -> Path:
+        """Where the firmware goes."""
+        return self.folder / "package" / f"firmware.{board.name}.elf"
+
+    def certificate(self, board: Board) -> Path:
+        """Where the board's certificate goes."""
+        return self.folder / f"certificate.{board.name}.json"
+
+    @property
+    def total(self) -> int:
+        """Samples of the sets that gate."""
+        return sum(len(self.sets[name]) for name in (CERTIFY, MUST_KEEP) if name in self.sets)
+
+    def choose(self, samples: int | None) -> _Samples:
+        """Of certify evenly over the classes, with every changed decision; and all of must_keep."""
+        certify = self.sets[CERTIFY]
+        by_class = np.argsort(certify.labels, kind="stable")
+        wanted = len(by_class) if samples is None else min(samples, len(by_class))
+        even = by_class[np.linspace(0, len(by_class) - 1, wanted).astype(int)] if wanted else by_class[:0]
+        changed = np.flatnonzero(np.isin(certify.ids, sorted(self._changed())))
+        rows = sorted({*even.tolist(), *changed.tolist()})
+        ids, inputs = list(certify.ids[rows]), certify.inputs[rows]
+        if MUST_KEEP in self.sets:
+            kept = self.sets[MUST_KEEP]
+            new = [row for row, name in enumerate(kept.ids) if name not in set(ids)]
+            ids, inputs = [*ids, *kept.ids[new]], np.concatenate([inputs, kept.inputs[new]])
+        return _Samples(tuple(map(str, ids)), inputs)
+
+    def _changed(self) -> set[str]:
+        """Certify samples whose decision compression or a runtime changed."""
+        found: set[str] = set()
+        for row in self.certified.predicate.runtimes:
+            measured = row.sets.get(CERTIFY)
+            if measured is not None:
+                groups: tuple[Sequence[str] | None, ...] = (
+                    measured.negative_flips,
+                    measured.positive_flips,
+                    measured.differs_from_compressed,
+                )
+                found.update(name for group in groups for name in group or ())
+        return found
+
+
+def _statement(
+    build: _Build, board: Board, run: BoardRun, chosen: _Samples, expected: NDArray[np.int8]
+) -> dict[str, Any]:
+    differing = [
+        name
+        for name, got, wanted in zip(chosen.ids, run.outputs, expected, strict=True)
+        if not np.array_equal(got, wanted)
+    ]
+    predicate: dict[str, Any] = {
+        "verdict": FAILED if differing or run.selftest else PASSED,
+        "board": board.name,
+        "chip": board.chip.model_dump(mode="json"),
+        "reached": board.reach.model_dump(mode="json", exclude_none=True),
+        "toolchain": run.toolchain,
+        "target": build.certified.predicate.target,
+        "build_certificate_digest": build.certified.predicate.digest,
+        "samples": len(chosen.ids),
+        "samples_sha256": sha256_bytes(np.ascontiguousarray(chosen.inputs).tobytes()),
+        "differing": differing,
+        "selftest": run.selftest,
+        "instructions_per_inference": run.instructions,
+        "stack": asdict(run.stack),
+        "sizes": asdict(run.sizes),
+        "limits": {"flash": board.chip.flash.size, "ram": board.chip.ram.size},
+    }
+    subjects = {
+        MODEL: sha256_file(build.folder / MODEL),
+        CERTIFICATE_NAME: sha256_file(build.folder / CERTIFICATE_NAME),
+        f"package/{build.image(board).name}": run.image_sha256,
+    }
+    document: dict[str, Any] = {
+        "_type": STATEMENT_TYPE,
+        "subject": [{"name": name, "digest": {"sha256": digest}} for name, digest in subjects.items()],
+        "predicateType": BOARD_PREDICATE_TYPE,
+        "predicate": predicate,
+    }
+    predicate["digest"] = sha256_bytes(canonical_json(document))
+    return document

@@ -1,0 +1,169 @@
+"""``flash``: the certificate repeated on a (virtual) board, as a process and as functions."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from certification.build_folders import WRONG, context, write_folder
+
+from sgsc_edge import flash as flashing
+from sgsc_edge.artifacts import canonical_json, sha256_bytes, sha256_file
+from sgsc_edge.boards.description import load_board
+from sgsc_edge.certification.verify import certify_folder
+from sgsc_edge.graph import reference
+
+pytest.importorskip("unicorn")
+pytest.importorskip("ziglang")
+
+BOARD = "virtual-cortex-m4"
+
+
+@pytest.fixture(scope="module")
+def _certified(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_folder(tmp_path_factory.mktemp("flash") / "build")
+    certify_folder(folder, context())
+    return folder
+
+
+@pytest.fixture
+def folder(_certified: Path, tmp_path: Path) -> Path:
+    """A certified build of 50 certify and 6 must_keep samples, free to be changed."""
+    return Path(shutil.copytree(_certified, tmp_path / "build"))
+
+
+def flash(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "sgsc_edge.cli.main", "flash", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_the_board_computes_what_was_certified(folder: Path) -> None:
+    done = flash(folder, "--board", BOARD, "--samples", "all", "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert json.loads((folder / f"certificate.{BOARD}.json").read_text()) == document
+    predicate = document["predicate"]
+    assert (predicate["verdict"], predicate["samples"], predicate["differing"]) == ("PASSED", 56, [])
+    assert predicate["instructions_per_inference"] > 1000
+    assert 0 < predicate["stack"]["inference"] <= predicate["stack"]["total"]
+    assert predicate["sizes"]["flash"] <= predicate["limits"]["flash"]
+    subjects = {subject["name"]: subject["digest"]["sha256"] for subject in document["subject"]}
+    assert subjects == {
+        name: sha256_file(folder / name)
+        for name in ("model.tflite", "certificate.json", f"package/firmware.{BOARD}.elf")
+    }
+    digest = predicate.pop("digest")
+    assert digest == sha256_bytes(canonical_json(document))
+    certified = json.loads((folder / "certificate.json").read_text())
+    assert predicate["build_certificate_digest"] == certified["predicate"]["digest"]
+
+
+def test_a_dry_run_says_the_steps_and_takes_none(folder: Path) -> None:
+    before = sorted(folder.rglob("*"))
+    done = flash(folder, "--board", BOARD, "--samples", "10", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    for text in ("model.tflite as C99", "cortex-m4", f"firmware.{BOARD}.elf", f"certificate.{BOARD}.json"):
+        assert text in done.stdout
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_changed_decisions_and_must_keep_samples_always_run(folder: Path) -> None:
+    build = flashing._Build.read(folder)
+    chosen = build.choose(4)
+    changed = build._changed()
+    assert {f"certify{i:04d}" for i in WRONG} & changed
+    assert changed <= set(chosen.ids)
+    assert {f"must_keep{i:04d}" for i in range(6)} <= set(chosen.ids)
+    assert len(chosen.ids) == len(set(chosen.ids)) == len(chosen.inputs)
+    assert len(chosen.ids) < build.total == len(build.choose(None).ids) == 56
+    for name, inputs in zip(chosen.ids, chosen.inputs, strict=True):
+        part = build.sets["certify" if name.startswith("certify") else "must_keep"]
+        np.testing.assert_array_equal(part.inputs[list(part.ids).index(name)], inputs)
+
+
+def test_an_integer_that_differs_fails(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    computed = reference.run
+
+    def other(*arguments: object) -> np.ndarray:
+        outputs = computed(*arguments).copy()
+        outputs[3, 0] ^= 1
+        return outputs
+
+    monkeypatch.setattr(reference, "run", other)
+    made = flashing.flash(folder, load_board(BOARD), samples=20)
+    assert (made.predicate["verdict"], made.exit_code) == ("FAILED", 1)
+    (name,) = made.predicate["differing"]
+    assert name == flashing._Build.read(folder).choose(20).ids[3]
+    assert f"differs: {name}" in made.to_text()
+
+
+def small_board(folder: Path, **sizes: str) -> Path:
+    text = (Path(flashing.__file__).parents[1] / "targets" / "boards" / f"{BOARD}.toml").read_text()
+    lines = []
+    for line in text.splitlines():
+        for region, size in sizes.items():
+            if line.startswith(f"{region} ="):
+                origin = line.split("origin = ")[1].split(",")[0]
+                line = f'{region} = {{ origin = {origin}, size = "{size}" }}'
+        lines.append(line.replace(BOARD, "small"))
+    path = folder / "small.toml"
+    path.write_text("\n".join(lines))
+    return path
+
+
+@pytest.mark.parametrize(("region", "size"), [("flash", "1 KiB"), ("ram", "4 KiB")])
+def test_a_board_that_is_too_small(folder: Path, tmp_path: Path, region: str, size: str) -> None:
+    done = flash(folder, "--board", small_board(tmp_path, **{region: size}))
+    assert done.returncode == 4, done.stderr
+    assert f"bytes of {'RAM' if region == 'ram' else region}" in done.stderr
+    assert not list(folder.glob("certificate.small.json"))
+
+
+def uncertified(folder: Path) -> None:
+    (folder / "certificate.json").unlink()
+
+
+def edited_model(folder: Path) -> None:
+    with (folder / "model.tflite").open("ab") as file:
+        file.write(b"\0")
+
+
+def edited_certificate(folder: Path) -> None:
+    path = folder / "certificate.json"
+    path.write_text(path.read_text().replace('"PASSED"', '"FAILED"', 1))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (uncertified, "certificate.json"),
+        (edited_model, "manifest.json"),
+        (edited_certificate, "has been edited"),
+    ],
+)
+def test_files_that_do_not_belong_together(spoil, says: str, folder: Path) -> None:
+    spoil(folder)
+    done = flash(folder, "--board", BOARD)
+    assert done.returncode == 2, done.stderr
+    assert says in done.stderr
+    assert not (folder / f"certificate.{BOARD}.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--board", "virtual-cortex-m44"), "did you mean 'virtual-cortex-m4'"),
+        (("--board", BOARD, "--samples", "0"), "neither a number nor 'all'"),
+        (("--board", BOARD, "--samples", "some"), "neither a number nor 'all'"),
+        ((), "--board"),
+    ],
+)
+def test_wrong_options(arguments: tuple[str, ...], says: str, folder: Path) -> None:
+    done = flash(folder, *arguments)
+    assert done.returncode == 2
+    assert says in done.stderr
