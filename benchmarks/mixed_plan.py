@@ -4,7 +4,7 @@ Each example is built three times for a target with 4-bit weights, by its own re
 channels: mixed widths (the default), 4 bits alone (nothing is widened), and 8 bits. Bytes are weights, biases
 and their scales in the files; a build passes where its certificate says so::
 
-    python -m benchmarks.mixed_plan [--examples digits mnist] [--seeds 0 1 2]
+    python -m benchmarks.mixed_plan [--examples digits mnist] [--targets tflm-int4 tflite-int4] [--seeds 0 1 2]
 """
 
 from __future__ import annotations
@@ -37,12 +37,13 @@ def main() -> int:
     """Build and compare."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--examples", nargs="+", choices=("digits", "mnist"), default=["digits", "mnist"])
+    parser.add_argument("--targets", nargs="+", choices=TARGETS, default=TARGETS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options = parser.parse_args()
     found = {
         (example, target, seed): forms_of(trained(example, seed), seed, target)
         for example in options.examples
-        for target in TARGETS
+        for target in options.targets
         for seed in options.seeds
     }
     detail = {
