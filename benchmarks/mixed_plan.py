@@ -4,7 +4,7 @@ Each example is built three times for a target with 4-bit weights, by its own re
 channels: mixed widths (the default), 4 bits alone (nothing is widened), and 8 bits. Bytes are weights, biases
 and their scales in the files; a build passes where its certificate says so::
 
-    python -m benchmarks.mixed_plan [--examples digits mnist] [--targets tflm-int4 tflite-int4] [--seeds 0 1 2]
+    python -m benchmarks.mixed_plan [--examples digits mnist] [--targets tflm-int4 ..] [--seeds 0 1 2]
 """
 
 from __future__ import annotations
