@@ -180,6 +180,13 @@ class Add(Op):
 
 
 @dataclass(frozen=True)
+class Sub(Op):
+    """Inputs: a, b (broadcast as NumPy does); a - b."""
+
+    activation: Activation = Activation.NONE
+
+
+@dataclass(frozen=True)
 class Mul(Op):
     """Inputs: a, b (broadcast as NumPy does)."""
 

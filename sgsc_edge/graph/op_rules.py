@@ -317,6 +317,9 @@ OP_RULES: Mapping[type[Op], OpRule] = MappingProxyType(
                 ir.Add, ("a", "b"), _BINARY, (0, MAX_RANK), (broadcast_rank, add_rescale, activation_range)
             ),
             OpRule(
+                ir.Sub, ("a", "b"), _BINARY, (0, MAX_RANK), (broadcast_rank, add_rescale, activation_range)
+            ),
+            OpRule(
                 ir.Mul, ("a", "b"), _BINARY, (0, MAX_RANK), (broadcast_rank, rescale_range, activation_range)
             ),
             OpRule(

@@ -112,6 +112,7 @@ TABLES: Mapping[str, tuple[Field, ...]] = MappingProxyType(
             "ReshapeOptions": "new_shape:[i32]",
             "MulOptions": "activation:i8",
             "ReducerOptions": "keep_dims:bool",
+            "SubOptions": "activation:i8 pot_scale_int16:bool=1",
         }.items()
     }
 )
@@ -129,6 +130,7 @@ OPTIONS: Mapping[str, int] = MappingProxyType(
         "ReshapeOptions": 17,
         "MulOptions": 21,
         "ReducerOptions": 27,
+        "SubOptions": 28,
     }
 )
 

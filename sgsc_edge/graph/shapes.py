@@ -178,6 +178,7 @@ _INFER: Mapping[type[Op], Callable[[Any, list[Tensor]], Shape]] = MappingProxyTy
         ir.DepthwiseConv2D: _depthwise,
         ir.FullyConnected: _fully_connected,
         ir.Add: _broadcast,
+        ir.Sub: _broadcast,
         ir.Mul: _broadcast,
         ir.MaxPool2D: _pool,
         ir.AveragePool2D: _pool,

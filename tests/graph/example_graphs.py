@@ -108,6 +108,7 @@ def _plain_graphs() -> dict[str, Graph]:
         softmax = Tensor("y", (1, 8), DType.INT8, SOFTMAX) if dtype == "int8" else real("y", (1, 8))
         graphs |= {
             f"add_{dtype}": graph_of(ir.Add(Activation.RELU), [x, constant((5, 2))], free(x.shape)),
+            f"sub_{dtype}": graph_of(ir.Sub(), [constant((6, 1, 2)), x], free(x.shape)),
             f"mul_{dtype}": graph_of(ir.Mul(), [x, constant((1, 6, 5, 2))], free(x.shape)),
             f"max_pool_{dtype}": graph_of(ir.MaxPool2D(*pool), [x], make("y", (1, 3, 5, 2))),
             f"average_pool_{dtype}": graph_of(ir.AveragePool2D(*pool), [x], make("y", (1, 3, 5, 2))),

@@ -223,13 +223,16 @@ def broadcast_pair(draw: st.DrawFn) -> tuple[tuple[int, ...], tuple[int, ...], t
     return first, other, np.broadcast_shapes(first, other)
 
 
-def _gains_of(kind: type[ir.Add] | type[ir.Mul]) -> st.SearchStrategy[float]:
-    """ADD takes inputs of less than 2^8 output steps."""
-    return gains.map(lambda gain: max(gain, 2.0**-7)) if kind is ir.Add else gains
+Binary = type[ir.Add] | type[ir.Sub] | type[ir.Mul]
+
+
+def _gains_of(kind: Binary) -> st.SearchStrategy[float]:
+    """ADD and SUB take inputs of less than 2^8 output steps."""
+    return gains if kind is ir.Mul else gains.map(lambda gain: max(gain, 2.0**-7))
 
 
 @st.composite
-def binary(draw: st.DrawFn, kind: type[ir.Add] | type[ir.Mul]) -> Case:
+def binary(draw: st.DrawFn, kind: Binary) -> Case:
     first, other, result = broadcast_pair(draw)
     a, b = draw(quantizations()), draw(quantizations())
     real = max(float(a.scale[0]), float(b.scale[0]))
@@ -244,11 +247,11 @@ def binary(draw: st.DrawFn, kind: type[ir.Add] | type[ir.Mul]) -> Case:
 
 
 @st.composite
-def binary_self(draw: st.DrawFn, kind: type[ir.Add] | type[ir.Mul]) -> Case:
+def binary_self(draw: st.DrawFn, kind: Binary) -> Case:
     """x op x: both inputs vary with the sample."""
     shape = (1, *draw(st.lists(st.integers(1, 5), min_size=1, max_size=3)))
     q = draw(quantizations())
-    real = float(q.scale[0] if kind is ir.Add else q.scale[0] * q.scale[0] * 64)
+    real = float(q.scale[0] * q.scale[0] * 64 if kind is ir.Mul else q.scale[0])
     output = output_quantization(draw, real * draw(_gains_of(kind)))
     x = quantized("x", shape, q)
     node = Node(kind(draw(activations)), ("x", "x"), ("y",), "node under test")
@@ -398,6 +401,8 @@ CASES: Mapping[str, Row] = {
     ),
     "add": Row(binary(ir.Add)),
     "add_self": Row(binary_self(ir.Add)),
+    "sub": Row(binary(ir.Sub)),
+    "sub_self": Row(binary_self(ir.Sub)),
     "mul": Row(binary(ir.Mul)),
     "mul_self": Row(binary_self(ir.Mul)),
     "max_pool_2d": Row(pool(ir.MaxPool2D)),

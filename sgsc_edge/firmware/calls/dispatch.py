@@ -45,6 +45,7 @@ _CALLS: Mapping[type[ir.Op], Callable[[Step, Operands, Tensor, bool], list[Call]
         ir.AveragePool2D: reduction.pool,
         ir.Mean: reduction.mean,
         ir.Add: elementwise.binary,
+        ir.Sub: elementwise.binary,
         ir.Mul: elementwise.binary,
         ir.Relu: elementwise.requantize,
         ir.Relu6: elementwise.limit,

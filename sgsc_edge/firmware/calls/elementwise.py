@@ -29,9 +29,9 @@ _ADD_BITS = 20
 
 
 def binary(step: Step, operands: Operands, output: Tensor, learned: bool) -> list[Call]:
-    """Add, Mul: walks over both operands, 0 steps where one repeats."""
+    """Add, Sub and Mul: walks over both operands, 0 steps where one repeats."""
     op, (a, b) = step.node.op, operands
-    assert isinstance(op, ir.Add | ir.Mul)
+    assert isinstance(op, ir.Add | ir.Sub | ir.Mul)
     rank = len(output.shape)
 
     def walk(tensor: Tensor) -> list[int]:
@@ -51,7 +51,7 @@ def binary(step: Step, operands: Operands, output: Tensor, learned: bool) -> lis
         "high": high,
     }
     scales = [np.float64(scale(tensor)) for tensor in (a, b)]
-    if isinstance(op, ir.Add):
+    if isinstance(op, ir.Add | ir.Sub):
         twice = 2 * max(scales)
         for name, own in zip("ab", scales, strict=True):
             parameters[f"{name}_multiplier"], parameters[f"{name}_shift"] = q31(float(own / twice))
@@ -59,7 +59,7 @@ def binary(step: Step, operands: Operands, output: Tensor, learned: bool) -> lis
     else:
         ratio = float(real_multiplier(TFLM.multiply.precision, scale(a), scale(b), scale(output)))
     parameters["multiplier"], parameters["shift"] = q31(ratio)
-    name = "add" if isinstance(op, ir.Add) else "mul"
+    name = step.node.kind.lower()
     return [Call(name, (name,), (a, b), "binary", parameters)]
 
 

@@ -20,6 +20,7 @@ KERNELS: Mapping[type[Op], Kernel] = MappingProxyType(
         ir.DepthwiseConv2D: matrix.depthwise_conv_2d,
         ir.FullyConnected: matrix.fully_connected,
         ir.Add: elementwise.add,
+        ir.Sub: elementwise.sub,
         ir.Mul: elementwise.mul,
         ir.Relu: elementwise.relu,
         ir.Relu6: elementwise.relu6,
