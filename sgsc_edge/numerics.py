@@ -227,6 +227,13 @@ class Rescale:
         return multiply_by_quantized_multiplier(accumulator, *quantize_multiplier(real))
 
 
+class Curves(StrEnum):
+    """How the integer tables of functions such as LOGISTIC are computed."""
+
+    FIXED_POINT = "gemmlowp's fixed point"
+    FLOAT32 = "float32, ties away from zero"
+
+
 @dataclass(frozen=True)
 class Profile:
     """The arithmetic of one runtime's kernels, per op family.
@@ -244,6 +251,7 @@ class Profile:
     multiply: Rescale
     relu: Rescale
     requantize: Rescale
+    curves: Curves
 
 
 _Q31 = Rescale(Precision.FLOAT64, Rounding.Q31_DOUBLE)
@@ -262,6 +270,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 multiply=_Q31,
                 relu=_Q31,
                 requantize=_Q31,
+                curves=Curves.FIXED_POINT,
             ),
             Profile(
                 name="litert_reference",
@@ -271,6 +280,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 multiply=_Q31_FROM_FLOAT32,
                 relu=_Q31_FROM_FLOAT32,
                 requantize=_Q31,
+                curves=Curves.FLOAT32,
             ),
         )
     }

@@ -17,7 +17,7 @@ _KINDS, _WIDTHS = ("conv", "depthwise"), ("int8", "int4")
 def _table() -> Iterator[tuple[str, str, tuple[str, ...]]]:
     """Kernel, the file that holds it, the kernels that it uses."""
     rescaled = ("clamp", "rescale")
-    for name in ("rescale", "clamp", "unpack", "layer", "pool", "binary", "move", "fill"):
+    for name in ("rescale", "clamp", "unpack", "layer", "pool", "binary", "move", "fill", "table"):
         yield name, name, ()
     for width in _WIDTHS:
         yield f"weight_{width}", f"weight_{width}", ()

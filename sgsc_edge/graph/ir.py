@@ -261,6 +261,16 @@ class Relu6(Op):
 
 
 @dataclass(frozen=True)
+class Logistic(Op):
+    """Input: x; 1 / (1 + exp(-x)). Output scale 1/256, zero point -128."""
+
+
+@dataclass(frozen=True)
+class Tanh(Op):
+    """Input: x. Output scale 1/128, zero point 0."""
+
+
+@dataclass(frozen=True)
 class Quantize(Op):
     """Input: x, float32 or integer; output integer (integer in: requantize)."""
 

@@ -149,10 +149,17 @@ def same_parameters(use: Use) -> Iterator[str]:
             )
 
 
-def softmax_output(use: Use) -> Iterator[str]:
-    """The int8 output has scale 1/256 and zero point -128."""
-    if use.quantized and not _parameters(use.output).same_as(Quantization.per_tensor(1 / 256, -128)):
-        yield f"output has {_describe(use.output)}, must be scale 1/256, zero point -128"
+def fixed_output(use: Use) -> Iterator[str]:
+    """The int8 output has the parameters that TFLite prescribes, such as scale 1/256 and zero point -128."""
+    steps, zero_point = _FIXED_OUTPUT[type(use.op)]
+    if use.quantized and not _parameters(use.output).same_as(Quantization.per_tensor(1 / steps, zero_point)):
+        yield f"output has {_describe(use.output)}, must be scale 1/{steps}, zero point {zero_point}"
+
+
+def fixed_point_input(use: Use) -> Iterator[str]:
+    """In int8 the input scale lies in 2^-28 to 8: TFLM's fixed point gives the lowest output at 0 beyond."""
+    if use.quantized and not 2.0**-28 <= use.scale(use.x) < 8:
+        yield f"input scale {use.scale(use.x):g} must be at least 2^-28 and below 8"
 
 
 def activation_range(use: Use) -> Iterator[str]:
@@ -283,6 +290,11 @@ _MULTIPLIER: Mapping[type[Op], Callable[[Use], float]] = MappingProxyType(
     }
 )
 
+_FIXED_OUTPUT: Mapping[type[Op], tuple[int, int]] = MappingProxyType(
+    {ir.Softmax: (256, -128), ir.Logistic: (256, -128), ir.Tanh: (128, 0)}
+)
+"""Op -> output steps that make 1, zero point."""
+
 # --- the table ------------------------------------------------------------------------------------
 
 _WEIGHTED = (((F32, F32, F32), F32), ((I8, I8, I32), I8), ((I8, I4, I32), I8))
@@ -365,7 +377,9 @@ OP_RULES: Mapping[type[Op], OpRule] = MappingProxyType(
                 (same_parameters,),
                 frozenset({"permutation"}),
             ),
-            OpRule(ir.Softmax, ("x",), _UNARY, (1, 4), (softmax_beta, softmax_classes, softmax_output)),
+            OpRule(ir.Softmax, ("x",), _UNARY, (1, 4), (softmax_beta, softmax_classes, fixed_output)),
+            OpRule(ir.Logistic, ("x",), _UNARY, (0, MAX_RANK), (fixed_point_input, fixed_output)),
+            OpRule(ir.Tanh, ("x",), _UNARY, (0, MAX_RANK), (fixed_point_input, fixed_output)),
             OpRule(ir.Relu, ("x",), _UNARY, (0, MAX_RANK), (rescale_range,)),
             # TFLM's RELU6 clamps without requantizing.
             OpRule(ir.Relu6, ("x",), _UNARY, (0, MAX_RANK), (same_parameters, activation_range)),

@@ -188,6 +188,8 @@ _INFER: Mapping[type[Op], Callable[[Any, list[Tensor]], Shape]] = MappingProxyTy
         ir.Reshape: _reshape,
         ir.Transpose: _transpose,
         ir.Softmax: _same,
+        ir.Logistic: _same,
+        ir.Tanh: _same,
         ir.Relu: _same,
         ir.Relu6: _same,
         ir.Quantize: _same,

@@ -164,6 +164,8 @@ OP_ROWS: tuple[OpRow, ...] = (
     OpRow(ir.Reshape, 22, "RESHAPE", _int8(1, 1), _PLAIN),
     OpRow(ir.Transpose, 39, "TRANSPOSE", _transpose_version, {1: "1.6.0", 2: "1.14.0", 4: "2.3.0"}),
     OpRow(ir.Softmax, 25, "SOFTMAX", _int8(1, 2), _PLAIN, "SoftmaxOptions", (("beta", "beta"),)),
+    OpRow(ir.Logistic, 14, "LOGISTIC", _int8(1, 2), {1: "1.14.0", 2: "1.14.0"}),
+    OpRow(ir.Tanh, 28, "TANH", _int8(1, 2), {1: "1.14.0", 2: "1.14.0"}),
     OpRow(ir.Relu, 19, "RELU", _int8(1, 2), {1: "1.5.0", 2: "2.1.0"}),
     OpRow(ir.Relu6, 21, "RELU6", _int8(1, 2), _PLAIN),
     OpRow(ir.Quantize, 114, "QUANTIZE", _int8(1, 1), {1: "1.14.0"}),

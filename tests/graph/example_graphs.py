@@ -106,6 +106,7 @@ def _plain_graphs() -> dict[str, Graph]:
 
         pool = ((2, 3), (2, 1), Padding.SAME)
         softmax = Tensor("y", (1, 8), DType.INT8, SOFTMAX) if dtype == "int8" else real("y", (1, 8))
+        tanh = activation("y", x.shape, 1 / 128, 0) if dtype == "int8" else real("y", x.shape)
         graphs |= {
             f"add_{dtype}": graph_of(ir.Add(Activation.RELU), [x, constant((5, 2))], free(x.shape)),
             f"sub_{dtype}": graph_of(ir.Sub(), [constant((6, 1, 2)), x], free(x.shape)),
@@ -127,6 +128,8 @@ def _plain_graphs() -> dict[str, Graph]:
                 ir.Transpose(), [x, int32("perm", [0, 3, 1, 2])], make("y", (1, 2, 6, 5))
             ),
             f"softmax_{dtype}": graph_of(ir.Softmax(), [vector], softmax),
+            f"logistic_{dtype}": graph_of(ir.Logistic(), [vector], softmax),
+            f"tanh_{dtype}": graph_of(ir.Tanh(), [x], tanh),
             f"relu_{dtype}": graph_of(ir.Relu(), [x], free(x.shape)),
             f"relu6_{dtype}": graph_of(ir.Relu6(), [x], make("y", x.shape)),
         }

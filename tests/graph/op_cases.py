@@ -306,6 +306,14 @@ def unary(draw: st.DrawFn, kind: type[Op], same_parameters: bool = False) -> Cas
 
 
 @st.composite
+def curve(draw: st.DrawFn, op: Op, output: Quantization) -> Case:
+    """Every input integer, in one sample."""
+    x = quantized("x", (1, 2, 128), Quantization.per_tensor(min(draw(scales), 7.5), draw(zero_points)))
+    inputs = np.arange(-128, 128, dtype=np.int8).reshape(1, 2, 128)
+    return one_op(op, [x], quantized("y", x.shape, output)), inputs
+
+
+@st.composite
 def concatenation(draw: st.DrawFn) -> Case:
     shape = (1, *draw(st.lists(st.integers(1, 4), min_size=1, max_size=3)))
     axis = draw(st.integers(1, len(shape) - 1))
@@ -409,6 +417,8 @@ CASES: Mapping[str, Row] = {
     "average_pool_2d": Row(pool(ir.AveragePool2D)),
     "mean": Row(mean()),
     "softmax": Row(softmax()),
+    "logistic": Row(curve(ir.Logistic(), Quantization.per_tensor(1 / 256, -128))),
+    "tanh": Row(curve(ir.Tanh(), Quantization.per_tensor(1 / 128, 0))),
     "relu": Row(unary(ir.Relu)),
     # TFLM's RELU6 ignores its output's parameters; only equal ones are legal.
     "relu6": Row(unary(ir.Relu6, same_parameters=True)),

@@ -213,6 +213,14 @@ NOT_LEGAL: dict[str, tuple[Graph, str]] = {
         changed(EXAMPLES["softmax_int8"], "x", quantization=scaled(2.0**-26)),
         "must exceed 2^-26",
     ),
+    "tanh output": (
+        changed(EXAMPLES["tanh_int8"], "y", quantization=scaled(1 / 256, zero_point=0)),
+        "must be scale 1/128, zero point 0",
+    ),
+    "fixed-point input": (
+        changed(EXAMPLES["logistic_int8"], "x", quantization=scaled(8)),
+        "must be at least 2^-28 and below 8",
+    ),
     "add multiplier": (
         changed(EXAMPLES["add_int8"], "y", quantization=scaled(0.05 / 2**8)),
         "below 2^8 x output scale",

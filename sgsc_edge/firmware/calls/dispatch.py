@@ -47,6 +47,8 @@ _CALLS: Mapping[type[ir.Op], Callable[[Step, Operands, Tensor, bool], list[Call]
         ir.Add: elementwise.binary,
         ir.Sub: elementwise.binary,
         ir.Mul: elementwise.binary,
+        ir.Logistic: elementwise.table,
+        ir.Tanh: elementwise.table,
         ir.Relu: elementwise.requantize,
         ir.Relu6: elementwise.limit,
         ir.Quantize: elementwise.convert,

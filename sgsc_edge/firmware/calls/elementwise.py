@@ -23,6 +23,7 @@ from sgsc_edge.firmware.schedule import Step
 from sgsc_edge.graph import ir
 from sgsc_edge.graph.ir import Activation, DType, Tensor
 from sgsc_edge.graph.reference.common import quantization, scale, zero_point
+from sgsc_edge.graph.reference.curves import curve_table
 from sgsc_edge.numerics import real_multiplier
 
 _ADD_BITS = 20
@@ -85,6 +86,13 @@ def limit(step: Step, operands: Operands, output: Tensor, learned: bool) -> list
     (x,) = operands
     low, high = bounds(Activation.RELU6, output)
     return [Call("limit", ("limit",), (x,), plain=(str(output.elements), str(low), str(high)))]
+
+
+def table(step: Step, operands: Operands, output: Tensor, learned: bool) -> list[Call]:
+    """Functions of one value: the executor's own table."""
+    (x,) = operands
+    constants = {"values": curve_table(step.node.op, x, output, TFLM)}
+    return [Call("table", ("table",), (x,), "table_of", {"size": output.elements}, constants)]
 
 
 def convert(step: Step, operands: Operands, output: Tensor, learned: bool) -> list[Call]:

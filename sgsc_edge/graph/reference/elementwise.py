@@ -10,7 +10,8 @@ SUB takes the second term away.
 
 Sources: TFLite ``reference/integer_ops/add.h``, ``mul.h``, ``reference/sub.h``, ``requantize.h``,
 ``quantize.h``; LiteRT ``kernels/add.cc``, ``sub.cc``, ``mul.cc``, ``activations.cc``; TFLM
-``kernels/add_common.cc``, ``sub_common.cc``, ``mul_common.cc``, ``activations_common.cc``. LiteRT computes the multipliers of MUL in float32.
+``kernels/add_common.cc``, ``sub_common.cc``, ``mul_common.cc``, ``activations_common.cc``. LiteRT computes
+the multipliers of MUL in float32.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import numpy as np
 from sgsc_edge.errors import DataError, InternalError, UnsupportedError
 from sgsc_edge.graph import ir
 from sgsc_edge.graph.ir import Graph, Node, Op
-from sgsc_edge.graph.reference import elementwise, layout, matrix, reduction
+from sgsc_edge.graph.reference import curves, elementwise, layout, matrix, reduction
 from sgsc_edge.graph.reference.common import Array, Kernel, Value
 from sgsc_edge.numerics import PROFILES, Profile
 
@@ -22,6 +22,8 @@ KERNELS: Mapping[type[Op], Kernel] = MappingProxyType(
         ir.Add: elementwise.add,
         ir.Sub: elementwise.sub,
         ir.Mul: elementwise.mul,
+        ir.Logistic: curves.curve,
+        ir.Tanh: curves.curve,
         ir.Relu: elementwise.relu,
         ir.Relu6: elementwise.relu6,
         ir.Quantize: elementwise.quantize_op,
