@@ -31,7 +31,7 @@ def _table() -> Iterator[tuple[str, str, tuple[str, ...]]]:
         yield f"{kind}_learned", "layer_learned", ("unpack", f"{kind}_channel_int8")
     for name in ("max_pool", "average_pool"):
         yield name, name, ("clamp", "pool")
-    for name in ("add", "sub", "mul"):
+    for name in ("add", "sub", "mul", "prelu"):
         yield name, name, (*rescaled, "binary")
     for name in ("mean", "requantize"):
         yield name, name, rescaled

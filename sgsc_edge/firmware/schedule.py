@@ -24,6 +24,9 @@ _ELEMENTWISE = (
     ir.Relu6,
     ir.Logistic,
     ir.Tanh,
+    ir.HardSwish,
+    ir.LeakyRelu,
+    ir.PRelu,
     ir.Quantize,
     ir.Softmax,
 )

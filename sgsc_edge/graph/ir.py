@@ -271,6 +271,23 @@ class Tanh(Op):
 
 
 @dataclass(frozen=True)
+class HardSwish(Op):
+    """Input: x; x * min(max(x + 3, 0), 6) / 6."""
+
+
+@dataclass(frozen=True)
+class LeakyRelu(Op):
+    """Input: x; x, but alpha * x below 0."""
+
+    alpha: float = 0.01
+
+
+@dataclass(frozen=True)
+class PRelu(Op):
+    """Inputs: x, alpha (broadcast to x as NumPy does); x, but alpha * x below 0."""
+
+
+@dataclass(frozen=True)
 class Quantize(Op):
     """Input: x, float32 or integer; output integer (integer in: requantize)."""
 

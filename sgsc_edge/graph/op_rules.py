@@ -137,6 +137,26 @@ def softmax_classes(use: Use) -> Iterator[str]:
 # --- rules: quantization --------------------------------------------------------------------------
 
 
+def hard_swish_range(use: Use) -> Iterator[str]:
+    """In int8 the input scale lies in 2^-22 to 2^20, and in 2^-9 to 128 (exclusive) of the output scale.
+
+    The kernels refuse more than 128, and shift their 16-bit integers by more than 15 beyond the others.
+    """
+    if use.quantized:
+        own, output = use.scale(use.x), use.scale(use.output)
+        if not 2.0**-22 <= own <= 2.0**20:
+            yield f"input scale {own:g} must lie in 2^-22 to 2^20"
+        if not 2.0**-9 <= own / output < 128:
+            yield f"input scale {own:g} must lie in 2^-9 to 128 times output scale {output:g}"
+
+
+def leaky_slope(use: Use) -> Iterator[str]:
+    """alpha is finite and not negative: the kernels have no negative multipliers."""
+    assert isinstance(use.op, ir.LeakyRelu)
+    if not (math.isfinite(use.op.alpha) and use.op.alpha >= 0):
+        yield f"alpha {use.op.alpha} must be finite and not negative"
+
+
 def same_parameters(use: Use) -> Iterator[str]:
     """Data inputs and output hold the same scale and zero point, bit for bit."""
     if not use.quantized:
@@ -277,6 +297,11 @@ def _unary(use: Use) -> float:
     return use.scale(use.x) / use.scale(use.output)
 
 
+def _leaky(use: Use) -> float:
+    assert isinstance(use.op, ir.LeakyRelu)
+    return max(1.0, use.op.alpha) * _unary(use)
+
+
 def _product(use: Use) -> float:
     return use.scale(use.x) * float(_parameters(use.inputs[1]).scale.max()) / use.scale(use.output)
 
@@ -286,6 +311,8 @@ _MULTIPLIER: Mapping[type[Op], Callable[[Use], float]] = MappingProxyType(
         ir.Mul: _product,
         ir.Mean: _unary,
         ir.Relu: _unary,
+        ir.LeakyRelu: _leaky,
+        ir.PRelu: lambda use: max(_unary(use), _product(use)),
         ir.Quantize: _unary,
     }
 )
@@ -380,6 +407,9 @@ OP_RULES: Mapping[type[Op], OpRule] = MappingProxyType(
             OpRule(ir.Softmax, ("x",), _UNARY, (1, 4), (softmax_beta, softmax_classes, fixed_output)),
             OpRule(ir.Logistic, ("x",), _UNARY, (0, MAX_RANK), (fixed_point_input, fixed_output)),
             OpRule(ir.Tanh, ("x",), _UNARY, (0, MAX_RANK), (fixed_point_input, fixed_output)),
+            OpRule(ir.HardSwish, ("x",), _UNARY, (0, MAX_RANK), (hard_swish_range,)),
+            OpRule(ir.LeakyRelu, ("x",), _UNARY, (0, MAX_RANK), (leaky_slope, rescale_range)),
+            OpRule(ir.PRelu, ("x", "alpha"), _BINARY, (0, 4), (rescale_range,)),
             OpRule(ir.Relu, ("x",), _UNARY, (0, MAX_RANK), (rescale_range,)),
             # TFLM's RELU6 clamps without requantizing.
             OpRule(ir.Relu6, ("x",), _UNARY, (0, MAX_RANK), (same_parameters, activation_range)),

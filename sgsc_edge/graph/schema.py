@@ -112,6 +112,7 @@ TABLES: Mapping[str, tuple[Field, ...]] = MappingProxyType(
             "ReshapeOptions": "new_shape:[i32]",
             "MulOptions": "activation:i8",
             "ReducerOptions": "keep_dims:bool",
+            "LeakyReluOptions": "alpha:f32",
             "SubOptions": "activation:i8 pot_scale_int16:bool=1",
         }.items()
     }
@@ -131,6 +132,7 @@ OPTIONS: Mapping[str, int] = MappingProxyType(
         "MulOptions": 21,
         "ReducerOptions": 27,
         "SubOptions": 28,
+        "LeakyReluOptions": 75,
     }
 )
 

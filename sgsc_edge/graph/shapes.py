@@ -104,6 +104,13 @@ def _broadcast(op: Op, inputs: list[Tensor]) -> Shape:
         ) from None
 
 
+def _slopes(op: Op, inputs: list[Tensor]) -> Shape:
+    shape = _broadcast(op, inputs)
+    if shape != inputs[0].shape:
+        raise ValueError(f"alpha {list(inputs[1].shape)} is larger than x {list(inputs[0].shape)}")
+    return shape
+
+
 def _pool(op: ir.MaxPool2D | ir.AveragePool2D, inputs: list[Tensor]) -> Shape:
     x = _rank(inputs[0], 4, "x")
     return (x[0], *_windows(x, op.filter, op.stride, (1, 1), op.padding), x[3])
@@ -190,6 +197,9 @@ _INFER: Mapping[type[Op], Callable[[Any, list[Tensor]], Shape]] = MappingProxyTy
         ir.Softmax: _same,
         ir.Logistic: _same,
         ir.Tanh: _same,
+        ir.HardSwish: _same,
+        ir.LeakyRelu: _same,
+        ir.PRelu: _slopes,
         ir.Relu: _same,
         ir.Relu6: _same,
         ir.Quantize: _same,

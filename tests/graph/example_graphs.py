@@ -130,6 +130,9 @@ def _plain_graphs() -> dict[str, Graph]:
             f"softmax_{dtype}": graph_of(ir.Softmax(), [vector], softmax),
             f"logistic_{dtype}": graph_of(ir.Logistic(), [vector], softmax),
             f"tanh_{dtype}": graph_of(ir.Tanh(), [x], tanh),
+            f"hard_swish_{dtype}": graph_of(ir.HardSwish(), [x], free(x.shape)),
+            f"leaky_relu_{dtype}": graph_of(ir.LeakyRelu(0.125), [x], free(x.shape)),
+            f"prelu_{dtype}": graph_of(ir.PRelu(), [x, constant((1, 1, 2))], free(x.shape)),
             f"relu_{dtype}": graph_of(ir.Relu(), [x], free(x.shape)),
             f"relu6_{dtype}": graph_of(ir.Relu6(), [x], make("y", x.shape)),
         }

@@ -314,6 +314,33 @@ def curve(draw: st.DrawFn, op: Op, output: Quantization) -> Case:
 
 
 @st.composite
+def rescaled_curve(draw: st.DrawFn, ops: st.SearchStrategy[Op], least: float, most: float) -> Case:
+    """Every input integer, in one sample; the output scale is ``least`` to ``most`` of the input's."""
+    own = max(draw(scales), 2.0**-20)
+    output = output_quantization(draw, own * min(max(draw(gains), least), most))
+    x = quantized("x", (1, 2, 128), Quantization.per_tensor(own, draw(zero_points)))
+    inputs = np.arange(-128, 128, dtype=np.int8).reshape(1, 2, 128)
+    return one_op(draw(ops), [x], quantized("y", x.shape, output)), inputs
+
+
+slopes = st.sampled_from([0.01, 0.2, 0.3, 0.5, 0.0, 1.5]).map(lambda alpha: float(np.float32(alpha)))
+
+
+@st.composite
+def prelu(draw: st.DrawFn) -> Case:
+    shape = (1, *draw(st.lists(st.integers(1, 4), min_size=1, max_size=3)))
+    kept = draw(st.integers(0, len(shape) - 1))
+    narrow = tuple(draw(st.sampled_from([dim, 1])) for dim in shape[kept:])
+    q, own = draw(quantizations()), draw(quantizations())
+    alpha = Tensor("alpha", narrow, DType.INT8, own, draw(contents).array(narrow))
+    largest = float(q.scale[0]) * max(1.0, 128 * float(own.scale[0]))
+    output = output_quantization(draw, largest * draw(gains))
+    return one_op(ir.PRelu(), [quantized("x", shape, q), alpha], quantized("y", shape, output)), samples_of(
+        draw, shape
+    )
+
+
+@st.composite
 def concatenation(draw: st.DrawFn) -> Case:
     shape = (1, *draw(st.lists(st.integers(1, 4), min_size=1, max_size=3)))
     axis = draw(st.integers(1, len(shape) - 1))
@@ -419,6 +446,9 @@ CASES: Mapping[str, Row] = {
     "softmax": Row(softmax()),
     "logistic": Row(curve(ir.Logistic(), Quantization.per_tensor(1 / 256, -128))),
     "tanh": Row(curve(ir.Tanh(), Quantization.per_tensor(1 / 128, 0))),
+    "hard_swish": Row(rescaled_curve(st.just(ir.HardSwish()), 2.0**-6.9, 2.0**9)),
+    "leaky_relu": Row(rescaled_curve(slopes.map(ir.LeakyRelu), 2.0**-12, 2.0**26)),
+    "prelu": Row(prelu()),
     "relu": Row(unary(ir.Relu)),
     # TFLM's RELU6 ignores its output's parameters; only equal ones are legal.
     "relu6": Row(unary(ir.Relu6, same_parameters=True)),

@@ -221,6 +221,19 @@ NOT_LEGAL: dict[str, tuple[Graph, str]] = {
         changed(EXAMPLES["logistic_int8"], "x", quantization=scaled(8)),
         "must be at least 2^-28 and below 8",
     ),
+    "hard swish refused": (
+        changed(EXAMPLES["hard_swish_int8"], "y", quantization=scaled(0.05 / 128)),
+        "2^-9 to 128 times output scale",
+    ),
+    "hard swish of tiny values": (
+        changed(EXAMPLES["hard_swish_int8"], "x", quantization=scaled(2.0**-23)),
+        "2^-22 to 2^20",
+    ),
+    "slope": (with_op(EXAMPLES["leaky_relu_int8"], ir.LeakyRelu(-0.5)), "alpha -0.5"),
+    "slopes": (
+        graph_of(ir.PRelu(), [real("x", (1, 1)), real("a", (3,))], real("y", (1, 3))),
+        "alpha [3] is larger than x [1, 1]",
+    ),
     "add multiplier": (
         changed(EXAMPLES["add_int8"], "y", quantization=scaled(0.05 / 2**8)),
         "below 2^8 x output scale",

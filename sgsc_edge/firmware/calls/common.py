@@ -70,7 +70,7 @@ def q31(ratio: float) -> tuple[int, int]:
     return int(multiplier), int(shift)
 
 
-def ratio(a: Tensor, output: Tensor) -> float:
+def ratio_of(a: Tensor, output: Tensor) -> float:
     """Output steps that one step of an operand makes."""
     return float(np.float64(scale(a)) / np.float64(scale(output)))
 

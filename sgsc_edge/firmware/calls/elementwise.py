@@ -15,7 +15,7 @@ from sgsc_edge.firmware.calls.common import (
     merged,
     padded,
     q31,
-    ratio,
+    ratio_of,
     refused,
     steps_of,
 )
@@ -30,9 +30,9 @@ _ADD_BITS = 20
 
 
 def binary(step: Step, operands: Operands, output: Tensor, learned: bool) -> list[Call]:
-    """Add, Sub and Mul: walks over both operands, 0 steps where one repeats."""
+    """Add, Sub, Mul and PRelu: walks over both operands, 0 steps where one repeats."""
     op, (a, b) = step.node.op, operands
-    assert isinstance(op, ir.Add | ir.Sub | ir.Mul)
+    assert isinstance(op, ir.Add | ir.Sub | ir.Mul | ir.PRelu)
     rank = len(output.shape)
 
     def walk(tensor: Tensor) -> list[int]:
@@ -40,7 +40,7 @@ def binary(step: Step, operands: Operands, output: Tensor, learned: bool) -> lis
         return [0 if size == 1 else step for size, step in zip(shape, steps_of(shape), strict=True)]
 
     size, (a_step, b_step) = merged(output.shape, walk(a), walk(b))
-    low, high = bounds(op.activation, output)
+    low, high = bounds(getattr(op, "activation", Activation.NONE), output)
     parameters: dict[str, Any] = {
         "size": padded(size, 4, 1),
         "a_step": padded(a_step, 4, 0),
@@ -58,6 +58,8 @@ def binary(step: Step, operands: Operands, output: Tensor, learned: bool) -> lis
             parameters[f"{name}_multiplier"], parameters[f"{name}_shift"] = q31(float(own / twice))
         ratio = float(twice / (2.0**_ADD_BITS * np.float64(scale(output))))
     else:
+        if isinstance(op, ir.PRelu):
+            parameters["a_multiplier"], parameters["a_shift"] = q31(ratio_of(a, output))
         ratio = float(real_multiplier(TFLM.multiply.precision, scale(a), scale(b), scale(output)))
     parameters["multiplier"], parameters["shift"] = q31(ratio)
     name = step.node.kind.lower()
@@ -68,7 +70,7 @@ def requantize(step: Step, operands: Operands, output: Tensor, learned: bool) ->
     """Relu, and Quantize of integers: the same values on another grid."""
     (x,) = operands
     low, high = bounds(Activation.RELU if isinstance(step.node.op, ir.Relu) else Activation.NONE, output)
-    multiplier, shift = q31(ratio(x, output))
+    multiplier, shift = q31(ratio_of(x, output))
     parameters = {
         "size": output.elements,
         "x_zero": zero_point(x),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sgsc_edge.firmware.calls.common import Call, Operands, bounds, merged, padded, q31, ratio, steps_of
+from sgsc_edge.firmware.calls.common import Call, Operands, bounds, merged, padded, q31, ratio_of, steps_of
 from sgsc_edge.firmware.schedule import Step
 from sgsc_edge.graph import ir
 from sgsc_edge.graph.ir import Tensor
@@ -57,7 +57,7 @@ def mean(step: Step, operands: Operands, output: Tensor, learned: bool) -> list[
 
     kept, kept_step = walk([axis for axis in range(rank) if axis not in over])
     reduced, reduced_step = walk(sorted(over))
-    multiplier, exponent = q31(ratio(x, output))
+    multiplier, exponent = q31(ratio_of(x, output))
     shift = min(count.bit_length() - 1, 32, 31 + exponent)
     parameters = {
         "kept": kept,

@@ -1,4 +1,4 @@
-"""ADD, SUB, MUL, RELU, RELU6, QUANTIZE and DEQUANTIZE.
+"""ADD, SUB, MUL, PRELU, RELU, RELU6, QUANTIZE and DEQUANTIZE.
 
 ADD brings both inputs to twice the larger scale with 20 extra bits, adds, and rescales::
 
@@ -9,9 +9,9 @@ ADD brings both inputs to twice the larger scale with 20 extra bits, adds, and r
 SUB takes the second term away.
 
 Sources: TFLite ``reference/integer_ops/add.h``, ``mul.h``, ``reference/sub.h``, ``requantize.h``,
-``quantize.h``; LiteRT ``kernels/add.cc``, ``sub.cc``, ``mul.cc``, ``activations.cc``; TFLM
-``kernels/add_common.cc``, ``sub_common.cc``, ``mul_common.cc``, ``activations_common.cc``. LiteRT computes
-the multipliers of MUL in float32.
+``quantize.h``, ``prelu.h``; LiteRT ``kernels/add.cc``, ``sub.cc``, ``mul.cc``, ``activations.cc``; TFLM
+``kernels/add_common.cc``, ``sub_common.cc``, ``prelu_common.cc``, ``mul_common.cc``,
+``activations_common.cc``. LiteRT computes the multipliers of MUL, PRELU and RELU in float32.
 """
 
 from __future__ import annotations
@@ -20,7 +20,19 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sgsc_edge.graph.ir import Activation, Add, Dequantize, DType, Mul, Quantize, Relu, Relu6, Sub, Tensor
+from sgsc_edge.graph.ir import (
+    Activation,
+    Add,
+    Dequantize,
+    DType,
+    Mul,
+    PRelu,
+    Quantize,
+    Relu,
+    Relu6,
+    Sub,
+    Tensor,
+)
 from sgsc_edge.graph.reference.common import (
     Array,
     Value,
@@ -93,6 +105,22 @@ def mul(op: Mul, inputs: Sequence[Value], output: Tensor, profile: Profile) -> A
     product = centered(a) * centered(b)
     steps = profile.multiply.apply(product, scale(a.tensor), scale(b.tensor), scale(output))
     return store(steps, output, op.activation)
+
+
+def prelu(op: PRelu, inputs: Sequence[Value], output: Tensor, profile: Profile) -> Array:
+    """x, or alpha * x below 0, each requantized by a multiplier of its own."""
+    x, alpha = _align(*inputs)
+    if x.is_float:
+        return np.where(x.data >= 0, x.data, x.data * alpha.data)
+    above, product = centered(x), centered(x) * centered(alpha)
+    steps = np.where(
+        above >= 0,
+        profile.relu.apply(np.maximum(above, 0), scale(x.tensor), _ONE, scale(output)),
+        profile.multiply.apply(
+            np.where(above < 0, product, 0), scale(x.tensor), scale(alpha.tensor), scale(output)
+        ),
+    )
+    return store(steps, output)
 
 
 def relu(op: Relu, inputs: Sequence[Value], output: Tensor, profile: Profile) -> Array:
