@@ -11,13 +11,14 @@ from collections.abc import Iterable, Iterator
 from importlib import resources
 
 _FOLDER = resources.files("sgsc_edge.firmware") / "kernels"
+_ALONE = ("move", "fill", "table", "nearest", "bilinear", "dequantize")
 _KINDS, _WIDTHS = ("conv", "depthwise"), ("int8", "int4")
 
 
 def _table() -> Iterator[tuple[str, str, tuple[str, ...]]]:
     """Kernel, the file that holds it, the kernels that it uses."""
     rescaled = ("clamp", "rescale")
-    for name in ("rescale", "clamp", "unpack", "layer", "pool", "binary", "move", "fill", "table"):
+    for name in ("rescale", "clamp", "unpack", "layer", "pool", "binary", *_ALONE):
         yield name, name, ()
     for width in _WIDTHS:
         yield f"weight_{width}", f"weight_{width}", ()
@@ -37,7 +38,6 @@ def _table() -> Iterator[tuple[str, str, tuple[str, ...]]]:
         yield name, name, rescaled
     for name in ("limit", "softmax", "quantize"):
         yield name, name, ("clamp",)
-    yield "dequantize", "dequantize", ()
 
 
 _KERNELS = {name: (file, needs) for name, file, needs in _table()}

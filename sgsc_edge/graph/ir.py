@@ -214,6 +214,26 @@ class AveragePool2D(Op):
 
 
 @dataclass(frozen=True)
+class ResizeNearestNeighbor(Op):
+    """Inputs: x [1,H,W,C], size (int32 constant [2]). Same quantization in and out.
+
+    ``align_corners`` lays the first and last values of both on each other; ``half_pixel_centers`` counts
+    from the middle of a value.
+    """
+
+    align_corners: bool = False
+    half_pixel_centers: bool = False
+
+
+@dataclass(frozen=True)
+class ResizeBilinear(Op):
+    """Inputs and attributes as for ResizeNearestNeighbor; not both attributes at once."""
+
+    align_corners: bool = False
+    half_pixel_centers: bool = False
+
+
+@dataclass(frozen=True)
 class Mean(Op):
     """Inputs: x, axes (int32 constant)."""
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from sgsc_edge.graph import ir
 from sgsc_edge.graph.ir import Activation, DType, Op, Quantization, Tensor
+from sgsc_edge.graph.shapes import bilinear_steps
 from sgsc_edge.numerics import ACTIVATION_BOUNDS
 
 F32, I8, I4, I32 = DType.FLOAT32, DType.INT8, DType.INT4, DType.INT32
@@ -110,6 +111,26 @@ def few_inputs(use: Use) -> Iterator[str]:
     """At most 10 inputs."""
     if len(use.inputs) > MAX_CONCATENATED:
         yield f"{len(use.inputs)} inputs, at most {MAX_CONCATENATED}"
+
+
+def one_way_of_counting(use: Use) -> Iterator[str]:
+    """Not align_corners and half_pixel_centers at once."""
+    assert isinstance(use.op, ir.ResizeBilinear)
+    if use.op.align_corners and use.op.half_pixel_centers:
+        yield "align_corners and half_pixel_centers exclude each other"
+
+
+def resized_inside(use: Use) -> Iterator[str]:
+    """In int8 the last position lies inside the image: the kernels count in 1024ths and read beyond it."""
+    assert isinstance(use.op, ir.ResizeBilinear)
+    size = use.inputs[1].data
+    sizes = [] if size is None else [int(made) for made in size.ravel()]
+    if not use.quantized or len(sizes) != 2 or min(sizes) < 1:
+        return  # the shapes have their own finding
+    for own, made in zip(use.x.shape[1:3], sizes, strict=True):
+        start, step = bilinear_steps(use.op, own, made)
+        if start + (made - 1) * step >= own << 10:
+            yield f"{own} values resized to {made} read beyond the last one"
 
 
 def broadcast_rank(use: Use) -> Iterator[str]:
@@ -370,6 +391,22 @@ OP_RULES: Mapping[type[Op], OpRule] = MappingProxyType(
                 _UNARY,
                 (4, 4),
                 (window_attributes, same_parameters, activation_range),
+            ),
+            OpRule(
+                ir.ResizeNearestNeighbor,
+                ("x", "size"),
+                _WITH_PARAMETER,
+                (4, 4),
+                (same_parameters,),
+                frozenset({"size"}),
+            ),
+            OpRule(
+                ir.ResizeBilinear,
+                ("x", "size"),
+                _WITH_PARAMETER,
+                (4, 4),
+                (one_way_of_counting, resized_inside, same_parameters),
+                frozenset({"size"}),
             ),
             OpRule(ir.Mean, ("x", "axes"), _WITH_PARAMETER, (1, 4), (rescale_range,), frozenset({"axes"})),
             OpRule(

@@ -113,6 +113,9 @@ TABLES: Mapping[str, tuple[Field, ...]] = MappingProxyType(
             "MulOptions": "activation:i8",
             "ReducerOptions": "keep_dims:bool",
             "LeakyReluOptions": "alpha:f32",
+            "ResizeNearestNeighborOptions": "align_corners:bool half_pixel_centers:bool",
+            "ResizeBilinearOptions": """new_height:- new_width:- align_corners:bool
+                half_pixel_centers:bool""",
             "SubOptions": "activation:i8 pot_scale_int16:bool=1",
         }.items()
     }
@@ -132,6 +135,8 @@ OPTIONS: Mapping[str, int] = MappingProxyType(
         "MulOptions": 21,
         "ReducerOptions": 27,
         "SubOptions": 28,
+        "ResizeBilinearOptions": 15,
+        "ResizeNearestNeighborOptions": 74,
         "LeakyReluOptions": 75,
     }
 )

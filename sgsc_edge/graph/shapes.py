@@ -41,6 +41,14 @@ def same_padding(size: int, kernel: int, stride: int, dilation: int) -> tuple[in
     return total // 2, total - total // 2
 
 
+def bilinear_steps(op: ir.ResizeBilinear, size: int, made: int) -> tuple[int, int]:
+    """Where the first output value lies in 1024ths of an input value, and how far the next ones."""
+    if op.align_corners and made > 1:
+        size, made = size - 1, made - 1
+    step = ((size << 10) + made // 2) // made
+    return (step // 2 - (1 << 9) if op.half_pixel_centers else 0), step
+
+
 def _rank(tensor: Tensor, rank: int, what: str) -> Shape:
     if len(tensor.shape) != rank:
         raise ValueError(f"{what} has shape {list(tensor.shape)}, must have {rank} dimensions")
@@ -116,6 +124,13 @@ def _pool(op: ir.MaxPool2D | ir.AveragePool2D, inputs: list[Tensor]) -> Shape:
     return (x[0], *_windows(x, op.filter, op.stride, (1, 1), op.padding), x[3])
 
 
+def _resize(op: Op, inputs: list[Tensor]) -> Shape:
+    x, size = _rank(inputs[0], 4, "x"), _constant(inputs[1], "size")
+    if size.shape != (2,) or bool((size < 1).any()):
+        raise ValueError(f"size {np.ravel(size).tolist()} must be two positive numbers")
+    return (x[0], int(size[0]), int(size[1]), x[3])
+
+
 def _mean(op: ir.Mean, inputs: list[Tensor]) -> Shape:
     x = inputs[0].shape
     axes = [int(axis) for axis in np.ravel(_constant(inputs[1], "axes"))]
@@ -189,6 +204,8 @@ _INFER: Mapping[type[Op], Callable[[Any, list[Tensor]], Shape]] = MappingProxyTy
         ir.Mul: _broadcast,
         ir.MaxPool2D: _pool,
         ir.AveragePool2D: _pool,
+        ir.ResizeNearestNeighbor: _resize,
+        ir.ResizeBilinear: _resize,
         ir.Mean: _mean,
         ir.Concatenation: _concatenation,
         ir.Pad: _pad,

@@ -88,6 +88,20 @@ def _mul_version(op: Op, inputs: list[Tensor], output: Tensor) -> int:
     return 3 if rescale >= 1 else 2
 
 
+def _nearest_version(op: Op, inputs: list[Tensor], output: Tensor) -> int:
+    assert isinstance(op, ir.ResizeNearestNeighbor)
+    if op.align_corners or op.half_pixel_centers:
+        return 3
+    return 2 if inputs[0].dtype is DType.INT8 else 1
+
+
+def _bilinear_version(op: Op, inputs: list[Tensor], output: Tensor) -> int:
+    assert isinstance(op, ir.ResizeBilinear)
+    if op.half_pixel_centers:
+        return 3
+    return 2 if inputs[0].dtype is DType.INT8 else 1
+
+
 def _transpose_version(op: Op, inputs: list[Tensor], output: Tensor) -> int:
     if len(inputs[0].shape) > 4:
         return 4
@@ -98,6 +112,7 @@ _PLAIN = {1: "1.5.0", 2: "1.14.0"}
 _ACTIVATION = ("activation", "activation")
 _WINDOW = (("padding", "padding"), ("stride_h", "stride.0"), ("stride_w", "stride.1"))
 _DILATION = (("dilation_h", "dilation.0"), ("dilation_w", "dilation.1"))
+_RESIZE = (("align_corners", "align_corners"), ("half_pixel_centers", "half_pixel_centers"))
 _POOL = (*_WINDOW, ("filter_h", "filter.0"), ("filter_w", "filter.1"), _ACTIVATION)
 
 OP_ROWS: tuple[OpRow, ...] = (
@@ -142,6 +157,24 @@ OP_ROWS: tuple[OpRow, ...] = (
     OpRow(ir.Mul, 18, "MUL", _mul_version, {**_PLAIN, 3: "1.15.0"}, "MulOptions", (_ACTIVATION,)),
     OpRow(ir.MaxPool2D, 17, "MAX_POOL_2D", _int8(1, 2), _PLAIN, "Pool2DOptions", _POOL),
     OpRow(ir.AveragePool2D, 1, "AVERAGE_POOL_2D", _int8(1, 2), _PLAIN, "Pool2DOptions", _POOL),
+    OpRow(
+        ir.ResizeNearestNeighbor,
+        97,
+        "RESIZE_NEAREST_NEIGHBOR",
+        _nearest_version,
+        {1: "1.13.1", 2: "1.14.0", 3: "2.3.0"},
+        "ResizeNearestNeighborOptions",
+        _RESIZE,
+    ),
+    OpRow(
+        ir.ResizeBilinear,
+        23,
+        "RESIZE_BILINEAR",
+        _bilinear_version,
+        {1: "1.7.0", 2: "1.14.0", 3: "2.2.0"},
+        "ResizeBilinearOptions",
+        _RESIZE,
+    ),
     OpRow(
         ir.Mean,
         40,

@@ -113,6 +113,14 @@ def _plain_graphs() -> dict[str, Graph]:
             f"mul_{dtype}": graph_of(ir.Mul(), [x, constant((1, 6, 5, 2))], free(x.shape)),
             f"max_pool_{dtype}": graph_of(ir.MaxPool2D(*pool), [x], make("y", (1, 3, 5, 2))),
             f"average_pool_{dtype}": graph_of(ir.AveragePool2D(*pool), [x], make("y", (1, 3, 5, 2))),
+            f"nearest_{dtype}": graph_of(
+                ir.ResizeNearestNeighbor(half_pixel_centers=True),
+                [x, int32("size", [3, 10])],
+                make("y", (1, 3, 10, 2)),
+            ),
+            f"bilinear_{dtype}": graph_of(
+                ir.ResizeBilinear(align_corners=True), [x, int32("size", [12, 3])], make("y", (1, 12, 3, 2))
+            ),
             f"mean_{dtype}": graph_of(ir.Mean(), [x, int32("axes", [1, 2])], free((1, 2))),
             f"mean_keep_{dtype}": graph_of(
                 ir.Mean(keep_dims=True), [x, int32("axes", [1, 2])], free((1, 1, 1, 2))

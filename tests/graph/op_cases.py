@@ -270,6 +270,18 @@ def pool(draw: st.DrawFn, kind: type[ir.MaxPool2D] | type[ir.AveragePool2D]) -> 
 
 
 @st.composite
+def resize(draw: st.DrawFn, kind: type[ir.ResizeNearestNeighbor] | type[ir.ResizeBilinear]) -> Case:
+    shape = (1, draw(st.integers(1, 9)), draw(st.integers(1, 9)), draw(st.integers(1, 3)))
+    size = [draw(st.integers(1, 20)), draw(st.integers(1, 20))]
+    align, half = draw(st.sampled_from([(False, False), (True, False), (False, True)]))
+    q = draw(quantizations())
+    output = quantized("y", (1, *size, shape[3]), q)
+    return one_op(kind(align, half), [quantized("x", shape, q), int32("size", size)], output), samples_of(
+        draw, shape
+    )
+
+
+@st.composite
 def mean(draw: st.DrawFn) -> Case:
     small = st.lists(st.integers(1, 7), min_size=1, max_size=3).map(tuple)
     shape = (1, *draw(st.one_of(small, st.sampled_from([(40, 33, 2), (64, 64, 1), (1000,)]))))
@@ -442,6 +454,8 @@ CASES: Mapping[str, Row] = {
     "mul_self": Row(binary_self(ir.Mul)),
     "max_pool_2d": Row(pool(ir.MaxPool2D)),
     "average_pool_2d": Row(pool(ir.AveragePool2D)),
+    "resize_nearest_neighbor": Row(resize(ir.ResizeNearestNeighbor)),
+    "resize_bilinear": Row(resize(ir.ResizeBilinear)),
     "mean": Row(mean()),
     "softmax": Row(softmax()),
     "logistic": Row(curve(ir.Logistic(), Quantization.per_tensor(1 / 256, -128))),

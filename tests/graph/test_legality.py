@@ -234,6 +234,22 @@ NOT_LEGAL: dict[str, tuple[Graph, str]] = {
         graph_of(ir.PRelu(), [real("x", (1, 1)), real("a", (3,))], real("y", (1, 3))),
         "alpha [3] is larger than x [1, 1]",
     ),
+    "two ways of counting": (
+        with_op(EXAMPLES["bilinear_int8"], ir.ResizeBilinear(True, True)),
+        "exclude each other",
+    ),
+    "resized beyond the image": (
+        graph_of(
+            ir.ResizeBilinear(),
+            [activation("x", (1, 2000, 1, 1)), int32("size", [3000, 1])],
+            activation("y", (1, 3000, 1, 1)),
+        ),
+        "2000 values resized to 3000 read beyond",
+    ),
+    "size": (
+        graph_of(ir.ResizeBilinear(), [real("x", (1, 2, 2, 1)), int32("s", [0, 4])], real("y", (1, 1, 4, 1))),
+        "size [0, 4] must be two positive numbers",
+    ),
     "add multiplier": (
         changed(EXAMPLES["add_int8"], "y", quantization=scaled(0.05 / 2**8)),
         "below 2^8 x output scale",

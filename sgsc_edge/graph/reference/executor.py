@@ -10,7 +10,7 @@ import numpy as np
 from sgsc_edge.errors import DataError, InternalError, UnsupportedError
 from sgsc_edge.graph import ir
 from sgsc_edge.graph.ir import Graph, Node, Op
-from sgsc_edge.graph.reference import curves, elementwise, layout, matrix, reduction
+from sgsc_edge.graph.reference import curves, elementwise, layout, matrix, reduction, resize
 from sgsc_edge.graph.reference.common import Array, Kernel, Value
 from sgsc_edge.numerics import PROFILES, Profile
 
@@ -33,6 +33,8 @@ KERNELS: Mapping[type[Op], Kernel] = MappingProxyType(
         ir.Dequantize: elementwise.dequantize_op,
         ir.MaxPool2D: reduction.max_pool_2d,
         ir.AveragePool2D: reduction.average_pool_2d,
+        ir.ResizeNearestNeighbor: resize.nearest_neighbor,
+        ir.ResizeBilinear: resize.bilinear,
         ir.Mean: reduction.mean,
         ir.Softmax: reduction.softmax,
         ir.Concatenation: layout.concatenation,
