@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from importlib import resources
 
 _FOLDER = resources.files("sgsc_edge.firmware") / "kernels"
-_ALONE = ("move", "fill", "table", "nearest", "bilinear", "dequantize")
+_ALONE = ("fixed", "move", "fill", "table", "nearest", "bilinear", "dequantize")
 _KINDS, _WIDTHS = ("conv", "depthwise"), ("int8", "int4")
 
 
@@ -36,7 +36,9 @@ def _table() -> Iterator[tuple[str, str, tuple[str, ...]]]:
         yield name, name, (*rescaled, "binary")
     for name in ("mean", "requantize"):
         yield name, name, rescaled
-    for name in ("limit", "softmax", "quantize"):
+    yield "softmax", "softmax", ("clamp", "fixed")
+    yield "l2norm", "l2norm", (*rescaled, "fixed")
+    for name in ("limit", "quantize"):
         yield name, name, ("clamp",)
 
 

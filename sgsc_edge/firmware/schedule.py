@@ -29,6 +29,7 @@ _ELEMENTWISE = (
     ir.PRelu,
     ir.Quantize,
     ir.Softmax,
+    ir.L2Normalization,
 )
 """Ops that have no more use for an element of the operand once they write the output's."""
 

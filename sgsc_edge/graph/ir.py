@@ -271,6 +271,11 @@ class Softmax(Op):
 
 
 @dataclass(frozen=True)
+class L2Normalization(Op):
+    """Input: x; divided by its Euclidean length over the last axis. Output scale 1/128, zero point 0."""
+
+
+@dataclass(frozen=True)
 class Relu(Op):
     """Input: x. May requantize."""
 

@@ -178,6 +178,12 @@ def leaky_slope(use: Use) -> Iterator[str]:
         yield f"alpha {use.op.alpha} must be finite and not negative"
 
 
+def squares_range(use: Use) -> Iterator[str]:
+    """In int8 at most 32768 values a row: the kernels add up their squares in 32 bits."""
+    if use.quantized and use.x.shape[-1] > 2**15:
+        yield f"{use.x.shape[-1]} values to normalize, at most 32768 in int8"
+
+
 def same_parameters(use: Use) -> Iterator[str]:
     """Data inputs and output hold the same scale and zero point, bit for bit."""
     if not use.quantized:
@@ -339,7 +345,7 @@ _MULTIPLIER: Mapping[type[Op], Callable[[Use], float]] = MappingProxyType(
 )
 
 _FIXED_OUTPUT: Mapping[type[Op], tuple[int, int]] = MappingProxyType(
-    {ir.Softmax: (256, -128), ir.Logistic: (256, -128), ir.Tanh: (128, 0)}
+    {ir.Softmax: (256, -128), ir.Logistic: (256, -128), ir.Tanh: (128, 0), ir.L2Normalization: (128, 0)}
 )
 """Op -> output steps that make 1, zero point."""
 
@@ -444,6 +450,7 @@ OP_RULES: Mapping[type[Op], OpRule] = MappingProxyType(
             OpRule(ir.Softmax, ("x",), _UNARY, (1, 4), (softmax_beta, softmax_classes, fixed_output)),
             OpRule(ir.Logistic, ("x",), _UNARY, (0, MAX_RANK), (fixed_point_input, fixed_output)),
             OpRule(ir.Tanh, ("x",), _UNARY, (0, MAX_RANK), (fixed_point_input, fixed_output)),
+            OpRule(ir.L2Normalization, ("x",), _UNARY, (1, 4), (squares_range, fixed_output)),
             OpRule(ir.HardSwish, ("x",), _UNARY, (0, MAX_RANK), (hard_swish_range,)),
             OpRule(ir.LeakyRelu, ("x",), _UNARY, (0, MAX_RANK), (leaky_slope, rescale_range)),
             OpRule(ir.PRelu, ("x", "alpha"), _BINARY, (0, 4), (rescale_range,)),

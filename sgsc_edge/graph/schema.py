@@ -116,6 +116,7 @@ TABLES: Mapping[str, tuple[Field, ...]] = MappingProxyType(
             "ResizeNearestNeighborOptions": "align_corners:bool half_pixel_centers:bool",
             "ResizeBilinearOptions": """new_height:- new_width:- align_corners:bool
                 half_pixel_centers:bool""",
+            "L2NormOptions": "activation:i8",
             "SubOptions": "activation:i8 pot_scale_int16:bool=1",
         }.items()
     }
@@ -135,6 +136,7 @@ OPTIONS: Mapping[str, int] = MappingProxyType(
         "MulOptions": 21,
         "ReducerOptions": 27,
         "SubOptions": 28,
+        "L2NormOptions": 12,
         "ResizeBilinearOptions": 15,
         "ResizeNearestNeighborOptions": 74,
         "LeakyReluOptions": 75,

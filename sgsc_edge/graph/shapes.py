@@ -217,6 +217,7 @@ _INFER: Mapping[type[Op], Callable[[Any, list[Tensor]], Shape]] = MappingProxyTy
         ir.HardSwish: _same,
         ir.LeakyRelu: _same,
         ir.PRelu: _slopes,
+        ir.L2Normalization: _same,
         ir.Relu: _same,
         ir.Relu6: _same,
         ir.Quantize: _same,

@@ -137,6 +137,7 @@ def _plain_graphs() -> dict[str, Graph]:
             ),
             f"softmax_{dtype}": graph_of(ir.Softmax(), [vector], softmax),
             f"logistic_{dtype}": graph_of(ir.Logistic(), [vector], softmax),
+            f"l2_normalization_{dtype}": graph_of(ir.L2Normalization(), [x], tanh),
             f"tanh_{dtype}": graph_of(ir.Tanh(), [x], tanh),
             f"hard_swish_{dtype}": graph_of(ir.HardSwish(), [x], free(x.shape)),
             f"leaky_relu_{dtype}": graph_of(ir.LeakyRelu(0.125), [x], free(x.shape)),

@@ -307,6 +307,20 @@ def softmax(draw: st.DrawFn) -> Case:
 
 
 @st.composite
+def l2_normalization(draw: st.DrawFn) -> Case:
+    size = draw(st.one_of(st.integers(1, 20), st.sampled_from([100, 2**15])))
+    shape = (1, *draw(st.lists(st.integers(1, 3), max_size=2 if size < 2**15 else 0)), size)
+    x = quantized("x", shape, draw(quantizations()))
+    inputs = samples_of(draw, shape)
+    if draw(st.booleans()):  # short rows: sums of squares near 0
+        zero = int(x.quantization.zero_point[0])
+        inputs = np.clip(inputs.astype(int) % 3 - 1 + zero, -128, 127).astype(np.int8)
+    return one_op(
+        ir.L2Normalization(), [x], quantized("y", shape, Quantization.per_tensor(1 / 128, 0))
+    ), inputs
+
+
+@st.composite
 def unary(draw: st.DrawFn, kind: type[Op], same_parameters: bool = False) -> Case:
     shape = (1, *draw(st.lists(st.integers(1, 6), min_size=1, max_size=3)))
     q = draw(quantizations())
@@ -458,6 +472,7 @@ CASES: Mapping[str, Row] = {
     "resize_bilinear": Row(resize(ir.ResizeBilinear)),
     "mean": Row(mean()),
     "softmax": Row(softmax()),
+    "l2_normalization": Row(l2_normalization()),
     "logistic": Row(curve(ir.Logistic(), Quantization.per_tensor(1 / 256, -128))),
     "tanh": Row(curve(ir.Tanh(), Quantization.per_tensor(1 / 128, 0))),
     "hard_swish": Row(rescaled_curve(st.just(ir.HardSwish()), 2.0**-6.9, 2.0**9)),

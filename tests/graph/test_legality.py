@@ -250,6 +250,14 @@ NOT_LEGAL: dict[str, tuple[Graph, str]] = {
         graph_of(ir.ResizeBilinear(), [real("x", (1, 2, 2, 1)), int32("s", [0, 4])], real("y", (1, 1, 4, 1))),
         "size [0, 4] must be two positive numbers",
     ),
+    "squares": (
+        graph_of(
+            ir.L2Normalization(),
+            [activation("x", (1, 32769))],
+            activation("y", (1, 32769), 1 / 128, 0),
+        ),
+        "32769 values to normalize",
+    ),
     "add multiplier": (
         changed(EXAMPLES["add_int8"], "y", quantization=scaled(0.05 / 2**8)),
         "below 2^8 x output scale",

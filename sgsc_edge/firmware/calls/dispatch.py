@@ -59,6 +59,7 @@ _CALLS: Mapping[type[ir.Op], Callable[[Step, Operands, Tensor, bool], list[Call]
         ir.Quantize: elementwise.convert,
         ir.Dequantize: elementwise.convert,
         ir.Softmax: reduction.softmax,
+        ir.L2Normalization: reduction.l2_normalization,
         ir.Concatenation: layout.concatenation,
         ir.Pad: layout.pad,
         ir.Transpose: layout.transpose,

@@ -1,4 +1,4 @@
-"""Pools, means and softmax."""
+"""Pools, means, softmax and lengths."""
 
 from __future__ import annotations
 
@@ -80,3 +80,10 @@ def softmax(step: Step, operands: Operands, output: Tensor, learned: bool) -> li
     parameters = {"counted": counted, "rows": x.elements // x.shape[-1], "size": x.shape[-1]}
     constants = {"exponentials": table[:counted].astype(np.int32)}
     return [Call("softmax", ("softmax",), (x,), "softmax_of", parameters, constants)]
+
+
+def l2_normalization(step: Step, operands: Operands, output: Tensor, learned: bool) -> list[Call]:
+    """L2Normalization over rows."""
+    (x,) = operands
+    parameters = {"rows": x.elements // x.shape[-1], "size": x.shape[-1], "x_zero": zero_point(x)}
+    return [Call("l2norm", ("l2norm",), (x,), "l2norm_of", parameters)]

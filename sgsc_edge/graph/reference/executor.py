@@ -37,6 +37,7 @@ KERNELS: Mapping[type[Op], Kernel] = MappingProxyType(
         ir.ResizeBilinear: resize.bilinear,
         ir.Mean: reduction.mean,
         ir.Softmax: reduction.softmax,
+        ir.L2Normalization: reduction.l2_normalization,
         ir.Concatenation: layout.concatenation,
         ir.Pad: layout.pad,
         ir.Reshape: layout.reshape,

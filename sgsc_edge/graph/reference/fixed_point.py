@@ -1,7 +1,7 @@
-"""Functions in fixed point: exponential, reciprocal, logistic and hyperbolic tangent.
+"""Functions in fixed point: exponential, reciprocal, inverse root, logistic and hyperbolic tangent.
 
 Numbers are int64 arrays of "raw" int32 values: Qi.f has i integer bits, f = 31 - i. Source: gemmlowp
-``fixedpoint/fixedpoint.h``.
+``fixedpoint/fixedpoint.h``; TFLite ``internal/common.h`` (the inverse root).
 """
 
 from __future__ import annotations
@@ -51,6 +51,27 @@ def tanh(a: IntArray) -> IntArray:
     """The hyperbolic tangent, Q4.27 to Q0.31: (1 - e) / (1 + e) with e = exp(-2 |a|), read as Q5.26."""
     twice = _twice_reciprocal(exp_on_negative(-np.abs(a), 5))
     return np.sign(a) * _saturate_int32((twice - (1 << 29)) << 2)
+
+
+def inverse_root(n: IntArray) -> tuple[IntArray, IntArray]:
+    """1 / sqrt(n) of int32 integers as Q31 multiplier and right shift; below 1 they count as 1."""
+    times = saturating_rounding_doubling_high_mul
+    pairs = np.zeros_like(n)  # of bits, so that n * 4**pairs lies in [2**27, 2**29)
+    scaled = np.maximum(n, 1)
+    while (large := scaled >= 1 << 29).any():
+        scaled, pairs = np.where(large, scaled >> 2, scaled), pairs - large
+    while (small := scaled < 1 << 27).any():
+        scaled, pairs = np.where(small, scaled << 2, scaled), pairs + small
+    half = rounding_divide_by_pot(scaled >> 1, 1)
+    x = np.full_like(n, 1 << 28)  # Q3.28; five Newton-Raphson steps from 1
+    for _ in range(5):
+        cube = _saturate_int32(times(times(x, x), x) << 6)
+        x = _saturate_int32((times(x, 3 << 27) - times(half, cube)) << 3)
+    x = times(x, 1518500250)  # sqrt(1/2)
+    shift = 11 - pairs
+    multiplier = x << np.maximum(-shift, 0)
+    one = n <= 1
+    return np.where(one, INT32_MAX, multiplier), np.where(one, 0, np.maximum(shift, 0))
 
 
 def _exp_on_quarter(a: IntArray) -> IntArray:

@@ -1,6 +1,7 @@
-"""MAX_POOL_2D, AVERAGE_POOL_2D, MEAN and SOFTMAX; the same arithmetic in TFLM and LiteRT's reference.
+"""MAX_POOL_2D, AVERAGE_POOL_2D, MEAN, SOFTMAX and L2_NORMALIZATION; the same in TFLM and LiteRT's reference.
 
-Sources: TFLite ``reference/integer_ops/pooling.h``, ``reference/reduce.h``, ``reference/softmax.h``.
+Sources: TFLite ``reference/integer_ops/pooling.h``, ``reference/reduce.h``, ``reference/softmax.h``,
+``reference/integer_ops/l2normalization.h``.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from sgsc_edge.graph.ir import AveragePool2D, MaxPool2D, Mean, Softmax, Tensor
+from sgsc_edge.graph.ir import AveragePool2D, L2Normalization, MaxPool2D, Mean, Softmax, Tensor
 from sgsc_edge.graph.reference.common import (
     Array,
     Value,
@@ -23,7 +24,7 @@ from sgsc_edge.graph.reference.common import (
     store,
     zero_point,
 )
-from sgsc_edge.graph.reference.fixed_point import exp_on_negative, reciprocal_of_one_plus
+from sgsc_edge.graph.reference.fixed_point import exp_on_negative, inverse_root, reciprocal_of_one_plus
 from sgsc_edge.graph.reference.matrix import Axis, flatten_batch, windows
 from sgsc_edge.numerics import (
     IntArray,
@@ -103,6 +104,19 @@ def mean(op: Mean, inputs: Sequence[Value], output: Tensor, profile: Profile) ->
     shift = min(count.bit_length() - 1, 32, 31 + exponent)
     steps = multiply_by_quantized_multiplier(total, (multiplier << shift) // count, exponent - shift)
     return store(steps, output).reshape(shape)
+
+
+def l2_normalization(op: L2Normalization, inputs: Sequence[Value], output: Tensor, profile: Profile) -> Array:
+    """x [n, ..., K] by 1 / its Euclidean length over the last axis; output scale 1/128, zero 0."""
+    (x,) = inputs
+    if x.is_float:
+        length = np.sqrt(np.square(x.data).sum(axis=-1, keepdims=True))
+        return np.asarray(x.data / np.maximum(length, np.float32(1e-6)), np.float32)
+    steps = centered(x)
+    squares = np.square(steps).sum(axis=-1, keepdims=True)
+    check_accumulator(squares)
+    multiplier, shift = inverse_root(squares)
+    return store(multiply_by_quantized_multiplier(steps, multiplier, 7 - shift), output)
 
 
 # --- softmax --------------------------------------------------------------------------------------
