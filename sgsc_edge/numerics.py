@@ -189,6 +189,7 @@ class Precision(StrEnum):
 
     FLOAT64 = "all in float64"
     FLOAT32 = "all in float32"
+    FLOAT32_PRODUCT = "a * b in float32, the quotient in float64"
 
 
 def real_multiplier(precision: Precision, a: ArrayLike, b: ArrayLike, out: ArrayLike) -> FloatArray:
@@ -200,6 +201,8 @@ def real_multiplier(precision: Precision, a: ArrayLike, b: ArrayLike, out: Array
     first, second, divisor = (np.asarray(scale, np.float32) for scale in (a, b, out))
     if precision is Precision.FLOAT32:
         return np.asarray(first * second / divisor, np.float64)
+    if precision is Precision.FLOAT32_PRODUCT:
+        return np.asarray((first * second).astype(np.float64) / divisor.astype(np.float64))
     return first.astype(np.float64) * second.astype(np.float64) / divisor.astype(np.float64)
 
 
@@ -248,6 +251,7 @@ class Profile:
     convolution: Rescale
     fully_connected: Rescale
     fully_connected_per_channel: Rescale
+    batch_matmul: Rescale
     multiply: Rescale
     relu: Rescale
     requantize: Rescale
@@ -256,6 +260,7 @@ class Profile:
 
 _Q31 = Rescale(Precision.FLOAT64, Rounding.Q31_DOUBLE)
 _Q31_FROM_FLOAT32 = Rescale(Precision.FLOAT32, Rounding.Q31_DOUBLE)
+_Q31_FROM_PRODUCT = Rescale(Precision.FLOAT32_PRODUCT, Rounding.Q31_DOUBLE)
 _FLOAT64 = Rescale(Precision.FLOAT64, Rounding.FLOAT64_HALF_AWAY)
 
 PROFILES: Mapping[str, Profile] = MappingProxyType(
@@ -267,6 +272,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 convolution=_Q31,
                 fully_connected=_Q31,
                 fully_connected_per_channel=_Q31,
+                batch_matmul=_Q31,
                 multiply=_Q31,
                 relu=_Q31,
                 requantize=_Q31,
@@ -277,6 +283,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 convolution=_Q31,
                 fully_connected=_FLOAT64,
                 fully_connected_per_channel=_FLOAT64,
+                batch_matmul=_Q31_FROM_PRODUCT,
                 multiply=_Q31_FROM_FLOAT32,
                 relu=_Q31_FROM_FLOAT32,
                 requantize=_Q31,

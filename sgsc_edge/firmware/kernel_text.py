@@ -34,7 +34,7 @@ def _table() -> Iterator[tuple[str, str, tuple[str, ...]]]:
         yield name, name, ("clamp", "pool")
     for name in ("add", "sub", "mul", "prelu"):
         yield name, name, (*rescaled, "binary")
-    for name in ("mean", "requantize"):
+    for name in ("mean", "requantize", "matmul"):
         yield name, name, rescaled
     yield "softmax", "softmax", ("clamp", "fixed")
     yield "l2norm", "l2norm", (*rescaled, "fixed")

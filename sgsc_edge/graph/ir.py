@@ -173,6 +173,17 @@ class FullyConnected(Op):
 
 
 @dataclass(frozen=True)
+class BatchMatMul(Op):
+    """Inputs: a [..., M, K], b [..., K, N], both free; leading dimensions broadcast as NumPy does.
+
+    ``adj_x`` takes a as [..., K, M], ``adj_y`` b as [..., N, K].
+    """
+
+    adj_x: bool = False
+    adj_y: bool = False
+
+
+@dataclass(frozen=True)
 class Add(Op):
     """Inputs: a, b (broadcast as NumPy does)."""
 

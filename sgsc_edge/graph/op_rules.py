@@ -184,6 +184,14 @@ def squares_range(use: Use) -> Iterator[str]:
         yield f"{use.x.shape[-1]} values to normalize, at most 32768 in int8"
 
 
+def products_range(use: Use) -> Iterator[str]:
+    """In int8 at most 32768 products a value: the kernels add them up in 32 bits."""
+    assert isinstance(use.op, ir.BatchMatMul)
+    depth = use.x.shape[-2 if use.op.adj_x else -1]
+    if use.quantized and depth > 2**15:
+        yield f"{depth} products to add up, at most 32768 in int8"
+
+
 def same_parameters(use: Use) -> Iterator[str]:
     """Data inputs and output hold the same scale and zero point, bit for bit."""
     if not use.quantized:
@@ -379,6 +387,7 @@ OP_RULES: Mapping[type[Op], OpRule] = MappingProxyType(
                 weight_rank=4,
             ),
             OpRule(ir.FullyConnected, _WEIGHTED_OPERANDS, _WEIGHTED, (1, 4), _WEIGHT_RULES, weight_rank=2),
+            OpRule(ir.BatchMatMul, ("a", "b"), _BINARY, (2, MAX_RANK), (products_range, weighted_rescale)),
             OpRule(
                 ir.Add, ("a", "b"), _BINARY, (0, MAX_RANK), (broadcast_rank, add_rescale, activation_range)
             ),

@@ -117,6 +117,7 @@ TABLES: Mapping[str, tuple[Field, ...]] = MappingProxyType(
             "ResizeBilinearOptions": """new_height:- new_width:- align_corners:bool
                 half_pixel_centers:bool""",
             "L2NormOptions": "activation:i8",
+            "BatchMatMulOptions": "adj_x:bool adj_y:bool asymmetric_quantize_inputs:bool",
             "SubOptions": "activation:i8 pot_scale_int16:bool=1",
         }.items()
     }
@@ -136,6 +137,7 @@ OPTIONS: Mapping[str, int] = MappingProxyType(
         "MulOptions": 21,
         "ReducerOptions": 27,
         "SubOptions": 28,
+        "BatchMatMulOptions": 101,
         "L2NormOptions": 12,
         "ResizeBilinearOptions": 15,
         "ResizeNearestNeighborOptions": 74,

@@ -103,6 +103,18 @@ def _fully_connected(op: ir.FullyConnected, inputs: list[Tensor]) -> Shape:
     return (rows, weights[0])
 
 
+def _batch_matmul(op: ir.BatchMatMul, inputs: list[Tensor]) -> Shape:
+    a, b = (tensor.shape for tensor in inputs)
+    rows, depth = a[-2:][::-1] if op.adj_x else a[-2:]
+    height, columns = b[-2:][::-1] if op.adj_y else b[-2:]
+    if depth != height:
+        raise ValueError(f"a {list(a)} has {depth} columns, b {list(b)} {height} rows")
+    try:
+        return (*np.broadcast_shapes(a[:-2], b[:-2]), rows, columns)
+    except ValueError:
+        raise ValueError(f"leading dimensions of {list(a)} and {list(b)} do not broadcast") from None
+
+
 def _broadcast(op: Op, inputs: list[Tensor]) -> Shape:
     try:
         return np.broadcast_shapes(inputs[0].shape, inputs[1].shape)
@@ -199,6 +211,7 @@ _INFER: Mapping[type[Op], Callable[[Any, list[Tensor]], Shape]] = MappingProxyTy
         ir.Conv2D: _conv,
         ir.DepthwiseConv2D: _depthwise,
         ir.FullyConnected: _fully_connected,
+        ir.BatchMatMul: _batch_matmul,
         ir.Add: _broadcast,
         ir.Sub: _broadcast,
         ir.Mul: _broadcast,

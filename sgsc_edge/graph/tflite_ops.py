@@ -144,6 +144,15 @@ OP_ROWS: tuple[OpRow, ...] = (
         (_ACTIVATION, ("keep_num_dims", "keep_num_dims")),
         {"weights_format": 0},
     ),
+    OpRow(
+        ir.BatchMatMul,
+        126,
+        "BATCH_MATMUL",
+        _int8(1, 2),
+        {1: "2.3.0", 2: "2.3.0"},
+        "BatchMatMulOptions",
+        (("adj_x", "adj_x"), ("adj_y", "adj_y")),
+    ),
     OpRow(ir.Add, 0, "ADD", _int8(1, 2), _PLAIN, "AddOptions", (_ACTIVATION,)),
     OpRow(
         ir.Sub,

@@ -108,6 +108,9 @@ def _plain_graphs() -> dict[str, Graph]:
         softmax = Tensor("y", (1, 8), DType.INT8, SOFTMAX) if dtype == "int8" else real("y", (1, 8))
         tanh = activation("y", x.shape, 1 / 128, 0) if dtype == "int8" else real("y", x.shape)
         graphs |= {
+            f"batch_matmul_{dtype}": graph_of(
+                ir.BatchMatMul(adj_y=True), [x, constant((6, 1, 2))], free((1, 6, 5, 1))
+            ),
             f"add_{dtype}": graph_of(ir.Add(Activation.RELU), [x, constant((5, 2))], free(x.shape)),
             f"sub_{dtype}": graph_of(ir.Sub(), [constant((6, 1, 2)), x], free(x.shape)),
             f"mul_{dtype}": graph_of(ir.Mul(), [x, constant((1, 6, 5, 2))], free(x.shape)),

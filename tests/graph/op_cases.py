@@ -260,6 +260,49 @@ def binary_self(draw: st.DrawFn, kind: Binary) -> Case:
 
 
 @st.composite
+def batch_matmul(draw: st.DrawFn) -> Case:
+    """x and a constant, in either order; leading dimensions may broadcast."""
+    rows, columns = draw(st.integers(1, 5)), draw(st.integers(1, 5))
+    depth = draw(st.one_of(st.integers(1, 9), st.just(300)))
+    lead = (1, *draw(st.lists(st.integers(1, 3), max_size=2)))
+    kept = draw(st.integers(0, len(lead)))
+    other = tuple(draw(st.sampled_from([dim, 1])) for dim in lead[kept:])
+    adj_x, adj_y = draw(st.booleans()), draw(st.booleans())
+    left = (depth, rows) if adj_x else (rows, depth)
+    right = (columns, depth) if adj_y else (depth, columns)
+    swapped = draw(st.booleans())
+    x = quantized("x", (*lead, *(right if swapped else left)), draw(quantizations()))
+    q = draw(quantizations())
+    shape = (*other, *(left if swapped else right))
+    c = Tensor("c", shape, DType.INT8, q, draw(contents).array(shape))
+    product = float(x.quantization.scale[0] * q.scale[0])
+    output = output_quantization(
+        draw, product * 64 * np.sqrt(depth) * draw(gains), max(product / 15, 2.0**-28)
+    )
+    graph = one_op(
+        ir.BatchMatMul(adj_x, adj_y),
+        [c, x] if swapped else [x, c],
+        quantized("y", (*lead, rows, columns), output),
+    )
+    return graph, samples_of(draw, x.shape)
+
+
+@st.composite
+def batch_matmul_self(draw: st.DrawFn) -> Case:
+    """x times x transposed: both operands vary with the sample."""
+    shape = (1, *draw(st.lists(st.integers(1, 4), min_size=2, max_size=3)))
+    adj_x = draw(st.booleans())
+    q = draw(quantizations())
+    own = float(q.scale[0] * q.scale[0])
+    output = output_quantization(draw, own * 64 * draw(gains), own / 255)
+    size = shape[-1 if adj_x else -2]
+    x = quantized("x", shape, q)
+    node = Node(ir.BatchMatMul(adj_x, not adj_x), ("x", "x"), ("y",), "node under test")
+    y = quantized("y", (*shape[:-2], size, size), output)
+    return Graph("case", {"x": x, "y": y}, (node,), ("x",), ("y",)), samples_of(draw, shape)
+
+
+@st.composite
 def pool(draw: st.DrawFn, kind: type[ir.MaxPool2D] | type[ir.AveragePool2D]) -> Case:
     (rows, columns), size, padding = plane(draw, dilated=False)
     q = draw(quantizations())
@@ -460,6 +503,8 @@ CASES: Mapping[str, Row] = {
     "fully_connected_int4_per_channel": Row(
         fully_connected(DType.INT4, per_channel=True), ("litert_reference",)
     ),
+    "batch_matmul": Row(batch_matmul()),
+    "batch_matmul_self": Row(batch_matmul_self()),
     "add": Row(binary(ir.Add)),
     "add_self": Row(binary_self(ir.Add)),
     "sub": Row(binary(ir.Sub)),

@@ -258,6 +258,22 @@ NOT_LEGAL: dict[str, tuple[Graph, str]] = {
         ),
         "32769 values to normalize",
     ),
+    "products": (
+        graph_of(
+            ir.BatchMatMul(adj_y=True),
+            [activation("x", (1, 32769)), activation("z", (1, 32769))],
+            activation("y", (1, 1)),
+        ),
+        "32769 products to add up",
+    ),
+    "columns and rows": (
+        graph_of(ir.BatchMatMul(), [real("x", (2, 3)), real("z", (2, 3))], real("y", (2, 3))),
+        "a [2, 3] has 3 columns, b [2, 3] 2 rows",
+    ),
+    "leading dimensions": (
+        graph_of(ir.BatchMatMul(), [real("x", (2, 3, 3)), real("z", (3, 3, 3))], real("y", (3, 3, 3))),
+        "leading dimensions of",
+    ),
     "add multiplier": (
         changed(EXAMPLES["add_int8"], "y", quantization=scaled(0.05 / 2**8)),
         "below 2^8 x output scale",

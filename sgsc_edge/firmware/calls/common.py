@@ -83,6 +83,12 @@ def steps_of(shape: Sequence[int]) -> list[int]:
     return steps
 
 
+def broadcast_steps(shape: Sequence[int], rank: int) -> list[int]:
+    """How far an operand goes on in each of ``rank`` dimensions of an output; 0 where it repeats."""
+    full = padded(shape, rank, 1)
+    return [0 if size == 1 else step for size, step in zip(full, steps_of(full), strict=True)]
+
+
 def merged(size: Sequence[int], *steps: Sequence[int]) -> tuple[list[int], list[list[int]]]:
     """The same walk in as few dimensions as possible: neighbours that go on evenly become one."""
     sizes: list[int] = []

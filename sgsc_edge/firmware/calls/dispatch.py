@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from sgsc_edge.firmware.calls import elementwise, layers, layout, reduction, resize
+from sgsc_edge.firmware.calls import elementwise, layers, layout, matrix, reduction, resize
 from sgsc_edge.firmware.calls.common import Call, Operands, refused
 from sgsc_edge.firmware.schedule import Step
 from sgsc_edge.graph import ir
@@ -46,6 +46,7 @@ _CALLS: Mapping[type[ir.Op], Callable[[Step, Operands, Tensor, bool], list[Call]
         ir.ResizeNearestNeighbor: resize.nearest,
         ir.ResizeBilinear: resize.bilinear,
         ir.Mean: reduction.mean,
+        ir.BatchMatMul: matrix.batch_matmul,
         ir.Add: elementwise.binary,
         ir.Sub: elementwise.binary,
         ir.Mul: elementwise.binary,

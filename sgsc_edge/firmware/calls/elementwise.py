@@ -11,13 +11,13 @@ from sgsc_edge.firmware.calls.common import (
     Call,
     Operands,
     bounds,
+    broadcast_steps,
     float_literal,
     merged,
     padded,
     q31,
     ratio_of,
     refused,
-    steps_of,
 )
 from sgsc_edge.firmware.schedule import Step
 from sgsc_edge.graph import ir
@@ -34,12 +34,8 @@ def binary(step: Step, operands: Operands, output: Tensor, learned: bool) -> lis
     op, (a, b) = step.node.op, operands
     assert isinstance(op, ir.Add | ir.Sub | ir.Mul | ir.PRelu)
     rank = len(output.shape)
-
-    def walk(tensor: Tensor) -> list[int]:
-        shape = padded(tensor.shape, rank, 1)
-        return [0 if size == 1 else step for size, step in zip(shape, steps_of(shape), strict=True)]
-
-    size, (a_step, b_step) = merged(output.shape, walk(a), walk(b))
+    walks = (broadcast_steps(tensor.shape, rank) for tensor in (a, b))
+    size, (a_step, b_step) = merged(output.shape, *walks)
     low, high = bounds(getattr(op, "activation", Activation.NONE), output)
     parameters: dict[str, Any] = {
         "size": padded(size, 4, 1),

@@ -19,6 +19,7 @@ KERNELS: Mapping[type[Op], Kernel] = MappingProxyType(
         ir.Conv2D: matrix.conv_2d,
         ir.DepthwiseConv2D: matrix.depthwise_conv_2d,
         ir.FullyConnected: matrix.fully_connected,
+        ir.BatchMatMul: matrix.batch_matmul,
         ir.Add: elementwise.add,
         ir.Sub: elementwise.sub,
         ir.Mul: elementwise.mul,
