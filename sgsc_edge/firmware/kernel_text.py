@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from importlib import resources
 
 _FOLDER = resources.files("sgsc_edge.firmware") / "kernels"
-_ALONE = ("fixed", "move", "fill", "table", "nearest", "bilinear", "dequantize")
+_ALONE = ("gather", "fixed", "move", "fill", "table", "nearest", "bilinear", "dequantize")
 _KINDS, _WIDTHS = ("conv", "depthwise"), ("int8", "int4")
 
 

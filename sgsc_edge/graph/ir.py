@@ -260,6 +260,16 @@ class Concatenation(Op):
 
 
 @dataclass(frozen=True)
+class Gather(Op):
+    """Inputs: x, indices (int32) along ``axis`` of x, whose dimensions take its place.
+
+    Same quantization in and out. Indices lie inside the dimension.
+    """
+
+    axis: int = 0
+
+
+@dataclass(frozen=True)
 class Pad(Op):
     """Inputs: x, paddings (int32 constant [rank, 2]). Pads with the zero point."""
 

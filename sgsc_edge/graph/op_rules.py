@@ -64,7 +64,8 @@ class OpRule:
 
     ``operands`` names the inputs; with ``variadic`` the last one repeats. ``dtypes`` lists the combinations
     of input dtypes and output dtype. ``ranks`` holds the smallest and largest rank of every data operand.
-    ``parameters`` are operands without quantization that must be constants (axes, paddings).
+    ``parameters`` are operands without quantization that must be constants (axes, paddings); ``indices`` are
+    such operands that may be computed.
     ``weight_rank`` is the rank of operand 1 where operands 1 and 2 are constant weights and bias, else 0.
     """
 
@@ -76,6 +77,7 @@ class OpRule:
     parameters: frozenset[str] = frozenset()
     weight_rank: int = 0
     variadic: bool = False
+    indices: frozenset[str] = frozenset()
 
 
 # --- rules: attributes ----------------------------------------------------------------------------
@@ -190,6 +192,17 @@ def products_range(use: Use) -> Iterator[str]:
     depth = use.x.shape[-2 if use.op.adj_x else -1]
     if use.quantized and depth > 2**15:
         yield f"{depth} products to add up, at most 32768 in int8"
+
+
+def indices_inside(use: Use) -> Iterator[str]:
+    """Constant indices count from 0 and lie inside the dimension: the kernels read whatever they point to."""
+    assert isinstance(use.op, ir.Gather)
+    data, rank = use.inputs[1].data, len(use.x.shape)
+    if data is None or not -rank <= use.op.axis < rank:
+        return  # the axis has its own finding
+    size, found = use.x.shape[use.op.axis], [int(index) for index in data.ravel()]
+    if found and not (min(found) >= 0 and max(found) < size):
+        yield f"indices {min(found)} to {max(found)} leave the {size} values of axis {use.op.axis}"
 
 
 def same_parameters(use: Use) -> Iterator[str]:
@@ -431,6 +444,14 @@ OP_RULES: Mapping[type[Op], OpRule] = MappingProxyType(
                 (1, MAX_RANK),
                 (no_activation, few_inputs, same_parameters),
                 variadic=True,
+            ),
+            OpRule(
+                ir.Gather,
+                ("x", "indices"),
+                _WITH_PARAMETER,
+                (1, MAX_RANK),
+                (indices_inside, same_parameters),
+                indices=frozenset({"indices"}),
             ),
             OpRule(
                 ir.Pad,

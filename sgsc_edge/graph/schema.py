@@ -118,6 +118,7 @@ TABLES: Mapping[str, tuple[Field, ...]] = MappingProxyType(
                 half_pixel_centers:bool""",
             "L2NormOptions": "activation:i8",
             "BatchMatMulOptions": "adj_x:bool adj_y:bool asymmetric_quantize_inputs:bool",
+            "GatherOptions": "axis:i32 batch_dims:i32",
             "SubOptions": "activation:i8 pot_scale_int16:bool=1",
         }.items()
     }
@@ -137,6 +138,7 @@ OPTIONS: Mapping[str, int] = MappingProxyType(
         "MulOptions": 21,
         "ReducerOptions": 27,
         "SubOptions": 28,
+        "GatherOptions": 23,
         "BatchMatMulOptions": 101,
         "L2NormOptions": 12,
         "ResizeBilinearOptions": 15,

@@ -169,6 +169,14 @@ def _concatenation(op: ir.Concatenation, inputs: list[Tensor]) -> Shape:
     return (*first[:axis], sum(tensor.shape[axis] for tensor in inputs), *first[axis + 1 :])
 
 
+def _gather(op: ir.Gather, inputs: list[Tensor]) -> Shape:
+    x, indices = (tensor.shape for tensor in inputs)
+    if not -len(x) <= op.axis < len(x):
+        raise ValueError(f"axis {op.axis} is not a dimension of {list(x)}")
+    axis = op.axis % len(x)
+    return (*x[:axis], *indices, *x[axis + 1 :])
+
+
 def _pad(op: Op, inputs: list[Tensor]) -> Shape:
     x, paddings = inputs[0].shape, _constant(inputs[1], "paddings")
     if paddings.shape != (len(x), 2) or bool((paddings < 0).any()):
@@ -221,6 +229,7 @@ _INFER: Mapping[type[Op], Callable[[Any, list[Tensor]], Shape]] = MappingProxyTy
         ir.ResizeBilinear: _resize,
         ir.Mean: _mean,
         ir.Concatenation: _concatenation,
+        ir.Gather: _gather,
         ir.Pad: _pad,
         ir.Reshape: _reshape,
         ir.Transpose: _transpose,

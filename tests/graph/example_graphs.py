@@ -131,6 +131,10 @@ def _plain_graphs() -> dict[str, Graph]:
             f"concat_{dtype}": graph_of(
                 ir.Concatenation(3), [x, constant((1, 6, 5, 3))], make("y", (1, 6, 5, 5))
             ),
+            f"gather_{dtype}": graph_of(ir.Gather(-2), [x, int32("i", [4, 0, 4])], make("y", (1, 6, 3, 2))),
+            f"embedding_{dtype}": graph_of(
+                ir.Gather(), [constant((7, 3)), Tensor("i", (1, 4), DType.INT32)], make("y", (1, 4, 3))
+            ),
             f"pad_{dtype}": graph_of(
                 ir.Pad(), [x, int32("p", [[0, 0], [1, 2], [0, 3], [0, 0]])], make("y", (1, 9, 8, 2))
             ),

@@ -427,6 +427,31 @@ def concatenation(draw: st.DrawFn) -> Case:
 
 
 @st.composite
+def gather(draw: st.DrawFn) -> Case:
+    shape = (1, *draw(st.lists(st.integers(1, 4), min_size=1, max_size=3)))
+    axis = draw(st.integers(1, len(shape) - 1))
+    lead = tuple(draw(st.lists(st.integers(1, 3), max_size=5 - len(shape))))
+    random = np.random.default_rng(draw(seeds))
+    indices = int32("indices", random.integers(0, shape[axis], lead))
+    q = draw(quantizations())
+    result = (*shape[:axis], *lead, *shape[axis + 1 :])
+    signed = axis - len(shape) if draw(st.booleans()) else axis
+    graph = one_op(ir.Gather(signed), [quantized("x", shape, q), indices], quantized("y", result, q))
+    return graph, samples_of(draw, shape)
+
+
+@st.composite
+def embedding(draw: st.DrawFn) -> Case:
+    """Rows of a constant table; the indices are fed."""
+    rows, width, count = draw(st.integers(1, 9)), draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    q = draw(quantizations())
+    table = Tensor("table", (rows, width), DType.INT8, q, draw(contents).array((rows, width)))
+    x, y = Tensor("x", (1, count), DType.INT32), quantized("y", (1, count, width), q)
+    random = np.random.default_rng(draw(seeds))
+    return one_op(ir.Gather(), [table, x], y), random.integers(0, rows, (SAMPLES, count), np.int32)
+
+
+@st.composite
 def pad(draw: st.DrawFn) -> Case:
     shape = (1, *draw(st.lists(st.integers(1, 4), min_size=1, max_size=3)))
     widths = [(0, 0), *((draw(st.integers(0, 3)), draw(st.integers(0, 3))) for _ in shape[1:])]
@@ -530,6 +555,8 @@ CASES: Mapping[str, Row] = {
     "quantize_float": Row(quantize_float()),
     "dequantize": Row(dequantize()),
     "concatenation": Row(concatenation()),
+    "gather": Row(gather()),
+    "embedding": Row(embedding()),
     "pad": Row(pad()),
     "reshape": Row(reshape()),
     "transpose": Row(transpose()),

@@ -274,6 +274,14 @@ NOT_LEGAL: dict[str, tuple[Graph, str]] = {
         graph_of(ir.BatchMatMul(), [real("x", (2, 3, 3)), real("z", (3, 3, 3))], real("y", (3, 3, 3))),
         "leading dimensions of",
     ),
+    "indices": (
+        graph_of(ir.Gather(1), [activation("x", (1, 3)), int32("i", [0, 3])], activation("y", (1, 2))),
+        "indices 0 to 3 leave the 3 values of axis 1",
+    ),
+    "axis of indices": (
+        graph_of(ir.Gather(2), [real("x", (1, 3)), int32("i", [0])], real("y", (1, 3, 1))),
+        "axis 2 is not a dimension",
+    ),
     "add multiplier": (
         changed(EXAMPLES["add_int8"], "y", quantization=scaled(0.05 / 2**8)),
         "below 2^8 x output scale",

@@ -25,6 +25,8 @@ def inputs_for(graph: Graph) -> np.ndarray:
     shape = (SAMPLES, *tensor.shape[1:])
     if tensor.dtype is DType.FLOAT32:
         return random.normal(size=shape).astype(np.float32)
+    if tensor.dtype is DType.INT32:  # indices of the 7 rows of the example
+        return random.integers(0, 7, shape).astype(np.int32)
     return random.integers(-128, 128, shape).astype(np.int8)
 
 

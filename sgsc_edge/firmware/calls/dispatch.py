@@ -62,6 +62,7 @@ _CALLS: Mapping[type[ir.Op], Callable[[Step, Operands, Tensor, bool], list[Call]
         ir.Softmax: reduction.softmax,
         ir.L2Normalization: reduction.l2_normalization,
         ir.Concatenation: layout.concatenation,
+        ir.Gather: layout.gather,
         ir.Pad: layout.pad,
         ir.Transpose: layout.transpose,
     }

@@ -1,4 +1,4 @@
-"""Blocks that move: concatenation, padding, transposition."""
+"""Blocks that move: concatenation, gathering, padding, transposition."""
 
 from __future__ import annotations
 
@@ -36,6 +36,21 @@ def concatenation(step: Step, operands: Operands, output: Tensor, learned: bool)
         made.append(_block(x, x.shape, steps_of(x.shape), steps, before * steps[axis]))
         before += x.shape[axis]
     return made
+
+
+def gather(step: Step, operands: Operands, output: Tensor, learned: bool) -> list[Call]:
+    """Gather, with constant or computed indices."""
+    op, (x, indices) = step.node.op, operands
+    assert isinstance(op, ir.Gather)
+    axis = op.axis % len(x.shape)
+    block = steps_of(x.shape)[axis]
+    parameters = {
+        "before": x.elements // (x.shape[axis] * block),
+        "from": x.shape[axis],
+        "to": indices.elements,
+        "block": block,
+    }
+    return [Call("gather", ("gather",), (x, indices), "gather_of", parameters)]
 
 
 def pad(step: Step, operands: Operands, output: Tensor, learned: bool) -> list[Call]:

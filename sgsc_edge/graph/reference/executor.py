@@ -40,6 +40,7 @@ KERNELS: Mapping[type[Op], Kernel] = MappingProxyType(
         ir.Softmax: reduction.softmax,
         ir.L2Normalization: reduction.l2_normalization,
         ir.Concatenation: layout.concatenation,
+        ir.Gather: layout.gather,
         ir.Pad: layout.pad,
         ir.Reshape: layout.reshape,
         ir.Transpose: layout.transpose,

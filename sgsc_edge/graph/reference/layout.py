@@ -1,4 +1,4 @@
-"""CONCATENATION, PAD, RESHAPE and TRANSPOSE: values move, none changes.
+"""CONCATENATION, GATHER, PAD, RESHAPE and TRANSPOSE: values move, none changes.
 
 Axes of the ops count the tensor's own dimensions; axis 0 of the data is the samples.
 """
@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sgsc_edge.graph.ir import Concatenation, Pad, Reshape, Tensor, Transpose
+from sgsc_edge.errors import DataError
+from sgsc_edge.graph.ir import Concatenation, Gather, Pad, Reshape, Tensor, Transpose
 from sgsc_edge.graph.reference.common import (
     Array,
     Value,
@@ -35,6 +36,24 @@ def concatenation(op: Concatenation, inputs: Sequence[Value], output: Tensor, pr
         op.activation, float(scale(output)), zero_point(output), *integer_range(output)
     )
     return clamp(joined, low, high).astype(output.dtype.numpy)
+
+
+def gather(op: Gather, inputs: Sequence[Value], output: Tensor, profile: Profile) -> Array:
+    """x [n, ..., K, ...] at indices [n, *shape] of axis K; DataError for an index outside."""
+    x, indices = inputs
+    axis = op.axis % len(x.tensor.shape)
+    if not ((indices.data >= 0) & (indices.data < x.tensor.shape[axis])).all():
+        raise DataError(
+            f"an index of '{indices.tensor.name}' lies outside 0 to {x.tensor.shape[axis] - 1}",
+            remedy="feed indices of the table's rows only",
+        )
+    samples = len(indices.data) if len(x.data) == 1 else len(x.data)
+    tables = np.broadcast_to(x.data, (samples, *x.data.shape[1:]))
+    rows = np.broadcast_to(indices.data, (samples, *indices.tensor.shape))
+    rows = rows.reshape(samples, indices.tensor.elements)
+    taken = np.moveaxis(tables, axis + 1, 1)[np.arange(samples)[:, np.newaxis], rows]
+    gathered: Array = np.moveaxis(taken, 1, axis + 1).reshape(samples, *output.shape)
+    return gathered
 
 
 def pad(op: Pad, inputs: Sequence[Value], output: Tensor, profile: Profile) -> Array:
