@@ -243,7 +243,10 @@ int sgsc_{self.name}_selftest(void);
             text = "\n".join(members)
             self.parameters.append(f"static const sgsc_{call.struct} {label} = {{\n{text}\n}};")
             arguments.append(f"&{label}")
-        arguments += [self._address(tensor, read=True) for tensor in call.operands]
+        read = [self._address(tensor, read=True) for tensor in call.operands]
+        if call.start:
+            read[0] += f" + {call.start}"
+        arguments += read
         if call.scratch:
             arguments.append(f"arena.bytes + {self.memory.scratch[number]}")
         target = self._address(self.graph[output], read=False)

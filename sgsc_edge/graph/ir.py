@@ -270,6 +270,30 @@ class Gather(Op):
 
 
 @dataclass(frozen=True)
+class StridedSlice(Op):
+    """Inputs: x, begin, end, strides (int32 constants [rank]). Same quantization in and out.
+
+    Bit i of a mask is dimension i: its begin or end counts as the first or last; ``shrink_axis_mask`` takes
+    the value at begin alone and drops the dimension.
+    """
+
+    begin_mask: int = 0
+    end_mask: int = 0
+    shrink_axis_mask: int = 0
+
+
+@dataclass(frozen=True)
+class Pack(Op):
+    """Inputs: ``values_count`` tensors of one shape, joined along a new ``axis``.
+
+    Same quantization in and out.
+    """
+
+    values_count: int
+    axis: int = 0
+
+
+@dataclass(frozen=True)
 class Pad(Op):
     """Inputs: x, paddings (int32 constant [rank, 2]). Pads with the zero point."""
 

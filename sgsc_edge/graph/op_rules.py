@@ -135,6 +135,13 @@ def resized_inside(use: Use) -> Iterator[str]:
             yield f"{own} values resized to {made} read beyond the last one"
 
 
+def counted_inputs(use: Use) -> Iterator[str]:
+    """As many inputs as the op says."""
+    assert isinstance(use.op, ir.Pack)
+    if len(use.inputs) != use.op.values_count:
+        yield f"{len(use.inputs)} inputs, values_count is {use.op.values_count}"
+
+
 def broadcast_rank(use: Use) -> Iterator[str]:
     """Operands of unlike shapes have at most 4 dimensions."""
     if use.inputs[0].shape != use.inputs[1].shape and len(use.output.shape) > 4:
@@ -452,6 +459,17 @@ OP_RULES: Mapping[type[Op], OpRule] = MappingProxyType(
                 (1, MAX_RANK),
                 (indices_inside, same_parameters),
                 indices=frozenset({"indices"}),
+            ),
+            OpRule(
+                ir.StridedSlice,
+                ("x", "begin", "end", "strides"),
+                (((F32, I32, I32, I32), F32), ((I8, I32, I32, I32), I8)),
+                (1, 4),
+                (same_parameters,),
+                frozenset({"begin", "end", "strides"}),
+            ),
+            OpRule(
+                ir.Pack, ("x",), _UNARY, (0, MAX_RANK - 1), (counted_inputs, same_parameters), variadic=True
             ),
             OpRule(
                 ir.Pad,

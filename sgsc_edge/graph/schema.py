@@ -119,6 +119,9 @@ TABLES: Mapping[str, tuple[Field, ...]] = MappingProxyType(
             "L2NormOptions": "activation:i8",
             "BatchMatMulOptions": "adj_x:bool adj_y:bool asymmetric_quantize_inputs:bool",
             "GatherOptions": "axis:i32 batch_dims:i32",
+            "StridedSliceOptions": """begin_mask:i32 end_mask:i32 ellipsis_mask:i32 new_axis_mask:i32
+                shrink_axis_mask:i32 offset:bool""",
+            "PackOptions": "values_count:i32 axis:i32",
             "SubOptions": "activation:i8 pot_scale_int16:bool=1",
         }.items()
     }
@@ -138,6 +141,8 @@ OPTIONS: Mapping[str, int] = MappingProxyType(
         "MulOptions": 21,
         "ReducerOptions": 27,
         "SubOptions": 28,
+        "StridedSliceOptions": 32,
+        "PackOptions": 59,
         "GatherOptions": 23,
         "BatchMatMulOptions": 101,
         "L2NormOptions": 12,

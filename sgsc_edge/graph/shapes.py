@@ -49,6 +49,37 @@ def bilinear_steps(op: ir.ResizeBilinear, size: int, made: int) -> tuple[int, in
     return (step // 2 - (1 << 9) if op.half_pixel_centers else 0), step
 
 
+def sliced(op: ir.StridedSlice, inputs: list[Tensor]) -> list[range]:
+    """The positions that are taken of each dimension of x."""
+    x = inputs[0].shape
+    vectors = [
+        _constant(tensor, what) for tensor, what in zip(inputs[1:], ("begin", "end", "strides"), strict=True)
+    ]
+    if any(vector.shape != (len(x),) for vector in vectors):
+        raise ValueError(f"begin, end and strides must have {len(x)} values each")
+    return [
+        _positions(op, axis, size, *(int(vector[axis]) for vector in vectors)) for axis, size in enumerate(x)
+    ]
+
+
+def _positions(op: ir.StridedSlice, axis: int, size: int, begin: int, end: int, stride: int) -> range:
+    bit = 1 << axis
+    if stride == 0:
+        raise ValueError(f"the stride of axis {axis} is 0")
+    lowest, highest = (0, size) if stride > 0 else (-1, size - 1)
+
+    def inside(index: int) -> int:
+        return min(max(index + size if index < 0 else index, lowest), highest)
+
+    first, last = (lowest, highest) if stride > 0 else (highest, lowest)
+    start = first if op.begin_mask & bit else inside(begin)
+    if op.shrink_axis_mask & bit:
+        if stride < 0 or not (op.begin_mask & bit or -size <= begin < size):
+            raise ValueError(f"axis {axis} of {size} values has none at {begin} with stride {stride}")
+        return range(start, start + 1)
+    return range(start, last if op.end_mask & bit else inside(end), stride)
+
+
 def _rank(tensor: Tensor, rank: int, what: str) -> Shape:
     if len(tensor.shape) != rank:
         raise ValueError(f"{what} has shape {list(tensor.shape)}, must have {rank} dimensions")
@@ -177,6 +208,23 @@ def _gather(op: ir.Gather, inputs: list[Tensor]) -> Shape:
     return (*x[:axis], *indices, *x[axis + 1 :])
 
 
+def _strided_slice(op: ir.StridedSlice, inputs: list[Tensor]) -> Shape:
+    positions = sliced(op, inputs)
+    if not all(positions):
+        raise ValueError(f"nothing is left of axis {[bool(taken) for taken in positions].index(False)}")
+    kept = (axis for axis in range(len(positions)) if not op.shrink_axis_mask & 1 << axis)
+    return tuple(len(positions[axis]) for axis in kept)
+
+
+def _pack(op: ir.Pack, inputs: list[Tensor]) -> Shape:
+    first = inputs[0].shape
+    if not 0 <= op.axis <= len(first):
+        raise ValueError(f"axis {op.axis} is no place among the dimensions of {list(first)}")
+    if any(tensor.shape != first for tensor in inputs):
+        raise ValueError(f"shapes {[list(t.shape) for t in inputs]} differ")
+    return (*first[: op.axis], len(inputs), *first[op.axis :])
+
+
 def _pad(op: Op, inputs: list[Tensor]) -> Shape:
     x, paddings = inputs[0].shape, _constant(inputs[1], "paddings")
     if paddings.shape != (len(x), 2) or bool((paddings < 0).any()):
@@ -230,6 +278,8 @@ _INFER: Mapping[type[Op], Callable[[Any, list[Tensor]], Shape]] = MappingProxyTy
         ir.Mean: _mean,
         ir.Concatenation: _concatenation,
         ir.Gather: _gather,
+        ir.StridedSlice: _strided_slice,
+        ir.Pack: _pack,
         ir.Pad: _pad,
         ir.Reshape: _reshape,
         ir.Transpose: _transpose,

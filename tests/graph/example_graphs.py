@@ -135,6 +135,18 @@ def _plain_graphs() -> dict[str, Graph]:
             f"embedding_{dtype}": graph_of(
                 ir.Gather(), [constant((7, 3)), Tensor("i", (1, 4), DType.INT32)], make("y", (1, 4, 3))
             ),
+            f"strided_slice_{dtype}": graph_of(
+                ir.StridedSlice(begin_mask=1, end_mask=9, shrink_axis_mask=4),
+                [
+                    x,
+                    *(
+                        int32(name, v)
+                        for name, v in zip("bes", ([0, 5, -2, 1], [0, 1, 0, 0], [1, -2, 1, 1]), strict=True)
+                    ),
+                ],
+                make("y", (1, 2, 1)),
+            ),
+            f"pack_{dtype}": graph_of(ir.Pack(2, 1), [vector, constant((1, 8))], make("y", (1, 2, 8))),
             f"pad_{dtype}": graph_of(
                 ir.Pad(), [x, int32("p", [[0, 0], [1, 2], [0, 3], [0, 0]])], make("y", (1, 9, 8, 2))
             ),

@@ -452,6 +452,50 @@ def embedding(draw: st.DrawFn) -> Case:
 
 
 @st.composite
+def strided_slice(draw: st.DrawFn) -> Case:
+    """Begins and ends beyond either side, backwards, masked, and shrunk dimensions."""
+    shape = (1, *draw(st.lists(st.integers(1, 6), min_size=1, max_size=3)))
+    vectors: list[list[int]] = [[0], [1], [1]]
+    masks = [0, 0, 0]
+    result = [1]
+    for axis, size in enumerate(shape[1:], start=1):
+        stride = draw(st.sampled_from([1, 1, 2, 3, -1, -2]))
+        begin, end = draw(st.integers(-size - 2, size + 2)), draw(st.integers(-size - 2, size + 2))
+        bits = [draw(st.booleans()) for _ in range(2)] + [draw(st.integers(0, 3)) == 0]
+        if bits[2]:
+            begin, stride = draw(st.integers(-size, size - 1)), 1
+        taken = _python_slice(size, None if bits[0] else begin, None if bits[1] else end, stride)
+        if not bits[2] and not taken:  # nothing left: take all
+            bits, taken = [True, True, False], _python_slice(size, None, None, stride)
+        masks = [mask | bit << axis for mask, bit in zip(masks, bits, strict=True)]
+        for vector, value in zip(vectors, (begin, end, stride), strict=True):
+            vector.append(value)
+        result += [] if bits[2] else [len(taken)]
+    q = draw(quantizations())
+    constants = [int32(name, vector) for name, vector in zip(("b", "e", "s"), vectors, strict=True)]
+    y = quantized("y", tuple(result), q)
+    return one_op(ir.StridedSlice(*masks), [quantized("x", shape, q), *constants], y), samples_of(draw, shape)
+
+
+def _python_slice(size: int, begin: int | None, end: int | None, stride: int) -> list[int]:
+    """What Python takes; TFLite's bounds are the same."""
+    return list(range(size))[slice(begin, end, stride)]
+
+
+@st.composite
+def pack(draw: st.DrawFn) -> Case:
+    shape = (1, *draw(st.lists(st.integers(1, 4), max_size=3)))
+    q = draw(quantizations())
+    parts = [quantized("x", shape, q)]
+    for i in range(draw(st.integers(0, 2))):
+        parts.append(Tensor(f"c{i}", shape, DType.INT8, q, draw(contents).array(shape)))
+    order = draw(st.permutations(parts))
+    axis = draw(st.integers(1, len(shape)))
+    y = quantized("y", (*shape[:axis], len(parts), *shape[axis:]), q)
+    return one_op(ir.Pack(len(parts), axis), list(order), y), samples_of(draw, shape)
+
+
+@st.composite
 def pad(draw: st.DrawFn) -> Case:
     shape = (1, *draw(st.lists(st.integers(1, 4), min_size=1, max_size=3)))
     widths = [(0, 0), *((draw(st.integers(0, 3)), draw(st.integers(0, 3))) for _ in shape[1:])]
@@ -557,6 +601,8 @@ CASES: Mapping[str, Row] = {
     "concatenation": Row(concatenation()),
     "gather": Row(gather()),
     "embedding": Row(embedding()),
+    "strided_slice": Row(strided_slice()),
+    "pack": Row(pack()),
     "pad": Row(pad()),
     "reshape": Row(reshape()),
     "transpose": Row(transpose()),

@@ -56,6 +56,11 @@ def _reshaped(graph: Graph, name: str, shape: tuple[int, ...]) -> Graph:
     return changed(graph, name, shape=shape)
 
 
+def _slice(begin: list[int], end: list[int], strides: list[int], shrink: int = 0) -> Graph:
+    vectors = [int32("b", begin), int32("e", end), int32("s", strides)]
+    return graph_of(ir.StridedSlice(0, 0, shrink), [real("x", (3,)), *vectors], real("y", (1,)))
+
+
 def _low_weights(graph: Graph, value: int) -> Graph:
     data = np.full(graph["weights"].shape, value, np.int8)
     return changed(graph, "weights", data=data)
@@ -282,6 +287,16 @@ NOT_LEGAL: dict[str, tuple[Graph, str]] = {
         graph_of(ir.Gather(2), [real("x", (1, 3)), int32("i", [0])], real("y", (1, 3, 1))),
         "axis 2 is not a dimension",
     ),
+    "packed shapes": (
+        graph_of(ir.Pack(2), [real("x", (1, 2)), real("z", (2, 1))], real("y", (2, 1, 2))),
+        "differ",
+    ),
+    "packed count": (with_op(EXAMPLES["pack_int8"], ir.Pack(3, 1)), "2 inputs, values_count is 3"),
+    "packed axis": (with_op(EXAMPLES["pack_float32"], ir.Pack(2, 3)), "axis 3 is no place"),
+    "stride 0": (_slice([0], [2], [0]), "the stride of axis 0 is 0"),
+    "nothing taken": (_slice([2], [1], [1]), "nothing is left of axis 0"),
+    "shrunk outside": (_slice([3], [4], [1], 1), "axis 0 of 3 values has none at 3"),
+    "slice of two axes": (_slice([0, 0], [1, 1], [1, 1]), "must have 1 values each"),
     "add multiplier": (
         changed(EXAMPLES["add_int8"], "y", quantization=scaled(0.05 / 2**8)),
         "below 2^8 x output scale",

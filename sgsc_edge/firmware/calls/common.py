@@ -29,6 +29,7 @@ class Call:
     constants: arrays for the constant data, by the member that points to them.
     plain: arguments in front of the operands.
     operands: tensors that are passed, in order; the output follows.
+    start: bytes of the first operand in front of what this call reads.
     offset: bytes of the output in front of what this call writes.
     scratch: bytes that the kernel needs for itself, passed in front of the output.
     """
@@ -40,6 +41,7 @@ class Call:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     constants: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     plain: tuple[str, ...] = ()
+    start: int = 0
     offset: int = 0
     scratch: int = 0
 

@@ -63,6 +63,8 @@ _CALLS: Mapping[type[ir.Op], Callable[[Step, Operands, Tensor, bool], list[Call]
         ir.L2Normalization: reduction.l2_normalization,
         ir.Concatenation: layout.concatenation,
         ir.Gather: layout.gather,
+        ir.StridedSlice: layout.strided_slice,
+        ir.Pack: layout.pack,
         ir.Pad: layout.pad,
         ir.Transpose: layout.transpose,
     }

@@ -1,14 +1,16 @@
-"""Blocks that move: concatenation, gathering, padding, transposition."""
+"""Blocks that move: concatenation, gathering, slices, padding, transposition."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from sgsc_edge.firmware.calls.common import Call, Operands, merged, padded, refused, steps_of
 from sgsc_edge.firmware.schedule import Step
 from sgsc_edge.graph import ir
 from sgsc_edge.graph.ir import Activation, Tensor
 from sgsc_edge.graph.reference.common import zero_point
+from sgsc_edge.graph.shapes import sliced
 
 
 def _block(
@@ -51,6 +53,29 @@ def gather(step: Step, operands: Operands, output: Tensor, learned: bool) -> lis
         "block": block,
     }
     return [Call("gather", ("gather",), (x, indices), "gather_of", parameters)]
+
+
+def strided_slice(step: Step, operands: Operands, output: Tensor, learned: bool) -> list[Call]:
+    """StridedSlice: one block, read from its first value on, backwards where a stride is negative."""
+    op, x = step.node.op, operands[0]
+    assert isinstance(op, ir.StridedSlice)
+    positions, steps = sliced(op, list(operands)), steps_of(x.shape)
+    size = [len(taken) for taken in positions]
+    reading = [taken.step * step for taken, step in zip(positions, steps, strict=True)]
+    start = sum(taken.start * step for taken, step in zip(positions, steps, strict=True))
+    return [replace(_block(x, size, reading, steps_of(size)), start=start)]
+
+
+def pack(step: Step, operands: Operands, output: Tensor, learned: bool) -> list[Call]:
+    """One block an operand, as if each had the new axis."""
+    op = step.node.op
+    assert isinstance(op, ir.Pack)
+    steps = steps_of(output.shape)
+    made = []
+    for number, x in enumerate(operands):
+        shape = (*x.shape[: op.axis], 1, *x.shape[op.axis :])
+        made.append(_block(x, shape, steps_of(shape), steps, number * steps[op.axis]))
+    return made
 
 
 def pad(step: Step, operands: Operands, output: Tensor, learned: bool) -> list[Call]:

@@ -41,6 +41,8 @@ KERNELS: Mapping[type[Op], Kernel] = MappingProxyType(
         ir.L2Normalization: reduction.l2_normalization,
         ir.Concatenation: layout.concatenation,
         ir.Gather: layout.gather,
+        ir.StridedSlice: layout.strided_slice,
+        ir.Pack: layout.pack,
         ir.Pad: layout.pad,
         ir.Reshape: layout.reshape,
         ir.Transpose: layout.transpose,

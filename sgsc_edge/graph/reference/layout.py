@@ -1,4 +1,4 @@
-"""CONCATENATION, GATHER, PAD, RESHAPE and TRANSPOSE: values move, none changes.
+"""CONCATENATION, GATHER, STRIDED_SLICE, PACK, PAD, RESHAPE and TRANSPOSE: values move, none changes.
 
 Axes of the ops count the tensor's own dimensions; axis 0 of the data is the samples.
 """
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sgsc_edge.errors import DataError
-from sgsc_edge.graph.ir import Concatenation, Gather, Pad, Reshape, Tensor, Transpose
+from sgsc_edge.graph.ir import Concatenation, Gather, Pack, Pad, Reshape, StridedSlice, Tensor, Transpose
 from sgsc_edge.graph.reference.common import (
     Array,
     Value,
@@ -20,6 +20,7 @@ from sgsc_edge.graph.reference.common import (
     scale,
     zero_point,
 )
+from sgsc_edge.graph.shapes import sliced
 from sgsc_edge.numerics import Profile, quantized_activation_range
 
 
@@ -54,6 +55,21 @@ def gather(op: Gather, inputs: Sequence[Value], output: Tensor, profile: Profile
     taken = np.moveaxis(tables, axis + 1, 1)[np.arange(samples)[:, np.newaxis], rows]
     gathered: Array = np.moveaxis(taken, 1, axis + 1).reshape(samples, *output.shape)
     return gathered
+
+
+def strided_slice(op: StridedSlice, inputs: Sequence[Value], output: Tensor, profile: Profile) -> Array:
+    """The positions of x that begin, end, strides and masks name; shrunk dimensions dropped."""
+    data = inputs[0].data
+    for axis, positions in enumerate(sliced(op, [value.tensor for value in inputs]), start=1):
+        data = data.take(list(positions), axis=axis)
+    return data.reshape(len(data), *output.shape)
+
+
+def pack(op: Pack, inputs: Sequence[Value], output: Tensor, profile: Profile) -> Array:
+    """Inputs along a new axis; constants repeat for every sample."""
+    samples = max(value.data.shape[0] for value in inputs)
+    parts = [np.broadcast_to(value.data, (samples, *value.data.shape[1:])) for value in inputs]
+    return np.stack(parts, axis=op.axis + 1)
 
 
 def pad(op: Pad, inputs: Sequence[Value], output: Tensor, profile: Profile) -> Array:
