@@ -126,10 +126,9 @@ def resized_inside(use: Use) -> Iterator[str]:
     """In int8 the last position lies inside the image: the kernels count in 1024ths and read beyond it."""
     assert isinstance(use.op, ir.ResizeBilinear)
     size = use.inputs[1].data
-    sizes = [] if size is None else [int(made) for made in size.ravel()]
-    if not use.quantized or len(sizes) != 2 or min(sizes) < 1:
+    if not use.quantized or size is None or size.shape != (2,) or int(size.min()) < 1:
         return  # the shapes have their own finding
-    for own, made in zip(use.x.shape[1:3], sizes, strict=True):
+    for own, made in zip(use.x.shape[1:3], (int(size[0]), int(size[1])), strict=True):
         start, step = bilinear_steps(use.op, own, made)
         if start + (made - 1) * step >= own << 10:
             yield f"{own} values resized to {made} read beyond the last one"
@@ -207,9 +206,9 @@ def indices_inside(use: Use) -> Iterator[str]:
     data, rank = use.inputs[1].data, len(use.x.shape)
     if data is None or not -rank <= use.op.axis < rank:
         return  # the axis has its own finding
-    size, found = use.x.shape[use.op.axis], [int(index) for index in data.ravel()]
-    if found and not (min(found) >= 0 and max(found) < size):
-        yield f"indices {min(found)} to {max(found)} leave the {size} values of axis {use.op.axis}"
+    size, least, most = use.x.shape[use.op.axis], int(data.min()), int(data.max())
+    if least < 0 or most >= size:
+        yield f"indices {least} to {most} leave the {size} values of axis {use.op.axis}"
 
 
 def same_parameters(use: Use) -> Iterator[str]:

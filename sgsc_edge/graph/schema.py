@@ -122,6 +122,8 @@ TABLES: Mapping[str, tuple[Field, ...]] = MappingProxyType(
             "StridedSliceOptions": """begin_mask:i32 end_mask:i32 ellipsis_mask:i32 new_axis_mask:i32
                 shrink_axis_mask:i32 offset:bool""",
             "PackOptions": "values_count:i32 axis:i32",
+            "SplitOptions": "num_splits:i32",
+            "UnpackOptions": "num:i32 axis:i32",
             "SubOptions": "activation:i8 pot_scale_int16:bool=1",
         }.items()
     }
@@ -141,6 +143,8 @@ OPTIONS: Mapping[str, int] = MappingProxyType(
         "MulOptions": 21,
         "ReducerOptions": 27,
         "SubOptions": 28,
+        "SplitOptions": 35,
+        "UnpackOptions": 64,
         "StridedSliceOptions": 32,
         "PackOptions": 59,
         "GatherOptions": 23,

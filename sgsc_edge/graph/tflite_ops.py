@@ -263,5 +263,30 @@ OP_ROWS: tuple[OpRow, ...] = (
     OpRow(ir.Dequantize, 6, "DEQUANTIZE", _int8(1, 2), {1: "1.13.1", 2: "1.14.0"}),
 )
 
+
+@dataclass(frozen=True)
+class DividingRow:
+    """An op of several outputs, which the reader takes as one STRIDED_SLICE an output.
+
+    ``x`` is the position of its data; ``drops`` says whether the outputs lose the axis.
+    """
+
+    builtin: int
+    name: str
+    options: str
+    x: int
+    drops: bool
+
+
+DIVIDING_ROWS: Mapping[int, DividingRow] = MappingProxyType(
+    {
+        row.builtin: row
+        for row in (
+            DividingRow(49, "SPLIT", "SplitOptions", 1, drops=False),
+            DividingRow(88, "UNPACK", "UnpackOptions", 0, drops=True),
+        )
+    }
+)
+
 ROW_OF_OP: Mapping[type[Op], OpRow] = MappingProxyType({row.op: row for row in OP_ROWS})
 ROW_OF_BUILTIN: Mapping[int, OpRow] = MappingProxyType({row.builtin: row for row in OP_ROWS})
