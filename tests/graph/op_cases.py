@@ -351,8 +351,8 @@ def softmax(draw: st.DrawFn) -> Case:
 
 @st.composite
 def l2_normalization(draw: st.DrawFn) -> Case:
-    size = draw(st.one_of(st.integers(1, 20), st.sampled_from([100, 2**15])))
-    shape = (1, *draw(st.lists(st.integers(1, 3), max_size=2 if size < 2**15 else 0)), size)
+    size = draw(st.one_of(st.integers(1, 20), st.sampled_from([100, 1000])))
+    shape = (1, *draw(st.lists(st.integers(1, 3), max_size=2)), size)
     x = quantized("x", shape, draw(quantizations()))
     inputs = samples_of(draw, shape)
     if draw(st.booleans()):  # short rows: sums of squares near 0

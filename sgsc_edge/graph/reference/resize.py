@@ -10,12 +10,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sgsc_edge.graph.ir import ResizeBilinear, ResizeNearestNeighbor, Tensor
 from sgsc_edge.graph.reference.common import Array, Value
 from sgsc_edge.graph.shapes import bilinear_steps
 from sgsc_edge.numerics import IntArray, Profile, round_half_away
+
+Neighbours = tuple[IntArray, IntArray, Array]
+"""Lower and upper neighbours of each output value in one dimension, and the upper one's weight."""
 
 
 def nearest_sources(op: ResizeNearestNeighbor, size: int, made: int) -> IntArray:
@@ -45,18 +47,18 @@ def nearest_neighbor(
 def bilinear(op: ResizeBilinear, inputs: Sequence[Value], output: Tensor, profile: Profile) -> Array:
     """x [n,1,H,W,C] -> [n,1,OH,OW,C]; integers round half away from zero."""
     (x, _) = inputs
-    rows, columns = x.data.shape[2], x.data.shape[3]
-    out_rows, out_columns = output.shape[1:3]
+    find = _real_positions if x.is_float else _positions
+    rows, columns = (
+        find(op, size, made) for size, made in zip(x.data.shape[2:4], output.shape[1:3], strict=True)
+    )
     if x.is_float:
-        tall = _weighted(x.data, 2, *_real_positions(op, rows, out_rows), np.float32(1))
-        return _weighted(tall, 3, *_real_positions(op, columns, out_columns), np.float32(1))
-    tall = _weighted(x.data.astype(np.int64), 2, *_positions(op, rows, out_rows), 1 << 10)
-    total = _weighted(tall, 3, *_positions(op, columns, out_columns), 1 << 10)
+        return _mixed(x.data, rows, columns, np.float32(1))
+    total = _mixed(x.data.astype(np.int64), rows, columns, 1 << 10)
     rounded: Array = np.sign(total) * ((np.abs(total) + (1 << 19)) >> 20)
     return rounded.astype(output.dtype.numpy)
 
 
-def _positions(op: ResizeBilinear, size: int, made: int) -> tuple[IntArray, IntArray, IntArray]:
+def _positions(op: ResizeBilinear, size: int, made: int) -> Neighbours:
     """Lower and upper neighbours of each output value, and the upper one's weight in 1024ths."""
     start, step = bilinear_steps(op, size, made)
     exact = start + step * np.arange(made, dtype=np.int64)
@@ -64,9 +66,7 @@ def _positions(op: ResizeBilinear, size: int, made: int) -> tuple[IntArray, IntA
     return lower, np.minimum((exact + 1023) >> 10, size - 1), exact - (lower << 10)
 
 
-def _real_positions(
-    op: ResizeBilinear, size: int, made: int
-) -> tuple[IntArray, IntArray, NDArray[np.float32]]:
+def _real_positions(op: ResizeBilinear, size: int, made: int) -> Neighbours:
     """As ``_positions``, with real weights."""
     exact = np.arange(made, dtype=np.float32)
     step = np.float32(size) / np.float32(made)
@@ -79,9 +79,15 @@ def _real_positions(
     return lower, upper, exact - lower.astype(np.float32)
 
 
-def _weighted(data: Array, axis: int, lower: IntArray, upper: IntArray, weight: Array, whole: Any) -> Array:
-    shape = [1] * data.ndim
-    shape[axis] = -1
-    above = weight.reshape(shape)
-    mixed: Array = data.take(lower, axis=axis) * (whole - above) + data.take(upper, axis=axis) * above
-    return mixed
+def _mixed(data: Array, rows: Neighbours, columns: Neighbours, whole: Any) -> Array:
+    """Four neighbours, weighted and added up in the kernels' order."""
+    top, bottom, down = rows
+    left, right, across = columns
+    down = down[:, np.newaxis, np.newaxis]
+    across = across[:, np.newaxis]
+    above, below = data.take(top, axis=2), data.take(bottom, axis=2)
+    total: Array = above.take(left, axis=3) * (whole - down) * (whole - across)
+    total += below.take(left, axis=3) * down * (whole - across)
+    total += above.take(right, axis=3) * (whole - down) * across
+    total += below.take(right, axis=3) * down * across
+    return total
