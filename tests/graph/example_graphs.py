@@ -234,3 +234,15 @@ def same_graph(a: Graph, b: Graph) -> bool:
         and set(a.tensors) == set(b.tensors)
         and all(same_tensor(a[name], b[name]) for name in a.tensors)
     )
+
+
+def inputs_for(graph: Graph, samples: int) -> np.ndarray:
+    """Values for an example's input, [samples, *shape without the batch]."""
+    tensor = graph[graph.inputs[0]]
+    random = np.random.default_rng(7)
+    shape = (samples, *tensor.shape[1:])
+    if tensor.dtype is DType.FLOAT32:
+        return random.normal(size=shape).astype(np.float32)
+    if tensor.dtype is DType.INT32:  # indices of the embedding's 7 rows
+        return random.integers(0, 7, shape).astype(np.int32)
+    return random.integers(-128, 128, shape).astype(np.int8)
