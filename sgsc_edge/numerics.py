@@ -242,8 +242,10 @@ class Profile:
     """The arithmetic of one runtime's kernels, per op family.
 
     ``fully_connected`` holds for per-tensor weights, ``fully_connected_per_channel`` for the others.
-    ADD, MEAN, AVERAGE_POOL_2D, RELU6 and SOFTMAX are the same everywhere (see graph.reference). The
-    precisions are measured, at scales where they decide ties. TFLM sources of mid-2026 compute the
+    ``multiply`` and ``relu`` hold for PRELU, too, ``relu`` for LEAKY_RELU, ``curves`` for LOGISTIC and
+    TANH. The other ops, such as ADD, MEAN, SOFTMAX and HARD_SWISH, are the same everywhere (see
+    graph.reference). The precisions are measured, at scales where they decide ties (those of PRELU and
+    LEAKY_RELU by random cases). TFLM sources of mid-2026 compute the
     multipliers of RELU and of a per-tensor FULLY_CONNECTED in float32; the release measured here does not.
     """
 
