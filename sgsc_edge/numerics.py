@@ -189,6 +189,7 @@ class Precision(StrEnum):
 
     FLOAT64 = "all in float64"
     FLOAT32 = "all in float32"
+    FLOAT32_PRODUCT = "a * b in float32, the quotient in float64"
 
 
 def real_multiplier(precision: Precision, a: ArrayLike, b: ArrayLike, out: ArrayLike) -> FloatArray:
@@ -200,6 +201,8 @@ def real_multiplier(precision: Precision, a: ArrayLike, b: ArrayLike, out: Array
     first, second, divisor = (np.asarray(scale, np.float32) for scale in (a, b, out))
     if precision is Precision.FLOAT32:
         return np.asarray(first * second / divisor, np.float64)
+    if precision is Precision.FLOAT32_PRODUCT:
+        return np.asarray((first * second).astype(np.float64) / divisor.astype(np.float64))
     return first.astype(np.float64) * second.astype(np.float64) / divisor.astype(np.float64)
 
 
@@ -227,13 +230,22 @@ class Rescale:
         return multiply_by_quantized_multiplier(accumulator, *quantize_multiplier(real))
 
 
+class Curves(StrEnum):
+    """How the integer tables of functions such as LOGISTIC are computed."""
+
+    FIXED_POINT = "gemmlowp's fixed point"
+    FLOAT32 = "float32, ties away from zero"
+
+
 @dataclass(frozen=True)
 class Profile:
     """The arithmetic of one runtime's kernels, per op family.
 
     ``fully_connected`` holds for per-tensor weights, ``fully_connected_per_channel`` for the others.
-    ADD, MEAN, AVERAGE_POOL_2D, RELU6 and SOFTMAX are the same everywhere (see graph.reference). The
-    precisions are measured, at scales where they decide ties. TFLM sources of mid-2026 compute the
+    ``multiply`` and ``relu`` hold for PRELU, too, ``relu`` for LEAKY_RELU, ``curves`` for LOGISTIC and
+    TANH. The other ops, such as ADD, MEAN, SOFTMAX and HARD_SWISH, are the same everywhere (see
+    graph.reference). The precisions are measured, at scales where they decide ties (those of PRELU and
+    LEAKY_RELU by random cases). TFLM sources of mid-2026 compute the
     multipliers of RELU and of a per-tensor FULLY_CONNECTED in float32; the release measured here does not.
     """
 
@@ -241,13 +253,16 @@ class Profile:
     convolution: Rescale
     fully_connected: Rescale
     fully_connected_per_channel: Rescale
+    batch_matmul: Rescale
     multiply: Rescale
     relu: Rescale
     requantize: Rescale
+    curves: Curves
 
 
 _Q31 = Rescale(Precision.FLOAT64, Rounding.Q31_DOUBLE)
 _Q31_FROM_FLOAT32 = Rescale(Precision.FLOAT32, Rounding.Q31_DOUBLE)
+_Q31_FROM_PRODUCT = Rescale(Precision.FLOAT32_PRODUCT, Rounding.Q31_DOUBLE)
 _FLOAT64 = Rescale(Precision.FLOAT64, Rounding.FLOAT64_HALF_AWAY)
 
 PROFILES: Mapping[str, Profile] = MappingProxyType(
@@ -259,18 +274,22 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 convolution=_Q31,
                 fully_connected=_Q31,
                 fully_connected_per_channel=_Q31,
+                batch_matmul=_Q31,
                 multiply=_Q31,
                 relu=_Q31,
                 requantize=_Q31,
+                curves=Curves.FIXED_POINT,
             ),
             Profile(
                 name="litert_reference",
                 convolution=_Q31,
                 fully_connected=_FLOAT64,
                 fully_connected_per_channel=_FLOAT64,
+                batch_matmul=_Q31_FROM_PRODUCT,
                 multiply=_Q31_FROM_FLOAT32,
                 relu=_Q31_FROM_FLOAT32,
                 requantize=_Q31,
+                curves=Curves.FLOAT32,
             ),
         )
     }

@@ -125,7 +125,7 @@ def test_a_target_of_the_users_own_is_read_by_its_path(tmp_path: Path) -> None:
         (("reason = ", "raeson = "), "tolerances[0].reason: is required"),
         (
             ('"Mul", "Mean"', '"Mul", "Means"'),
-            "tolerances[0].ops[4]: 'Means' is no device op; did you mean 'Mean'?",
+            "tolerances[0].ops[5]: 'Means' is no device op; did you mean 'Mean'?",
         ),
         (
             ('runtime = "litert"', 'runtime = "litret"'),

@@ -23,7 +23,7 @@ from sgsc_edge.graph.ir import DType, Graph, Tensor
 
 Array = NDArray[Any]
 
-_TYPES = {DType.INT8: "int8_t", DType.FLOAT32: "float"}
+_TYPES = {DType.INT8: "int8_t", DType.INT32: "int32_t", DType.FLOAT32: "float"}
 _WIDTH = 100
 """Characters of a line of numbers."""
 
@@ -116,7 +116,7 @@ class _Writer:
                 raise UnsupportedError(
                     node=tensor.name,
                     op="input or output",
-                    reason=f"it is {tensor.dtype}; the C code takes and gives int8 and float32",
+                    reason=f"it is {tensor.dtype}; the C code takes and gives int8, int32 and float32",
                     remedy="convert the model with int8 inputs and outputs",
                 )
         self.members = {
@@ -243,7 +243,10 @@ int sgsc_{self.name}_selftest(void);
             text = "\n".join(members)
             self.parameters.append(f"static const sgsc_{call.struct} {label} = {{\n{text}\n}};")
             arguments.append(f"&{label}")
-        arguments += [self._address(tensor, read=True) for tensor in call.operands]
+        read = [self._address(tensor, read=True) for tensor in call.operands]
+        if call.start:
+            read[0] += f" + {call.start}"
+        arguments += read
         if call.scratch:
             arguments.append(f"arena.bytes + {self.memory.scratch[number]}")
         target = self._address(self.graph[output], read=False)

@@ -11,13 +11,14 @@ from collections.abc import Iterable, Iterator
 from importlib import resources
 
 _FOLDER = resources.files("sgsc_edge.firmware") / "kernels"
+_ALONE = ("gather", "fixed", "move", "fill", "table", "nearest", "bilinear", "dequantize")
 _KINDS, _WIDTHS = ("conv", "depthwise"), ("int8", "int4")
 
 
 def _table() -> Iterator[tuple[str, str, tuple[str, ...]]]:
     """Kernel, the file that holds it, the kernels that it uses."""
     rescaled = ("clamp", "rescale")
-    for name in ("rescale", "clamp", "unpack", "layer", "pool", "binary", "move", "fill"):
+    for name in ("rescale", "clamp", "unpack", "layer", "pool", "binary", *_ALONE):
         yield name, name, ()
     for width in _WIDTHS:
         yield f"weight_{width}", f"weight_{width}", ()
@@ -31,13 +32,14 @@ def _table() -> Iterator[tuple[str, str, tuple[str, ...]]]:
         yield f"{kind}_learned", "layer_learned", ("unpack", f"{kind}_channel_int8")
     for name in ("max_pool", "average_pool"):
         yield name, name, ("clamp", "pool")
-    for name in ("add", "mul"):
+    for name in ("add", "sub", "mul", "prelu"):
         yield name, name, (*rescaled, "binary")
-    for name in ("mean", "requantize"):
+    for name in ("mean", "requantize", "matmul"):
         yield name, name, rescaled
-    for name in ("limit", "softmax", "quantize"):
+    yield "softmax", "softmax", ("clamp", "fixed")
+    yield "l2norm", "l2norm", (*rescaled, "fixed")
+    for name in ("limit", "quantize"):
         yield name, name, ("clamp",)
-    yield "dequantize", "dequantize", ()
 
 
 _KERNELS = {name: (file, needs) for name, file, needs in _table()}

@@ -16,7 +16,21 @@ from sgsc_edge.graph import ir
 from sgsc_edge.graph.ir import Graph, Node, Tensor
 
 _LAYERS = (ir.Conv2D, ir.DepthwiseConv2D)
-_ELEMENTWISE = (ir.Add, ir.Mul, ir.Relu, ir.Relu6, ir.Quantize, ir.Softmax)
+_ELEMENTWISE = (
+    ir.Add,
+    ir.Sub,
+    ir.Mul,
+    ir.Relu,
+    ir.Relu6,
+    ir.Logistic,
+    ir.Tanh,
+    ir.HardSwish,
+    ir.LeakyRelu,
+    ir.PRelu,
+    ir.Quantize,
+    ir.Softmax,
+    ir.L2Normalization,
+)
 """Ops that have no more use for an element of the operand once they write the output's."""
 
 

@@ -173,8 +173,26 @@ class FullyConnected(Op):
 
 
 @dataclass(frozen=True)
+class BatchMatMul(Op):
+    """Inputs: a [..., M, K], b [..., K, N], both free; leading dimensions broadcast as NumPy does.
+
+    ``adj_x`` takes a as [..., K, M], ``adj_y`` b as [..., N, K].
+    """
+
+    adj_x: bool = False
+    adj_y: bool = False
+
+
+@dataclass(frozen=True)
 class Add(Op):
     """Inputs: a, b (broadcast as NumPy does)."""
+
+    activation: Activation = Activation.NONE
+
+
+@dataclass(frozen=True)
+class Sub(Op):
+    """Inputs: a, b (broadcast as NumPy does); a - b."""
 
     activation: Activation = Activation.NONE
 
@@ -207,6 +225,26 @@ class AveragePool2D(Op):
 
 
 @dataclass(frozen=True)
+class ResizeNearestNeighbor(Op):
+    """Inputs: x [1,H,W,C], size (int32 constant [2]). Same quantization in and out.
+
+    ``align_corners`` lays the first and last values of both on each other; ``half_pixel_centers`` counts
+    from the middle of a value.
+    """
+
+    align_corners: bool = False
+    half_pixel_centers: bool = False
+
+
+@dataclass(frozen=True)
+class ResizeBilinear(Op):
+    """Inputs and attributes as for ResizeNearestNeighbor; not both attributes at once."""
+
+    align_corners: bool = False
+    half_pixel_centers: bool = False
+
+
+@dataclass(frozen=True)
 class Mean(Op):
     """Inputs: x, axes (int32 constant)."""
 
@@ -219,6 +257,40 @@ class Concatenation(Op):
 
     axis: int
     activation: Activation = Activation.NONE
+
+
+@dataclass(frozen=True)
+class Gather(Op):
+    """Inputs: x, indices (int32) along ``axis`` of x, whose dimensions take its place.
+
+    Same quantization in and out. Indices lie inside the dimension.
+    """
+
+    axis: int = 0
+
+
+@dataclass(frozen=True)
+class StridedSlice(Op):
+    """Inputs: x, begin, end, strides (int32 constants [rank]). Same quantization in and out.
+
+    Bit i of a mask is dimension i: its begin or end counts as the first or last; ``shrink_axis_mask`` takes
+    the value at begin alone and drops the dimension.
+    """
+
+    begin_mask: int = 0
+    end_mask: int = 0
+    shrink_axis_mask: int = 0
+
+
+@dataclass(frozen=True)
+class Pack(Op):
+    """Inputs: ``values_count`` tensors of one shape, joined along a new ``axis``.
+
+    Same quantization in and out.
+    """
+
+    values_count: int
+    axis: int = 0
 
 
 @dataclass(frozen=True)
@@ -244,6 +316,11 @@ class Softmax(Op):
 
 
 @dataclass(frozen=True)
+class L2Normalization(Op):
+    """Input: x; divided by its Euclidean length over the last axis. Output scale 1/128, zero point 0."""
+
+
+@dataclass(frozen=True)
 class Relu(Op):
     """Input: x. May requantize."""
 
@@ -251,6 +328,33 @@ class Relu(Op):
 @dataclass(frozen=True)
 class Relu6(Op):
     """Input: x. Same quantization in and out: TFLM's kernel does not requantize."""
+
+
+@dataclass(frozen=True)
+class Logistic(Op):
+    """Input: x; 1 / (1 + exp(-x)). Output scale 1/256, zero point -128."""
+
+
+@dataclass(frozen=True)
+class Tanh(Op):
+    """Input: x. Output scale 1/128, zero point 0."""
+
+
+@dataclass(frozen=True)
+class HardSwish(Op):
+    """Input: x; x * min(max(x + 3, 0), 6) / 6."""
+
+
+@dataclass(frozen=True)
+class LeakyRelu(Op):
+    """Input: x; x, but alpha * x below 0."""
+
+    alpha: float = 0.01
+
+
+@dataclass(frozen=True)
+class PRelu(Op):
+    """Inputs: x, alpha (broadcast to x as NumPy does); x, but alpha * x below 0."""
 
 
 @dataclass(frozen=True)

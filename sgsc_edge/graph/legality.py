@@ -212,7 +212,7 @@ def _operands(rule: OpRule, use: Use) -> Iterator[str]:
         weight = rule.weight_rank > 0 and role in ("weights", "bias")
         if (parameter or weight) and not tensor.is_constant:
             yield f"{role} '{tensor.name}' must be a constant"
-        if parameter:
+        if parameter or (role in rule.indices and not is_output):
             continue
         least, most = (0, MAX_RANK) if is_output else (low, high)
         if weight:

@@ -17,6 +17,7 @@ import numpy as np
 
 from sgsc_edge.graph import ir
 from sgsc_edge.graph.ir import Activation, DType, Op, Quantization, Tensor
+from sgsc_edge.graph.shapes import bilinear_steps
 from sgsc_edge.numerics import ACTIVATION_BOUNDS
 
 F32, I8, I4, I32 = DType.FLOAT32, DType.INT8, DType.INT4, DType.INT32
@@ -63,7 +64,8 @@ class OpRule:
 
     ``operands`` names the inputs; with ``variadic`` the last one repeats. ``dtypes`` lists the combinations
     of input dtypes and output dtype. ``ranks`` holds the smallest and largest rank of every data operand.
-    ``parameters`` are operands without quantization that must be constants (axes, paddings).
+    ``parameters`` are operands without quantization that must be constants (axes, paddings); ``indices`` are
+    such operands that may be computed.
     ``weight_rank`` is the rank of operand 1 where operands 1 and 2 are constant weights and bias, else 0.
     """
 
@@ -75,6 +77,7 @@ class OpRule:
     parameters: frozenset[str] = frozenset()
     weight_rank: int = 0
     variadic: bool = False
+    indices: frozenset[str] = frozenset()
 
 
 # --- rules: attributes ----------------------------------------------------------------------------
@@ -112,6 +115,32 @@ def few_inputs(use: Use) -> Iterator[str]:
         yield f"{len(use.inputs)} inputs, at most {MAX_CONCATENATED}"
 
 
+def one_way_of_counting(use: Use) -> Iterator[str]:
+    """Not align_corners and half_pixel_centers at once."""
+    assert isinstance(use.op, ir.ResizeBilinear)
+    if use.op.align_corners and use.op.half_pixel_centers:
+        yield "align_corners and half_pixel_centers exclude each other"
+
+
+def resized_inside(use: Use) -> Iterator[str]:
+    """In int8 the last position lies inside the image: the kernels count in 1024ths and read beyond it."""
+    assert isinstance(use.op, ir.ResizeBilinear)
+    size = use.inputs[1].data
+    if not use.quantized or size is None or size.shape != (2,) or int(size.min()) < 1:
+        return  # the shapes have their own finding
+    for own, made in zip(use.x.shape[1:3], (int(size[0]), int(size[1])), strict=True):
+        start, step = bilinear_steps(use.op, own, made)
+        if start + (made - 1) * step >= own << 10:
+            yield f"{own} values resized to {made} read beyond the last one"
+
+
+def counted_inputs(use: Use) -> Iterator[str]:
+    """As many inputs as the op says."""
+    assert isinstance(use.op, ir.Pack)
+    if len(use.inputs) != use.op.values_count:
+        yield f"{len(use.inputs)} inputs, values_count is {use.op.values_count}"
+
+
 def broadcast_rank(use: Use) -> Iterator[str]:
     """Operands of unlike shapes have at most 4 dimensions."""
     if use.inputs[0].shape != use.inputs[1].shape and len(use.output.shape) > 4:
@@ -137,6 +166,51 @@ def softmax_classes(use: Use) -> Iterator[str]:
 # --- rules: quantization --------------------------------------------------------------------------
 
 
+def hard_swish_range(use: Use) -> Iterator[str]:
+    """In int8 the input scale lies in 2^-22 to 2^20, and in 2^-9 to 128 (exclusive) of the output scale.
+
+    The kernels refuse more than 128, and shift their 16-bit integers by more than 15 beyond the others.
+    """
+    if use.quantized:
+        own, output = use.scale(use.x), use.scale(use.output)
+        if not 2.0**-22 <= own <= 2.0**20:
+            yield f"input scale {own:g} must lie in 2^-22 to 2^20"
+        if not 2.0**-9 <= own / output < 128:
+            yield f"input scale {own:g} must lie in 2^-9 to 128 times output scale {output:g}"
+
+
+def leaky_slope(use: Use) -> Iterator[str]:
+    """alpha is finite and not negative: the kernels have no negative multipliers."""
+    assert isinstance(use.op, ir.LeakyRelu)
+    if not (math.isfinite(use.op.alpha) and use.op.alpha >= 0):
+        yield f"alpha {use.op.alpha} must be finite and not negative"
+
+
+def squares_range(use: Use) -> Iterator[str]:
+    """In int8 at most 32768 values a row: the kernels add up their squares in 32 bits."""
+    if use.quantized and use.x.shape[-1] > 2**15:
+        yield f"{use.x.shape[-1]} values to normalize, at most 32768 in int8"
+
+
+def products_range(use: Use) -> Iterator[str]:
+    """In int8 at most 32768 products a value: the kernels add them up in 32 bits."""
+    assert isinstance(use.op, ir.BatchMatMul)
+    depth = use.x.shape[-2 if use.op.adj_x else -1]
+    if use.quantized and depth > 2**15:
+        yield f"{depth} products to add up, at most 32768 in int8"
+
+
+def indices_inside(use: Use) -> Iterator[str]:
+    """Constant indices count from 0 and lie inside the dimension: the kernels read whatever they point to."""
+    assert isinstance(use.op, ir.Gather)
+    data, rank = use.inputs[1].data, len(use.x.shape)
+    if data is None or not -rank <= use.op.axis < rank:
+        return  # the axis has its own finding
+    size, least, most = use.x.shape[use.op.axis], int(data.min()), int(data.max())
+    if least < 0 or most >= size:
+        yield f"indices {least} to {most} leave the {size} values of axis {use.op.axis}"
+
+
 def same_parameters(use: Use) -> Iterator[str]:
     """Data inputs and output hold the same scale and zero point, bit for bit."""
     if not use.quantized:
@@ -149,10 +223,17 @@ def same_parameters(use: Use) -> Iterator[str]:
             )
 
 
-def softmax_output(use: Use) -> Iterator[str]:
-    """The int8 output has scale 1/256 and zero point -128."""
-    if use.quantized and not _parameters(use.output).same_as(Quantization.per_tensor(1 / 256, -128)):
-        yield f"output has {_describe(use.output)}, must be scale 1/256, zero point -128"
+def fixed_output(use: Use) -> Iterator[str]:
+    """The int8 output has the parameters that TFLite prescribes, such as scale 1/256 and zero point -128."""
+    steps, zero_point = _FIXED_OUTPUT[type(use.op)]
+    if use.quantized and not _parameters(use.output).same_as(Quantization.per_tensor(1 / steps, zero_point)):
+        yield f"output has {_describe(use.output)}, must be scale 1/{steps}, zero point {zero_point}"
+
+
+def fixed_point_input(use: Use) -> Iterator[str]:
+    """In int8 the input scale lies in 2^-28 to 8: TFLM's fixed point gives the lowest output at 0 beyond."""
+    if use.quantized and not 2.0**-28 <= use.scale(use.x) < 8:
+        yield f"input scale {use.scale(use.x):g} must be at least 2^-28 and below 8"
 
 
 def activation_range(use: Use) -> Iterator[str]:
@@ -270,6 +351,11 @@ def _unary(use: Use) -> float:
     return use.scale(use.x) / use.scale(use.output)
 
 
+def _leaky(use: Use) -> float:
+    assert isinstance(use.op, ir.LeakyRelu)
+    return max(1.0, use.op.alpha) * _unary(use)
+
+
 def _product(use: Use) -> float:
     return use.scale(use.x) * float(_parameters(use.inputs[1]).scale.max()) / use.scale(use.output)
 
@@ -279,9 +365,16 @@ _MULTIPLIER: Mapping[type[Op], Callable[[Use], float]] = MappingProxyType(
         ir.Mul: _product,
         ir.Mean: _unary,
         ir.Relu: _unary,
+        ir.LeakyRelu: _leaky,
+        ir.PRelu: lambda use: max(_unary(use), _product(use)),
         ir.Quantize: _unary,
     }
 )
+
+_FIXED_OUTPUT: Mapping[type[Op], tuple[int, int]] = MappingProxyType(
+    {ir.Softmax: (256, -128), ir.Logistic: (256, -128), ir.Tanh: (128, 0), ir.L2Normalization: (128, 0)}
+)
+"""Op -> output steps that make 1, zero point."""
 
 # --- the table ------------------------------------------------------------------------------------
 
@@ -313,8 +406,12 @@ OP_RULES: Mapping[type[Op], OpRule] = MappingProxyType(
                 weight_rank=4,
             ),
             OpRule(ir.FullyConnected, _WEIGHTED_OPERANDS, _WEIGHTED, (1, 4), _WEIGHT_RULES, weight_rank=2),
+            OpRule(ir.BatchMatMul, ("a", "b"), _BINARY, (2, MAX_RANK), (products_range, weighted_rescale)),
             OpRule(
                 ir.Add, ("a", "b"), _BINARY, (0, MAX_RANK), (broadcast_rank, add_rescale, activation_range)
+            ),
+            OpRule(
+                ir.Sub, ("a", "b"), _BINARY, (0, MAX_RANK), (broadcast_rank, add_rescale, activation_range)
             ),
             OpRule(
                 ir.Mul, ("a", "b"), _BINARY, (0, MAX_RANK), (broadcast_rank, rescale_range, activation_range)
@@ -329,6 +426,22 @@ OP_RULES: Mapping[type[Op], OpRule] = MappingProxyType(
                 (4, 4),
                 (window_attributes, same_parameters, activation_range),
             ),
+            OpRule(
+                ir.ResizeNearestNeighbor,
+                ("x", "size"),
+                _WITH_PARAMETER,
+                (4, 4),
+                (same_parameters,),
+                frozenset({"size"}),
+            ),
+            OpRule(
+                ir.ResizeBilinear,
+                ("x", "size"),
+                _WITH_PARAMETER,
+                (4, 4),
+                (one_way_of_counting, resized_inside, same_parameters),
+                frozenset({"size"}),
+            ),
             OpRule(ir.Mean, ("x", "axes"), _WITH_PARAMETER, (1, 4), (rescale_range,), frozenset({"axes"})),
             OpRule(
                 ir.Concatenation,
@@ -337,6 +450,25 @@ OP_RULES: Mapping[type[Op], OpRule] = MappingProxyType(
                 (1, MAX_RANK),
                 (no_activation, few_inputs, same_parameters),
                 variadic=True,
+            ),
+            OpRule(
+                ir.Gather,
+                ("x", "indices"),
+                _WITH_PARAMETER,
+                (1, MAX_RANK),
+                (indices_inside, same_parameters),
+                indices=frozenset({"indices"}),
+            ),
+            OpRule(
+                ir.StridedSlice,
+                ("x", "begin", "end", "strides"),
+                (((F32, I32, I32, I32), F32), ((I8, I32, I32, I32), I8)),
+                (1, 4),
+                (same_parameters,),
+                frozenset({"begin", "end", "strides"}),
+            ),
+            OpRule(
+                ir.Pack, ("x",), _UNARY, (0, MAX_RANK - 1), (counted_inputs, same_parameters), variadic=True
             ),
             OpRule(
                 ir.Pad,
@@ -362,7 +494,13 @@ OP_RULES: Mapping[type[Op], OpRule] = MappingProxyType(
                 (same_parameters,),
                 frozenset({"permutation"}),
             ),
-            OpRule(ir.Softmax, ("x",), _UNARY, (1, 4), (softmax_beta, softmax_classes, softmax_output)),
+            OpRule(ir.Softmax, ("x",), _UNARY, (1, 4), (softmax_beta, softmax_classes, fixed_output)),
+            OpRule(ir.Logistic, ("x",), _UNARY, (0, MAX_RANK), (fixed_point_input, fixed_output)),
+            OpRule(ir.Tanh, ("x",), _UNARY, (0, MAX_RANK), (fixed_point_input, fixed_output)),
+            OpRule(ir.L2Normalization, ("x",), _UNARY, (1, 4), (squares_range, fixed_output)),
+            OpRule(ir.HardSwish, ("x",), _UNARY, (0, MAX_RANK), (hard_swish_range,)),
+            OpRule(ir.LeakyRelu, ("x",), _UNARY, (0, MAX_RANK), (leaky_slope, rescale_range)),
+            OpRule(ir.PRelu, ("x", "alpha"), _BINARY, (0, 4), (rescale_range,)),
             OpRule(ir.Relu, ("x",), _UNARY, (0, MAX_RANK), (rescale_range,)),
             # TFLM's RELU6 clamps without requantizing.
             OpRule(ir.Relu6, ("x",), _UNARY, (0, MAX_RANK), (same_parameters, activation_range)),

@@ -8,7 +8,7 @@ an op, an option or an element type that the device graph has no word for raises
 What the graph does not say the same way is brought to one form: a missing bias becomes zeros, scales that a
 per-channel bias lacks are added, tensors that nothing uses are dropped, names are made unique, per-channel
 parameters of one channel become per tensor, and those of a vector lie along its only axis (older converters
-wrote the weights' axis into the bias).
+wrote the weights' axis into the bias). SPLIT and UNPACK become one STRIDED_SLICE an output.
 """
 
 from __future__ import annotations
@@ -32,11 +32,12 @@ from sgsc_edge.graph.ir import (
     Op,
     Padding,
     Quantization,
+    StridedSlice,
     Tensor,
 )
 from sgsc_edge.graph.legality import findings
 from sgsc_edge.graph.op_rules import OP_RULES
-from sgsc_edge.graph.tflite_ops import OP_ROWS, ROW_OF_BUILTIN, OpRow
+from sgsc_edge.graph.tflite_ops import DIVIDING_ROWS, OP_ROWS, ROW_OF_BUILTIN, DividingRow, OpRow
 from sgsc_edge.graph.write_tflite import RUNTIME_VERSION_KEY
 from sgsc_edge.numerics import unpack_int4
 
@@ -106,7 +107,7 @@ def operator_name(model: Record, operator: Record, where: str) -> tuple[int, str
     builtin = max(code["deprecated_builtin_code"], code["builtin_code"])
     if builtin == schema.CUSTOM_OPERATOR:
         return builtin, f"CUSTOM {code['custom_code'] or ''}".rstrip()
-    row = ROW_OF_BUILTIN.get(builtin)
+    row = ROW_OF_BUILTIN.get(builtin) or DIVIDING_ROWS.get(builtin)
     return builtin, row.name if row else _foreign_name(builtin)
 
 
@@ -202,10 +203,12 @@ class _Reader:
             tensor_shape(record, path, self.where)
         inputs = [self.tensor(index, "input").name for index in self.indices(self.subgraph, "inputs")]
         nodes = [
-            self.node(index, operator) for index, operator in enumerate(self.subgraph["operators"] or [])
+            node
+            for index, operator in enumerate(self.subgraph["operators"] or [])
+            for node in self.nodes(index, operator)
         ]
         outputs = [self.tensor(index, "output").name for index in self.indices(self.subgraph, "outputs")]
-        return Graph(
+        graph = Graph(
             self.subgraph["name"] or "main",
             self.tensors,
             tuple(nodes),
@@ -213,6 +216,7 @@ class _Reader:
             tuple(outputs),
             self.metadata(),
         )
+        return graph.with_nodes(graph.nodes)  # without constants that only SPLIT read
 
     def indices(self, record: Record, name: str) -> list[int]:
         return [] if record[name] is None else [int(index) for index in record[name]]
@@ -305,21 +309,72 @@ class _Reader:
 
     # --- operators --------------------------------------------------------------------------------
 
-    def node(self, index: int, operator: Record) -> Node:
+    def nodes(self, index: int, operator: Record) -> list[Node]:
         builtin, name = operator_name(self.model, operator, f"{self.where}: operator {index}")
         row = ROW_OF_BUILTIN.get(builtin)
         path = f"operator {index}"
+        if builtin in DIVIDING_ROWS:
+            return self.slices(operator, DIVIDING_ROWS[builtin], path)
         if row is None:
             raise self.unsupported(path, name, "the device graph has no such op")
         inputs = self.inputs(operator, row, path)
         outputs = [self.tensor(number, f"{path} output") for number in self.indices(operator, "outputs")]
-        return Node(
+        node = Node(
             self.op(operator, row, path),
             tuple(tensor.name for tensor in inputs),
             tuple(tensor.name for tensor in outputs),
             # What converters name after the layer.
             outputs[0].name if outputs else "",
         )
+        return [node]
+
+    def slices(self, operator: Record, row: DividingRow, path: str) -> list[Node]:
+        """The parts of an op of several outputs, each a slice along its axis."""
+        numbers = self.indices(operator, "outputs")
+        inputs = [self.tensor(number, f"{path} input") for number in self.indices(operator, "inputs")]
+        if len(inputs) != row.x + 1 or not numbers or len(set(numbers)) != len(numbers):
+            raise _fault(self.where, path, f"{row.name} of {len(inputs)} inputs, {len(numbers)} outputs")
+        x, count = inputs[row.x], len(numbers)
+        axis = self.dividing_axis(operator, row, inputs, path)
+        rank = len(x.shape)
+        length, rest = divmod(x.shape[axis], count) if -rank <= axis < rank else (0, 0)
+        if rest or length < 1 or (row.drops and length != 1):
+            raise _fault(
+                self.where, path, f"{row.name} of {list(x.shape)} into {count} parts along axis {axis}"
+            )
+        axis %= rank
+        others = ((1 << rank) - 1) ^ (1 << axis)
+        op = StridedSlice(others, others, 1 << axis if row.drops else 0)
+        nodes = []
+        for part, number in enumerate(numbers):
+            output = self.tensor(number, f"{path} output")
+            begin, end = (np.zeros(rank, np.int32) for _ in range(2))
+            begin[axis], end[axis] = part * length, (part + 1) * length
+            vectors = {"begin": begin, "end": end, "strides": np.ones(rank, np.int32)}
+            made = [self.vector(f"{output.name}:{name}", values) for name, values in vectors.items()]
+            nodes.append(Node(op, (x.name, *made), (output.name,), output.name))
+        return nodes
+
+    def dividing_axis(self, operator: Record, row: DividingRow, inputs: list[Tensor], path: str) -> int:
+        """The axis of SPLIT, its first input, or of UNPACK, an option."""
+        if row.drops:
+            options = operator["options"]
+            if options is None or operator["options_type"] != schema.OPTIONS[row.options]:
+                raise _fault(self.where, path, f"{row.name} without its options")
+            return int(options["axis"])
+        axis = inputs[0]
+        if axis.data is None or axis.dtype is not DType.INT32 or axis.data.size != 1:
+            raise self.unsupported(
+                path, row.name, f"its axis '{axis.name}' is no int32 constant of one value"
+            )
+        return int(axis.data.ravel()[0])
+
+    def vector(self, name: str, values: NDArray[np.int32]) -> str:
+        """A constant that the file does not have."""
+        own = self.unique(name)
+        values.flags.writeable = False
+        self.tensors[own] = Tensor(own, values.shape, DType.INT32, None, values)
+        return own
 
     def inputs(self, operator: Record, row: OpRow, path: str) -> list[Tensor]:
         numbers = self.indices(operator, "inputs")
@@ -390,10 +445,11 @@ class _Reader:
             node=path,
             op=name,
             reason=reason,
-            remedy=f"the device graph has {', '.join(sorted(row.name for row in OP_ROWS))}",
+            remedy=f"the device graph has {', '.join(sorted(_NAMES))}",
         )
 
 
+_NAMES = [*(row.name for row in OP_ROWS), *(row.name for row in DIVIDING_ROWS.values())]
 _ENUMS: Mapping[str, Mapping[int, Padding | Activation]] = {
     "Padding": schema.PADDINGS,
     "Activation": schema.ACTIVATIONS,

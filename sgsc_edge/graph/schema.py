@@ -112,6 +112,19 @@ TABLES: Mapping[str, tuple[Field, ...]] = MappingProxyType(
             "ReshapeOptions": "new_shape:[i32]",
             "MulOptions": "activation:i8",
             "ReducerOptions": "keep_dims:bool",
+            "LeakyReluOptions": "alpha:f32",
+            "ResizeNearestNeighborOptions": "align_corners:bool half_pixel_centers:bool",
+            "ResizeBilinearOptions": """new_height:- new_width:- align_corners:bool
+                half_pixel_centers:bool""",
+            "L2NormOptions": "activation:i8",
+            "BatchMatMulOptions": "adj_x:bool adj_y:bool asymmetric_quantize_inputs:bool",
+            "GatherOptions": "axis:i32 batch_dims:i32",
+            "StridedSliceOptions": """begin_mask:i32 end_mask:i32 ellipsis_mask:i32 new_axis_mask:i32
+                shrink_axis_mask:i32 offset:bool""",
+            "PackOptions": "values_count:i32 axis:i32",
+            "SplitOptions": "num_splits:i32",
+            "UnpackOptions": "num:i32 axis:i32",
+            "SubOptions": "activation:i8 pot_scale_int16:bool=1",
         }.items()
     }
 )
@@ -129,6 +142,17 @@ OPTIONS: Mapping[str, int] = MappingProxyType(
         "ReshapeOptions": 17,
         "MulOptions": 21,
         "ReducerOptions": 27,
+        "SubOptions": 28,
+        "SplitOptions": 35,
+        "UnpackOptions": 64,
+        "StridedSliceOptions": 32,
+        "PackOptions": 59,
+        "GatherOptions": 23,
+        "BatchMatMulOptions": 101,
+        "L2NormOptions": 12,
+        "ResizeBilinearOptions": 15,
+        "ResizeNearestNeighborOptions": 74,
+        "LeakyReluOptions": 75,
     }
 )
 

@@ -41,6 +41,45 @@ def same_padding(size: int, kernel: int, stride: int, dilation: int) -> tuple[in
     return total // 2, total - total // 2
 
 
+def bilinear_steps(op: ir.ResizeBilinear, size: int, made: int) -> tuple[int, int]:
+    """Where the first output value lies in 1024ths of an input value, and how far the next ones."""
+    if op.align_corners and made > 1:
+        size, made = size - 1, made - 1
+    step = ((size << 10) + made // 2) // made
+    return (step // 2 - (1 << 9) if op.half_pixel_centers else 0), step
+
+
+def sliced(op: ir.StridedSlice, inputs: list[Tensor]) -> list[range]:
+    """The positions that are taken of each dimension of x."""
+    x = inputs[0].shape
+    vectors = [
+        _constant(tensor, what) for tensor, what in zip(inputs[1:], ("begin", "end", "strides"), strict=True)
+    ]
+    if any(vector.shape != (len(x),) for vector in vectors):
+        raise ValueError(f"begin, end and strides must have {len(x)} values each")
+    return [
+        _positions(op, axis, size, *(int(vector[axis]) for vector in vectors)) for axis, size in enumerate(x)
+    ]
+
+
+def _positions(op: ir.StridedSlice, axis: int, size: int, begin: int, end: int, stride: int) -> range:
+    bit = 1 << axis
+    if stride == 0:
+        raise ValueError(f"the stride of axis {axis} is 0")
+    lowest, highest = (0, size) if stride > 0 else (-1, size - 1)
+
+    def inside(index: int) -> int:
+        return min(max(index + size if index < 0 else index, lowest), highest)
+
+    first, last = (lowest, highest) if stride > 0 else (highest, lowest)
+    start = first if op.begin_mask & bit else inside(begin)
+    if op.shrink_axis_mask & bit:
+        if stride < 0 or not (op.begin_mask & bit or -size <= begin < size):
+            raise ValueError(f"axis {axis} of {size} values has none at {begin} with stride {stride}")
+        return range(start, start + 1)
+    return range(start, last if op.end_mask & bit else inside(end), stride)
+
+
 def _rank(tensor: Tensor, rank: int, what: str) -> Shape:
     if len(tensor.shape) != rank:
         raise ValueError(f"{what} has shape {list(tensor.shape)}, must have {rank} dimensions")
@@ -95,6 +134,18 @@ def _fully_connected(op: ir.FullyConnected, inputs: list[Tensor]) -> Shape:
     return (rows, weights[0])
 
 
+def _batch_matmul(op: ir.BatchMatMul, inputs: list[Tensor]) -> Shape:
+    a, b = (tensor.shape for tensor in inputs)
+    rows, depth = a[-2:][::-1] if op.adj_x else a[-2:]
+    height, columns = b[-2:][::-1] if op.adj_y else b[-2:]
+    if depth != height:
+        raise ValueError(f"a {list(a)} has {depth} columns, b {list(b)} {height} rows")
+    try:
+        return (*np.broadcast_shapes(a[:-2], b[:-2]), rows, columns)
+    except ValueError:
+        raise ValueError(f"leading dimensions of {list(a)} and {list(b)} do not broadcast") from None
+
+
 def _broadcast(op: Op, inputs: list[Tensor]) -> Shape:
     try:
         return np.broadcast_shapes(inputs[0].shape, inputs[1].shape)
@@ -104,9 +155,23 @@ def _broadcast(op: Op, inputs: list[Tensor]) -> Shape:
         ) from None
 
 
+def _slopes(op: Op, inputs: list[Tensor]) -> Shape:
+    shape = _broadcast(op, inputs)
+    if shape != inputs[0].shape:
+        raise ValueError(f"alpha {list(inputs[1].shape)} is larger than x {list(inputs[0].shape)}")
+    return shape
+
+
 def _pool(op: ir.MaxPool2D | ir.AveragePool2D, inputs: list[Tensor]) -> Shape:
     x = _rank(inputs[0], 4, "x")
     return (x[0], *_windows(x, op.filter, op.stride, (1, 1), op.padding), x[3])
+
+
+def _resize(op: Op, inputs: list[Tensor]) -> Shape:
+    x, size = _rank(inputs[0], 4, "x"), _constant(inputs[1], "size")
+    if size.shape != (2,) or bool((size < 1).any()):
+        raise ValueError(f"size {np.ravel(size).tolist()} must be two positive numbers")
+    return (x[0], int(size[0]), int(size[1]), x[3])
 
 
 def _mean(op: ir.Mean, inputs: list[Tensor]) -> Shape:
@@ -133,6 +198,31 @@ def _concatenation(op: ir.Concatenation, inputs: list[Tensor]) -> Shape:
         ):
             raise ValueError(f"shapes {[list(t.shape) for t in inputs]} differ outside axis {axis}")
     return (*first[:axis], sum(tensor.shape[axis] for tensor in inputs), *first[axis + 1 :])
+
+
+def _gather(op: ir.Gather, inputs: list[Tensor]) -> Shape:
+    x, indices = (tensor.shape for tensor in inputs)
+    if not -len(x) <= op.axis < len(x):
+        raise ValueError(f"axis {op.axis} is not a dimension of {list(x)}")
+    axis = op.axis % len(x)
+    return (*x[:axis], *indices, *x[axis + 1 :])
+
+
+def _strided_slice(op: ir.StridedSlice, inputs: list[Tensor]) -> Shape:
+    positions = sliced(op, inputs)
+    if not all(positions):
+        raise ValueError(f"nothing is left of axis {[bool(taken) for taken in positions].index(False)}")
+    kept = (axis for axis in range(len(positions)) if not op.shrink_axis_mask & 1 << axis)
+    return tuple(len(positions[axis]) for axis in kept)
+
+
+def _pack(op: ir.Pack, inputs: list[Tensor]) -> Shape:
+    first = inputs[0].shape
+    if not 0 <= op.axis <= len(first):
+        raise ValueError(f"axis {op.axis} is no place among the dimensions of {list(first)}")
+    if any(tensor.shape != first for tensor in inputs):
+        raise ValueError(f"shapes {[list(t.shape) for t in inputs]} differ")
+    return (*first[: op.axis], len(inputs), *first[op.axis :])
 
 
 def _pad(op: Op, inputs: list[Tensor]) -> Shape:
@@ -177,16 +267,29 @@ _INFER: Mapping[type[Op], Callable[[Any, list[Tensor]], Shape]] = MappingProxyTy
         ir.Conv2D: _conv,
         ir.DepthwiseConv2D: _depthwise,
         ir.FullyConnected: _fully_connected,
+        ir.BatchMatMul: _batch_matmul,
         ir.Add: _broadcast,
+        ir.Sub: _broadcast,
         ir.Mul: _broadcast,
         ir.MaxPool2D: _pool,
         ir.AveragePool2D: _pool,
+        ir.ResizeNearestNeighbor: _resize,
+        ir.ResizeBilinear: _resize,
         ir.Mean: _mean,
         ir.Concatenation: _concatenation,
+        ir.Gather: _gather,
+        ir.StridedSlice: _strided_slice,
+        ir.Pack: _pack,
         ir.Pad: _pad,
         ir.Reshape: _reshape,
         ir.Transpose: _transpose,
         ir.Softmax: _same,
+        ir.Logistic: _same,
+        ir.Tanh: _same,
+        ir.HardSwish: _same,
+        ir.LeakyRelu: _same,
+        ir.PRelu: _slopes,
+        ir.L2Normalization: _same,
         ir.Relu: _same,
         ir.Relu6: _same,
         ir.Quantize: _same,

@@ -13,7 +13,7 @@ from sgsc_edge.artifacts import check_manifest, read_bytes, read_npz, sha256_byt
 from sgsc_edge.certification.samples import CERTIFY, read_samples
 from sgsc_edge.errors import FileFormatError
 from sgsc_edge.graph import reference
-from sgsc_edge.graph.ir import DType, Graph
+from sgsc_edge.graph.ir import DType, Gather, Graph
 from sgsc_edge.graph.read_tflite import MAX_FILE_BYTES, read_tflite
 
 MODEL, SAMPLES = "model.tflite", "preservation.npz"
@@ -89,7 +89,19 @@ def _random(graph: Graph) -> Arrays:
         shape = (_SAMPLES, *(tensor.shape[1:] if tensor.shape[:1] == (1,) else tensor.shape))
         if tensor.dtype is DType.FLOAT32:
             return np.clip(chance.standard_normal(shape), -_REAL_RANGE, _REAL_RANGE).astype(np.float32)
+        if (rows := _rows(graph, name)) is not None:
+            return chance.integers(0, rows, shape, dtype=tensor.dtype.numpy)
         info = np.iinfo(str(tensor.dtype.numpy))
         return chance.integers(info.min, info.max, shape, dtype=tensor.dtype.numpy, endpoint=True)
 
     return {name: values(name) for name in graph.inputs}
+
+
+def _rows(graph: Graph, name: str) -> int | None:
+    """How many values the dimension has that an input indexes; None where it indexes none."""
+    sizes = [
+        graph[node.inputs[0]].shape[node.op.axis]
+        for node in graph.nodes
+        if isinstance(node.op, Gather) and node.inputs[1] == name
+    ]
+    return min(sizes, default=None)

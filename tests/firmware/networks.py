@@ -87,6 +87,39 @@ class Builder:
     def softmax(self, x: str) -> str:
         return self._add(ir.Softmax(), [x], self.tensors[x].shape, Quantization.per_tensor(1 / 256, -128))
 
+    def elementwise(self, op: ir.Op, *names: str, fixed: tuple[float, int] | None = None) -> str:
+        """An op whose output is as large as its first operand, on a grid of its own or a prescribed one."""
+        grid = None if fixed is None else Quantization.per_tensor(*fixed)
+        return self._add(op, list(names), self.tensors[names[0]].shape, grid)
+
+    def resize(self, kind: Callable[..., ir.Op], x: str, height: int, width: int) -> str:
+        shape = (1, height, width, self.tensors[x].shape[3])
+        return self._add(kind(), [x, self._int32([height, width])], shape, self.tensors[x].quantization)
+
+    def halves(self, x: str) -> tuple[str, str]:
+        """Every other channel, forwards and backwards."""
+        shape = self.tensors[x].shape
+        size = shape[-1] // 2
+        mask = 7
+        parts = []
+        for begin, end, stride in ((0, 2 * size, 2), (2 * size - 1, -2 * size - 1, -2)):
+            vectors = [self._int32([0, 0, 0, value]) for value in (begin, end)]
+            vectors.append(self._int32([1, 1, 1, stride]))
+            op = ir.StridedSlice(mask, mask)
+            grid = self.tensors[x].quantization
+            parts.append(self._add(op, [x, *vectors], (*shape[:-1], size), grid))
+        return parts[0], parts[1]
+
+    def attention(self, x: str) -> str:
+        """Rows of pixels that look at each other."""
+        _, height, width, channels = self.tensors[x].shape
+        rows = height * width
+        grid = self.tensors[x].quantization
+        flat = self._add(ir.Reshape(), [x, self._int32([1, rows, channels])], (1, rows, channels), grid)
+        unit = self.elementwise(ir.L2Normalization(), flat, fixed=(1 / 128, 0))
+        scores = self._add(ir.BatchMatMul(adj_y=True), [unit, unit], (1, rows, rows))
+        return self._add(ir.BatchMatMul(), [self.softmax(scores), flat], (1, rows, channels))
+
     def _add(
         self, op: ir.Op, inputs: list[str], shape: tuple[int, ...], grid: Quantization | None = None
     ) -> str:
@@ -171,9 +204,23 @@ def _mixed() -> Graph:
     return b.graph(y, x)
 
 
+def _gated() -> Graph:
+    """Activations that are written over their operands, gates, attention."""
+    b = Builder(1, 6, 8, 2)
+    x = b.conv("x", 8)
+    x = b.mul(x, b.elementwise(ir.Logistic(), b.conv(x, 8), fixed=(1 / 256, -128)))
+    x = b.elementwise(ir.HardSwish(), b.elementwise(ir.LeakyRelu(0.25), x))
+    x = b.elementwise(ir.PRelu(), b.conv(x, 8), b.elementwise(ir.Tanh(), x, fixed=(1 / 128, 0)))
+    x = b.resize(ir.ResizeBilinear, b.resize(ir.ResizeNearestNeighbor, b.pool(x), 5, 3), 4, 4)
+    first, second = b.halves(x)
+    x = b.attention(b.elementwise(ir.Sub(), first, second))
+    return b.graph(b.dense(x, 5))
+
+
 NETWORKS: Mapping[str, Graph] = {
     "residual": _residual(),
     "separable": _separable(),
     "u-shaped": _u_shaped(),
     "mixed": _mixed(),
+    "gated": _gated(),
 }

@@ -73,7 +73,7 @@ def test_networks_compute_the_executors_integers(name: str, learned: bool, tmp_p
         assert len(np.unique(values[2])) > 1, "a network whose output says nothing proves nothing"
 
 
-@pytest.mark.parametrize("name", ["residual", "separable"])
+@pytest.mark.parametrize("name", ["residual", "separable", "gated"])
 def test_tflite_micro_agrees(name: str, tmp_path: Path) -> None:
     graph = NETWORKS[name]
     feeds = random_inputs(graph)

@@ -106,11 +106,24 @@ def _plain_graphs() -> dict[str, Graph]:
 
         pool = ((2, 3), (2, 1), Padding.SAME)
         softmax = Tensor("y", (1, 8), DType.INT8, SOFTMAX) if dtype == "int8" else real("y", (1, 8))
+        tanh = activation("y", x.shape, 1 / 128, 0) if dtype == "int8" else real("y", x.shape)
         graphs |= {
+            f"batch_matmul_{dtype}": graph_of(
+                ir.BatchMatMul(adj_y=True), [x, constant((6, 1, 2))], free((1, 6, 5, 1))
+            ),
             f"add_{dtype}": graph_of(ir.Add(Activation.RELU), [x, constant((5, 2))], free(x.shape)),
+            f"sub_{dtype}": graph_of(ir.Sub(), [constant((6, 1, 2)), x], free(x.shape)),
             f"mul_{dtype}": graph_of(ir.Mul(), [x, constant((1, 6, 5, 2))], free(x.shape)),
             f"max_pool_{dtype}": graph_of(ir.MaxPool2D(*pool), [x], make("y", (1, 3, 5, 2))),
             f"average_pool_{dtype}": graph_of(ir.AveragePool2D(*pool), [x], make("y", (1, 3, 5, 2))),
+            f"nearest_{dtype}": graph_of(
+                ir.ResizeNearestNeighbor(half_pixel_centers=True),
+                [x, int32("size", [3, 10])],
+                make("y", (1, 3, 10, 2)),
+            ),
+            f"bilinear_{dtype}": graph_of(
+                ir.ResizeBilinear(align_corners=True), [x, int32("size", [12, 3])], make("y", (1, 12, 3, 2))
+            ),
             f"mean_{dtype}": graph_of(ir.Mean(), [x, int32("axes", [1, 2])], free((1, 2))),
             f"mean_keep_{dtype}": graph_of(
                 ir.Mean(keep_dims=True), [x, int32("axes", [1, 2])], free((1, 1, 1, 2))
@@ -118,6 +131,22 @@ def _plain_graphs() -> dict[str, Graph]:
             f"concat_{dtype}": graph_of(
                 ir.Concatenation(3), [x, constant((1, 6, 5, 3))], make("y", (1, 6, 5, 5))
             ),
+            f"gather_{dtype}": graph_of(ir.Gather(-2), [x, int32("i", [4, 0, 4])], make("y", (1, 6, 3, 2))),
+            f"embedding_{dtype}": graph_of(
+                ir.Gather(), [constant((7, 3)), Tensor("i", (1, 4), DType.INT32)], make("y", (1, 4, 3))
+            ),
+            f"strided_slice_{dtype}": graph_of(
+                ir.StridedSlice(begin_mask=1, end_mask=9, shrink_axis_mask=4),
+                [
+                    x,
+                    *(
+                        int32(name, v)
+                        for name, v in zip("bes", ([0, 5, -2, 1], [0, 1, 0, 0], [1, -2, 1, 1]), strict=True)
+                    ),
+                ],
+                make("y", (1, 2, 1)),
+            ),
+            f"pack_{dtype}": graph_of(ir.Pack(2, 1), [vector, constant((1, 8))], make("y", (1, 2, 8))),
             f"pad_{dtype}": graph_of(
                 ir.Pad(), [x, int32("p", [[0, 0], [1, 2], [0, 3], [0, 0]])], make("y", (1, 9, 8, 2))
             ),
@@ -126,6 +155,12 @@ def _plain_graphs() -> dict[str, Graph]:
                 ir.Transpose(), [x, int32("perm", [0, 3, 1, 2])], make("y", (1, 2, 6, 5))
             ),
             f"softmax_{dtype}": graph_of(ir.Softmax(), [vector], softmax),
+            f"logistic_{dtype}": graph_of(ir.Logistic(), [vector], softmax),
+            f"l2_normalization_{dtype}": graph_of(ir.L2Normalization(), [x], tanh),
+            f"tanh_{dtype}": graph_of(ir.Tanh(), [x], tanh),
+            f"hard_swish_{dtype}": graph_of(ir.HardSwish(), [x], free(x.shape)),
+            f"leaky_relu_{dtype}": graph_of(ir.LeakyRelu(0.125), [x], free(x.shape)),
+            f"prelu_{dtype}": graph_of(ir.PRelu(), [x, constant((1, 1, 2))], free(x.shape)),
             f"relu_{dtype}": graph_of(ir.Relu(), [x], free(x.shape)),
             f"relu6_{dtype}": graph_of(ir.Relu6(), [x], make("y", x.shape)),
         }
@@ -199,3 +234,15 @@ def same_graph(a: Graph, b: Graph) -> bool:
         and set(a.tensors) == set(b.tensors)
         and all(same_tensor(a[name], b[name]) for name in a.tensors)
     )
+
+
+def inputs_for(graph: Graph, samples: int) -> np.ndarray:
+    """Values for an example's input, [samples, *shape without the batch]."""
+    tensor = graph[graph.inputs[0]]
+    random = np.random.default_rng(7)
+    shape = (samples, *tensor.shape[1:])
+    if tensor.dtype is DType.FLOAT32:
+        return random.normal(size=shape).astype(np.float32)
+    if tensor.dtype is DType.INT32:  # indices of the embedding's 7 rows
+        return random.integers(0, 7, shape).astype(np.int32)
+    return random.integers(-128, 128, shape).astype(np.int8)

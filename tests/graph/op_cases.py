@@ -223,13 +223,16 @@ def broadcast_pair(draw: st.DrawFn) -> tuple[tuple[int, ...], tuple[int, ...], t
     return first, other, np.broadcast_shapes(first, other)
 
 
-def _gains_of(kind: type[ir.Add] | type[ir.Mul]) -> st.SearchStrategy[float]:
-    """ADD takes inputs of less than 2^8 output steps."""
-    return gains.map(lambda gain: max(gain, 2.0**-7)) if kind is ir.Add else gains
+Binary = type[ir.Add] | type[ir.Sub] | type[ir.Mul]
+
+
+def _gains_of(kind: Binary) -> st.SearchStrategy[float]:
+    """ADD and SUB take inputs of less than 2^8 output steps."""
+    return gains if kind is ir.Mul else gains.map(lambda gain: max(gain, 2.0**-7))
 
 
 @st.composite
-def binary(draw: st.DrawFn, kind: type[ir.Add] | type[ir.Mul]) -> Case:
+def binary(draw: st.DrawFn, kind: Binary) -> Case:
     first, other, result = broadcast_pair(draw)
     a, b = draw(quantizations()), draw(quantizations())
     real = max(float(a.scale[0]), float(b.scale[0]))
@@ -244,16 +247,59 @@ def binary(draw: st.DrawFn, kind: type[ir.Add] | type[ir.Mul]) -> Case:
 
 
 @st.composite
-def binary_self(draw: st.DrawFn, kind: type[ir.Add] | type[ir.Mul]) -> Case:
+def binary_self(draw: st.DrawFn, kind: Binary) -> Case:
     """x op x: both inputs vary with the sample."""
     shape = (1, *draw(st.lists(st.integers(1, 5), min_size=1, max_size=3)))
     q = draw(quantizations())
-    real = float(q.scale[0] if kind is ir.Add else q.scale[0] * q.scale[0] * 64)
+    real = float(q.scale[0] * q.scale[0] * 64 if kind is ir.Mul else q.scale[0])
     output = output_quantization(draw, real * draw(_gains_of(kind)))
     x = quantized("x", shape, q)
     node = Node(kind(draw(activations)), ("x", "x"), ("y",), "node under test")
     graph = Graph("case", {"x": x, "y": quantized("y", shape, output)}, (node,), ("x",), ("y",))
     return graph, samples_of(draw, shape)
+
+
+@st.composite
+def batch_matmul(draw: st.DrawFn) -> Case:
+    """x and a constant, in either order; leading dimensions may broadcast."""
+    rows, columns = draw(st.integers(1, 5)), draw(st.integers(1, 5))
+    depth = draw(st.one_of(st.integers(1, 9), st.just(300)))
+    lead = (1, *draw(st.lists(st.integers(1, 3), max_size=2)))
+    kept = draw(st.integers(0, len(lead)))
+    other = tuple(draw(st.sampled_from([dim, 1])) for dim in lead[kept:])
+    adj_x, adj_y = draw(st.booleans()), draw(st.booleans())
+    left = (depth, rows) if adj_x else (rows, depth)
+    right = (columns, depth) if adj_y else (depth, columns)
+    swapped = draw(st.booleans())
+    x = quantized("x", (*lead, *(right if swapped else left)), draw(quantizations()))
+    q = draw(quantizations())
+    shape = (*other, *(left if swapped else right))
+    c = Tensor("c", shape, DType.INT8, q, draw(contents).array(shape))
+    product = float(x.quantization.scale[0] * q.scale[0])
+    output = output_quantization(
+        draw, product * 64 * np.sqrt(depth) * draw(gains), max(product / 15, 2.0**-28)
+    )
+    graph = one_op(
+        ir.BatchMatMul(adj_x, adj_y),
+        [c, x] if swapped else [x, c],
+        quantized("y", (*lead, rows, columns), output),
+    )
+    return graph, samples_of(draw, x.shape)
+
+
+@st.composite
+def batch_matmul_self(draw: st.DrawFn) -> Case:
+    """x times x transposed: both operands vary with the sample."""
+    shape = (1, *draw(st.lists(st.integers(1, 4), min_size=2, max_size=3)))
+    adj_x = draw(st.booleans())
+    q = draw(quantizations())
+    own = float(q.scale[0] * q.scale[0])
+    output = output_quantization(draw, own * 64 * draw(gains), own / 255)
+    size = shape[-1 if adj_x else -2]
+    x = quantized("x", shape, q)
+    node = Node(ir.BatchMatMul(adj_x, not adj_x), ("x", "x"), ("y",), "node under test")
+    y = quantized("y", (*shape[:-2], size, size), output)
+    return Graph("case", {"x": x, "y": y}, (node,), ("x",), ("y",)), samples_of(draw, shape)
 
 
 @st.composite
@@ -264,6 +310,18 @@ def pool(draw: st.DrawFn, kind: type[ir.MaxPool2D] | type[ir.AveragePool2D]) -> 
     op = kind((rows.filter, columns.filter), (rows.stride, columns.stride), padding, draw(activations))
     output = quantized("y", (1, rows.out, columns.out, x.shape[3]), q)
     return one_op(op, [x], output), samples_of(draw, x.shape)
+
+
+@st.composite
+def resize(draw: st.DrawFn, kind: type[ir.ResizeNearestNeighbor] | type[ir.ResizeBilinear]) -> Case:
+    shape = (1, draw(st.integers(1, 9)), draw(st.integers(1, 9)), draw(st.integers(1, 3)))
+    size = [draw(st.integers(1, 20)), draw(st.integers(1, 20))]
+    align, half = draw(st.sampled_from([(False, False), (True, False), (False, True)]))
+    q = draw(quantizations())
+    output = quantized("y", (1, *size, shape[3]), q)
+    return one_op(kind(align, half), [quantized("x", shape, q), int32("size", size)], output), samples_of(
+        draw, shape
+    )
 
 
 @st.composite
@@ -292,12 +350,61 @@ def softmax(draw: st.DrawFn) -> Case:
 
 
 @st.composite
+def l2_normalization(draw: st.DrawFn) -> Case:
+    size = draw(st.one_of(st.integers(1, 20), st.sampled_from([100, 1000])))
+    shape = (1, *draw(st.lists(st.integers(1, 3), max_size=2)), size)
+    x = quantized("x", shape, draw(quantizations()))
+    inputs = samples_of(draw, shape)
+    if draw(st.booleans()):  # short rows: sums of squares near 0
+        zero = int(x.quantization.zero_point[0])
+        inputs = np.clip(inputs.astype(int) % 3 - 1 + zero, -128, 127).astype(np.int8)
+    return one_op(
+        ir.L2Normalization(), [x], quantized("y", shape, Quantization.per_tensor(1 / 128, 0))
+    ), inputs
+
+
+@st.composite
 def unary(draw: st.DrawFn, kind: type[Op], same_parameters: bool = False) -> Case:
     shape = (1, *draw(st.lists(st.integers(1, 6), min_size=1, max_size=3)))
     q = draw(quantizations())
     other = output_quantization(draw, float(q.scale[0]) * draw(gains))
     x = quantized("x", shape, q)
     return one_op(kind(), [x], quantized("y", shape, q if same_parameters else other)), samples_of(
+        draw, shape
+    )
+
+
+@st.composite
+def curve(draw: st.DrawFn, op: Op, output: Quantization) -> Case:
+    """Every input integer, in one sample."""
+    x = quantized("x", (1, 2, 128), Quantization.per_tensor(min(draw(scales), 7.5), draw(zero_points)))
+    inputs = np.arange(-128, 128, dtype=np.int8).reshape(1, 2, 128)
+    return one_op(op, [x], quantized("y", x.shape, output)), inputs
+
+
+@st.composite
+def rescaled_curve(draw: st.DrawFn, ops: st.SearchStrategy[Op], least: float, most: float) -> Case:
+    """Every input integer, in one sample; the output scale is ``least`` to ``most`` of the input's."""
+    own = max(draw(scales), 2.0**-20)
+    output = output_quantization(draw, own * min(max(draw(gains), least), most))
+    x = quantized("x", (1, 2, 128), Quantization.per_tensor(own, draw(zero_points)))
+    inputs = np.arange(-128, 128, dtype=np.int8).reshape(1, 2, 128)
+    return one_op(draw(ops), [x], quantized("y", x.shape, output)), inputs
+
+
+slopes = st.sampled_from([0.01, 0.2, 0.3, 0.5, 0.0, 1.5]).map(lambda alpha: float(np.float32(alpha)))
+
+
+@st.composite
+def prelu(draw: st.DrawFn) -> Case:
+    shape = (1, *draw(st.lists(st.integers(1, 4), min_size=1, max_size=3)))
+    kept = draw(st.integers(0, len(shape) - 1))
+    narrow = tuple(draw(st.sampled_from([dim, 1])) for dim in shape[kept:])
+    q, own = draw(quantizations()), draw(quantizations())
+    alpha = Tensor("alpha", narrow, DType.INT8, own, draw(contents).array(narrow))
+    largest = float(q.scale[0]) * max(1.0, 128 * float(own.scale[0]))
+    output = output_quantization(draw, largest * draw(gains))
+    return one_op(ir.PRelu(), [quantized("x", shape, q), alpha], quantized("y", shape, output)), samples_of(
         draw, shape
     )
 
@@ -317,6 +424,75 @@ def concatenation(draw: st.DrawFn) -> Case:
     )
     signed = axis - len(shape) if draw(st.booleans()) else axis
     return one_op(ir.Concatenation(signed), list(order), quantized("y", result, q)), samples_of(draw, shape)
+
+
+@st.composite
+def gather(draw: st.DrawFn) -> Case:
+    shape = (1, *draw(st.lists(st.integers(1, 4), min_size=1, max_size=3)))
+    axis = draw(st.integers(1, len(shape) - 1))
+    lead = tuple(draw(st.lists(st.integers(1, 3), max_size=5 - len(shape))))
+    random = np.random.default_rng(draw(seeds))
+    indices = int32("indices", random.integers(0, shape[axis], lead))
+    q = draw(quantizations())
+    result = (*shape[:axis], *lead, *shape[axis + 1 :])
+    signed = axis - len(shape) if draw(st.booleans()) else axis
+    graph = one_op(ir.Gather(signed), [quantized("x", shape, q), indices], quantized("y", result, q))
+    return graph, samples_of(draw, shape)
+
+
+@st.composite
+def embedding(draw: st.DrawFn) -> Case:
+    """Rows of a constant table; the indices are fed."""
+    rows, width, count = draw(st.integers(1, 9)), draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    q = draw(quantizations())
+    table = Tensor("table", (rows, width), DType.INT8, q, draw(contents).array((rows, width)))
+    x, y = Tensor("x", (1, count), DType.INT32), quantized("y", (1, count, width), q)
+    random = np.random.default_rng(draw(seeds))
+    return one_op(ir.Gather(), [table, x], y), random.integers(0, rows, (SAMPLES, count), np.int32)
+
+
+@st.composite
+def strided_slice(draw: st.DrawFn) -> Case:
+    """Begins and ends beyond either side, backwards, masked, and shrunk dimensions."""
+    shape = (1, *draw(st.lists(st.integers(1, 6), min_size=1, max_size=3)))
+    vectors: list[list[int]] = [[0], [1], [1]]
+    masks = [0, 0, 0]
+    result = [1]
+    for axis, size in enumerate(shape[1:], start=1):
+        stride = draw(st.sampled_from([1, 1, 2, 3, -1, -2]))
+        begin, end = draw(st.integers(-size - 2, size + 2)), draw(st.integers(-size - 2, size + 2))
+        bits = [draw(st.booleans()) for _ in range(2)] + [draw(st.integers(0, 3)) == 0]
+        if bits[2]:
+            begin, stride = draw(st.integers(-size, size - 1)), 1
+        taken = _python_slice(size, None if bits[0] else begin, None if bits[1] else end, stride)
+        if not bits[2] and not taken:  # nothing left: take all
+            bits, taken = [True, True, False], _python_slice(size, None, None, stride)
+        masks = [mask | bit << axis for mask, bit in zip(masks, bits, strict=True)]
+        for vector, value in zip(vectors, (begin, end, stride), strict=True):
+            vector.append(value)
+        result += [] if bits[2] else [len(taken)]
+    q = draw(quantizations())
+    constants = [int32(name, vector) for name, vector in zip(("b", "e", "s"), vectors, strict=True)]
+    y = quantized("y", tuple(result), q)
+    return one_op(ir.StridedSlice(*masks), [quantized("x", shape, q), *constants], y), samples_of(draw, shape)
+
+
+def _python_slice(size: int, begin: int | None, end: int | None, stride: int) -> list[int]:
+    """What Python takes; TFLite's bounds are the same."""
+    return list(range(size))[slice(begin, end, stride)]
+
+
+@st.composite
+def pack(draw: st.DrawFn) -> Case:
+    shape = (1, *draw(st.lists(st.integers(1, 4), max_size=3)))
+    q = draw(quantizations())
+    parts = [quantized("x", shape, q)]
+    for i in range(draw(st.integers(0, 2))):
+        parts.append(Tensor(f"c{i}", shape, DType.INT8, q, draw(contents).array(shape)))
+    order = draw(st.permutations(parts))
+    axis = draw(st.integers(1, len(shape)))
+    y = quantized("y", (*shape[:axis], len(parts), *shape[axis:]), q)
+    return one_op(ir.Pack(len(parts), axis), list(order), y), samples_of(draw, shape)
 
 
 @st.composite
@@ -396,14 +572,26 @@ CASES: Mapping[str, Row] = {
     "fully_connected_int4_per_channel": Row(
         fully_connected(DType.INT4, per_channel=True), ("litert_reference",)
     ),
+    "batch_matmul": Row(batch_matmul()),
+    "batch_matmul_self": Row(batch_matmul_self()),
     "add": Row(binary(ir.Add)),
     "add_self": Row(binary_self(ir.Add)),
+    "sub": Row(binary(ir.Sub)),
+    "sub_self": Row(binary_self(ir.Sub)),
     "mul": Row(binary(ir.Mul)),
     "mul_self": Row(binary_self(ir.Mul)),
     "max_pool_2d": Row(pool(ir.MaxPool2D)),
     "average_pool_2d": Row(pool(ir.AveragePool2D)),
+    "resize_nearest_neighbor": Row(resize(ir.ResizeNearestNeighbor)),
+    "resize_bilinear": Row(resize(ir.ResizeBilinear)),
     "mean": Row(mean()),
     "softmax": Row(softmax()),
+    "l2_normalization": Row(l2_normalization()),
+    "logistic": Row(curve(ir.Logistic(), Quantization.per_tensor(1 / 256, -128))),
+    "tanh": Row(curve(ir.Tanh(), Quantization.per_tensor(1 / 128, 0))),
+    "hard_swish": Row(rescaled_curve(st.just(ir.HardSwish()), 2.0**-6.9, 2.0**9)),
+    "leaky_relu": Row(rescaled_curve(slopes.map(ir.LeakyRelu), 2.0**-12, 2.0**26)),
+    "prelu": Row(prelu()),
     "relu": Row(unary(ir.Relu)),
     # TFLM's RELU6 ignores its output's parameters; only equal ones are legal.
     "relu6": Row(unary(ir.Relu6, same_parameters=True)),
@@ -411,6 +599,10 @@ CASES: Mapping[str, Row] = {
     "quantize_float": Row(quantize_float()),
     "dequantize": Row(dequantize()),
     "concatenation": Row(concatenation()),
+    "gather": Row(gather()),
+    "embedding": Row(embedding()),
+    "strided_slice": Row(strided_slice()),
+    "pack": Row(pack()),
     "pad": Row(pad()),
     "reshape": Row(reshape()),
     "transpose": Row(transpose()),

@@ -56,6 +56,11 @@ def _reshaped(graph: Graph, name: str, shape: tuple[int, ...]) -> Graph:
     return changed(graph, name, shape=shape)
 
 
+def _slice(begin: list[int], end: list[int], strides: list[int], shrink: int = 0) -> Graph:
+    vectors = [int32("b", begin), int32("e", end), int32("s", strides)]
+    return graph_of(ir.StridedSlice(0, 0, shrink), [real("x", (3,)), *vectors], real("y", (1,)))
+
+
 def _low_weights(graph: Graph, value: int) -> Graph:
     data = np.full(graph["weights"].shape, value, np.int8)
     return changed(graph, "weights", data=data)
@@ -213,6 +218,85 @@ NOT_LEGAL: dict[str, tuple[Graph, str]] = {
         changed(EXAMPLES["softmax_int8"], "x", quantization=scaled(2.0**-26)),
         "must exceed 2^-26",
     ),
+    "tanh output": (
+        changed(EXAMPLES["tanh_int8"], "y", quantization=scaled(1 / 256, zero_point=0)),
+        "must be scale 1/128, zero point 0",
+    ),
+    "fixed-point input": (
+        changed(EXAMPLES["logistic_int8"], "x", quantization=scaled(8)),
+        "must be at least 2^-28 and below 8",
+    ),
+    "hard swish refused": (
+        changed(EXAMPLES["hard_swish_int8"], "y", quantization=scaled(0.05 / 128)),
+        "2^-9 to 128 times output scale",
+    ),
+    "hard swish of tiny values": (
+        changed(EXAMPLES["hard_swish_int8"], "x", quantization=scaled(2.0**-23)),
+        "2^-22 to 2^20",
+    ),
+    "slope": (with_op(EXAMPLES["leaky_relu_int8"], ir.LeakyRelu(-0.5)), "alpha -0.5"),
+    "slopes": (
+        graph_of(ir.PRelu(), [real("x", (1, 1)), real("a", (3,))], real("y", (1, 3))),
+        "alpha [3] is larger than x [1, 1]",
+    ),
+    "two ways of counting": (
+        with_op(EXAMPLES["bilinear_int8"], ir.ResizeBilinear(True, True)),
+        "exclude each other",
+    ),
+    "resized beyond the image": (
+        graph_of(
+            ir.ResizeBilinear(),
+            [activation("x", (1, 2000, 1, 1)), int32("size", [3000, 1])],
+            activation("y", (1, 3000, 1, 1)),
+        ),
+        "2000 values resized to 3000 read beyond",
+    ),
+    "size": (
+        graph_of(ir.ResizeBilinear(), [real("x", (1, 2, 2, 1)), int32("s", [0, 4])], real("y", (1, 1, 4, 1))),
+        "size [0, 4] must be two positive numbers",
+    ),
+    "squares": (
+        graph_of(
+            ir.L2Normalization(),
+            [activation("x", (1, 32769))],
+            activation("y", (1, 32769), 1 / 128, 0),
+        ),
+        "32769 values to normalize",
+    ),
+    "products": (
+        graph_of(
+            ir.BatchMatMul(adj_y=True),
+            [activation("x", (1, 32769)), activation("z", (1, 32769))],
+            activation("y", (1, 1)),
+        ),
+        "32769 products to add up",
+    ),
+    "columns and rows": (
+        graph_of(ir.BatchMatMul(), [real("x", (2, 3)), real("z", (2, 3))], real("y", (2, 3))),
+        "a [2, 3] has 3 columns, b [2, 3] 2 rows",
+    ),
+    "leading dimensions": (
+        graph_of(ir.BatchMatMul(), [real("x", (2, 3, 3)), real("z", (3, 3, 3))], real("y", (3, 3, 3))),
+        "leading dimensions of",
+    ),
+    "indices": (
+        graph_of(ir.Gather(1), [activation("x", (1, 3)), int32("i", [0, 3])], activation("y", (1, 2))),
+        "indices 0 to 3 leave the 3 values of axis 1",
+    ),
+    "axis of indices": (
+        graph_of(ir.Gather(2), [real("x", (1, 3)), int32("i", [0])], real("y", (1, 3, 1))),
+        "axis 2 is not a dimension",
+    ),
+    "packed shapes": (
+        graph_of(ir.Pack(2), [real("x", (1, 2)), real("z", (2, 1))], real("y", (2, 1, 2))),
+        "differ",
+    ),
+    "packed count": (with_op(EXAMPLES["pack_int8"], ir.Pack(3, 1)), "2 inputs, values_count is 3"),
+    "packed axis": (with_op(EXAMPLES["pack_float32"], ir.Pack(2, 3)), "axis 3 is no place"),
+    "stride 0": (_slice([0], [2], [0]), "the stride of axis 0 is 0"),
+    "nothing taken": (_slice([2], [1], [1]), "nothing is left of axis 0"),
+    "shrunk outside": (_slice([3], [4], [1], 1), "axis 0 of 3 values has none at 3"),
+    "slice of two axes": (_slice([0, 0], [1, 1], [1, 1]), "must have 1 values each"),
     "add multiplier": (
         changed(EXAMPLES["add_int8"], "y", quantization=scaled(0.05 / 2**8)),
         "below 2^8 x output scale",

@@ -18,7 +18,7 @@ from sgsc_edge.graph.write_tflite import write_tflite
 GRAPHS = {**EXAMPLES, "network": network()}
 MUTATED = {
     name: write_tflite(GRAPHS[name])
-    for name in ("network", "conv_int4", "mean_int8", "concat_int8", "pad_int8")
+    for name in ("network", "conv_int4", "mean_int8", "concat_int8", "pad_int8", "strided_slice_int8")
 }
 
 

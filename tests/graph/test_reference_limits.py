@@ -7,9 +7,9 @@ import pytest
 from interpreters import InterpreterError, run_tflm
 from op_cases import one_op, quantized
 
-from sgsc_edge.errors import UnsupportedError
+from sgsc_edge.errors import DataError, UnsupportedError
 from sgsc_edge.graph import ir, write_tflite
-from sgsc_edge.graph.ir import Activation, Graph, Quantization
+from sgsc_edge.graph.ir import Activation, DType, Graph, Quantization, Tensor
 from sgsc_edge.graph.legality import findings
 from sgsc_edge.graph.reference import run
 
@@ -51,3 +51,12 @@ def test_limit(last_legal: Graph, first_illegal: Graph, reason: str, monkeypatch
         run_tflm(model, more)
     with pytest.raises(UnsupportedError):
         run(first_illegal, more)
+
+
+@pytest.mark.parametrize("index", [-1, 3])
+def test_an_index_outside_the_table_is_refused(index: int) -> None:
+    table = Tensor("table", (3, 2), DType.INT8, UNIT, np.zeros((3, 2), np.int8))
+    graph = one_op(ir.Gather(), [table, Tensor("x", (1, 1), DType.INT32)], quantized("y", (1, 1, 2), UNIT))
+    with pytest.raises(DataError, match="outside 0 to 2"):
+        run(graph, np.array([[index]], np.int32))
+    assert run(graph, np.zeros((0, 1), np.int32)).shape == (0, 1, 2)

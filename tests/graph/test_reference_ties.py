@@ -1,8 +1,9 @@
 """Where the precision of a rescaling multiplier shows: output scales that make ties but for one rounding.
 
 With ``out = float32(a * b) * 2**k`` the multiplier is a power of two if the product is rounded to float32,
-and a hair beside it in float64; every odd accumulator then rounds differently. So the kernels show which
-precision their profile must have.
+and a hair beside it in float64; every odd accumulator then rounds differently. With a third of that, the
+multiplier is 3 / 2**k only where the quotient is rounded to float32, too. So the kernels show which precision
+their profile must have.
 """
 
 from __future__ import annotations
@@ -53,12 +54,20 @@ def multiplication(a: np.float32, b: np.float32, step: float) -> Graph:
     return one_op(ir.Mul(), [quantized("x", (1, CHANNELS), parameters(a)), constant], y)
 
 
+def product(a: np.float32, b: np.float32, step: float) -> Graph:
+    data = np.random.default_rng(7).integers(-9, 10, (CHANNELS, 8)).astype(np.int8)
+    y = quantized("y", (1, 8), parameters(np.float32(a * b) * np.float32(step)))
+    constant = Tensor("c", data.shape, DType.INT8, parameters(b), data)
+    return one_op(ir.BatchMatMul(), [quantized("x", (1, CHANNELS), parameters(a)), constant], y)
+
+
 GRAPHS = {
     "convolution": lambda *s: weighted(ir.Conv2D(), (8, 1, 1, CHANNELS), 0, *s),
     "depthwise": lambda *s: weighted(ir.DepthwiseConv2D(), (1, 1, 1, CHANNELS), 3, *s),
     "fully_connected": lambda *s: weighted(ir.FullyConnected(), (8, CHANNELS), None, *s),
     "fully_connected_per_channel": lambda *s: weighted(ir.FullyConnected(), (8, CHANNELS), 0, *s),
     "multiply": multiplication,
+    "batch_matmul": product,
 }
 FIELDS = {"depthwise": "convolution"}
 
@@ -78,9 +87,9 @@ def test_only_the_profiles_precision_agrees(name: str, runtime: str) -> None:
     field = FIELDS.get(name, name)
     rescale = getattr(own, field)
     wrong = dict.fromkeys(Precision, 0)
-    for _ in range(12):
+    for draw in range(20):
         a, b = (np.float32(random.uniform(0.01, 2)) for _ in range(2))
-        graph = GRAPHS[name](a, b, float(2.0 ** random.integers(1, 6)))
+        graph = GRAPHS[name](a, b, float(2.0 ** random.integers(1, 6) / (1 + draw % 2 * 2)))
         inputs = random.integers(-20, 21, (8, *graph["x"].shape[1:])).astype(np.int8)
         expected = RUNTIMES[runtime](write_tflite(graph), inputs)
         for precision in Precision:

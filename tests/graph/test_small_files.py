@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from example_graphs import EXAMPLES, activation, int32, network, same_graph
+from example_graphs import EXAMPLES, activation, inputs_for, int32, network, same_graph
 from hypothesis import given, settings
 from interpreters import run_litert_default, run_litert_reference, run_tflm
 from op_cases import CASES, Case
@@ -88,15 +88,6 @@ GRAPHS = {**EXAMPLES, "network": network(), **SMALL}
 RUNTIMES = {"tflm": run_tflm, "litert_reference": run_litert_reference}
 
 
-def inputs_for(graph: Graph) -> np.ndarray:
-    tensor = graph[graph.inputs[0]]
-    random = np.random.default_rng(7)
-    shape = (2, *tensor.shape[1:])
-    if tensor.dtype is DType.FLOAT32:
-        return random.normal(size=shape).astype(np.float32)
-    return random.integers(-128, 128, shape).astype(np.int8)
-
-
 def assert_same_outputs(graph: Graph, inputs: np.ndarray, forms: list[Form]) -> None:
     plain = write_tflite(graph)
     wanted = [run(plain, inputs) for run in (run_tflm, run_litert_reference, run_litert_default)]
@@ -115,7 +106,7 @@ def assert_same_outputs(graph: Graph, inputs: np.ndarray, forms: list[Form]) -> 
 
 @pytest.mark.parametrize("name", GRAPHS)
 def test_every_form_gives_the_same_outputs_on_every_interpreter(name: str) -> None:
-    assert_same_outputs(GRAPHS[name], inputs_for(GRAPHS[name]), FORMS if name in SMALL else SOME_FORMS)
+    assert_same_outputs(GRAPHS[name], inputs_for(GRAPHS[name], 2), FORMS if name in SMALL else SOME_FORMS)
 
 
 @pytest.mark.parametrize("kind", CASES)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from example_graphs import EXAMPLES, activation, graph_of, network, same_graph
+from example_graphs import EXAMPLES, activation, graph_of, inputs_for, network, same_graph
 from interpreters import run_litert_default, run_litert_reference, run_tflm
 
 from sgsc_edge.errors import InternalError
@@ -19,19 +19,10 @@ from sgsc_edge.graph.write_tflite import FULL, SMALLEST, write_tflite
 SAMPLES = 3
 
 
-def inputs_for(graph: Graph) -> np.ndarray:
-    tensor = graph[graph.inputs[0]]
-    random = np.random.default_rng(7)
-    shape = (SAMPLES, *tensor.shape[1:])
-    if tensor.dtype is DType.FLOAT32:
-        return random.normal(size=shape).astype(np.float32)
-    return random.integers(-128, 128, shape).astype(np.int8)
-
-
 @pytest.mark.parametrize("name", [*EXAMPLES, "network"])
 def test_every_op_loads_and_runs_on_each_interpreter(name: str) -> None:
     graph = EXAMPLES.get(name) or network()
-    model, inputs = write_tflite(graph), inputs_for(graph)
+    model, inputs = write_tflite(graph), inputs_for(graph, SAMPLES)
     output = graph[graph.outputs[0]]
     reference = run_litert_reference(model, inputs)
     micro = run_tflm(model, inputs)

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from certification.build_folders import write_folder
-from firmware.hosted import GCC, STRICT, needs_gcc
+from firmware.hosted import GCC, STRICT, needs_gcc, run_c
 from firmware.networks import NETWORKS
 
 from sgsc_edge.artifacts import read_npz
 from sgsc_edge.graph import ir, reference
-from sgsc_edge.graph.ir import DType, Graph, Node, Tensor
+from sgsc_edge.graph.ir import DType, Graph, Node, Quantization, Tensor
 from sgsc_edge.graph.read_tflite import read_tflite
 from sgsc_edge.graph.write_tflite import write_tflite
 from sgsc_edge.packaging import read_source
@@ -170,3 +170,22 @@ def test_a_graph_of_many_names_is_read_back(tmp_path: Path) -> None:
     read = read_tflite(path.read_bytes())
     for name, values in reference.run_tensors(read, source.inputs).items():
         np.testing.assert_array_equal(source.outputs[name], values)
+
+
+@needs_gcc
+def test_indices_are_an_input_and_the_nearest_row_stands_for_those_outside(tmp_path: Path) -> None:
+    grid = Quantization.per_tensor(0.1, 3)
+    table = Tensor("table", (3, 2), DType.INT8, grid, np.arange(6, dtype=np.int8).reshape(3, 2))
+    tensors = {
+        "table": table,
+        "x": Tensor("x", (1, 4), DType.INT32),
+        "y": Tensor("y", (1, 4, 2), DType.INT8, grid),
+    }
+    graph = Graph("words", tensors, (Node(ir.Gather(), ("table", "x"), ("y",)),), ("x",), ("y",))
+    path = tmp_path / "words.tflite"
+    path.write_bytes(write_tflite(graph))
+    samples = read_source(path).inputs["x"]  # for the self-test: rows of the table
+    assert samples.dtype == np.int32
+    assert set(samples.ravel()) == {0, 1, 2}
+    made = run_c(graph, tmp_path / "c", {"x": np.array([[-5, 0, 2, 2**31 - 1]], np.int32)}, "-O0")
+    np.testing.assert_array_equal(made["y"], [[[0, 1], [0, 1], [4, 5], [4, 5]]])

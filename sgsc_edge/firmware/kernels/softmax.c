@@ -6,20 +6,10 @@ typedef struct {
     int32_t rows, size;
 } sgsc_softmax_of;
 
-static int32_t sgsc_high(int32_t a, int32_t b)
-{
-    return (int32_t)(((int64_t)a * b + (INT64_C(1) << 30)) >> 31);
-}
-
 static int32_t sgsc_shift_right(int32_t x, int32_t by)
 {
     const int32_t mask = (int32_t)((UINT32_C(1) << by) - 1);
     return (x >> by) + ((x & mask) > (mask >> 1) + (x < 0));
-}
-
-static int32_t sgsc_saturate(int64_t x)
-{
-    return (int32_t)(x < INT32_MIN ? INT32_MIN : x > INT32_MAX ? INT32_MAX : x);
 }
 
 /* 1 / (1 + a) of a in [0, 1), Q0.31. */

@@ -1,4 +1,4 @@
-"""ADD, MUL, RELU, RELU6, QUANTIZE and DEQUANTIZE.
+"""ADD, SUB, MUL, PRELU, RELU, RELU6, QUANTIZE and DEQUANTIZE.
 
 ADD brings both inputs to twice the larger scale with 20 extra bits, adds, and rescales::
 
@@ -6,9 +6,12 @@ ADD brings both inputs to twice the larger scale with 20 extra bits, adds, and r
     sum = round((a - a_zero) * 2**20 * a_scale / t) + round((b - b_zero) * 2**20 * b_scale / t)
     y = y_zero + round(sum * t / (2**20 * y_scale))
 
-Sources: TFLite ``reference/integer_ops/add.h``, ``mul.h``, ``reference/requantize.h``, ``quantize.h``;
-LiteRT ``kernels/add.cc``, ``mul.cc``, ``activations.cc``; TFLM ``kernels/add_common.cc``,
-``mul_common.cc``, ``activations_common.cc``. LiteRT computes the multipliers of MUL in float32.
+SUB takes the second term away.
+
+Sources: TFLite ``reference/integer_ops/add.h``, ``mul.h``, ``reference/sub.h``, ``requantize.h``,
+``quantize.h``, ``prelu.h``; LiteRT ``kernels/add.cc``, ``sub.cc``, ``mul.cc``, ``activations.cc``; TFLM
+``kernels/add_common.cc``, ``sub_common.cc``, ``prelu_common.cc``, ``mul_common.cc``,
+``activations_common.cc``. LiteRT computes the multipliers of MUL, PRELU and RELU in float32.
 """
 
 from __future__ import annotations
@@ -17,7 +20,19 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sgsc_edge.graph.ir import Activation, Add, Dequantize, DType, Mul, Quantize, Relu, Relu6, Tensor
+from sgsc_edge.graph.ir import (
+    Activation,
+    Add,
+    Dequantize,
+    DType,
+    Mul,
+    PRelu,
+    Quantize,
+    Relu,
+    Relu6,
+    Sub,
+    Tensor,
+)
 from sgsc_edge.graph.reference.common import (
     Array,
     Value,
@@ -54,17 +69,32 @@ def add(op: Add, inputs: Sequence[Value], output: Tensor, profile: Profile) -> A
     a, b = _align(*inputs)
     if a.is_float:
         return clamp_float(a.data + b.data, op.activation)
+    return _sum(a, b, 1, op.activation, output)
+
+
+def sub(op: Sub, inputs: Sequence[Value], output: Tensor, profile: Profile) -> Array:
+    """a - b, broadcast as NumPy does; [n, *output.shape]."""
+    a, b = _align(*inputs)
+    if a.is_float:
+        return clamp_float(a.data - b.data, op.activation)
+    return _sum(a, b, -1, op.activation, output)
+
+
+def _sum(a: Value, b: Value, sign: int, activation: Activation, output: Tensor) -> Array:
+    """a + sign * b of integers."""
     scales = [np.float64(scale(value.tensor)) for value in (a, b)]
     twice_largest = 2 * max(scales)
     total: IntArray | int = 0
-    for value, own in zip((a, b), scales, strict=True):
+    for value, own, factor in zip((a, b), scales, (1, sign), strict=True):
         shifted = centered(value) << _ADD_LEFT_SHIFT
-        total = total + multiply_by_quantized_multiplier(shifted, *quantize_multiplier(own / twice_largest))
-    ratio = twice_largest / (2.0**_ADD_LEFT_SHIFT * np.float64(scale(output)))
-    multiplier, shift = quantize_multiplier(ratio)
+        ratio = quantize_multiplier(own / twice_largest)
+        total = total + factor * multiply_by_quantized_multiplier(shifted, *ratio)
+    multiplier, shift = quantize_multiplier(
+        twice_largest / (2.0**_ADD_LEFT_SHIFT * np.float64(scale(output)))
+    )
     if shift > 0:
-        raise OverflowError("an ADD's output scale is below 2**-19 of its larger input scale")
-    return store(multiply_by_quantized_multiplier(total, multiplier, shift), output, op.activation)
+        raise OverflowError("a sum's output scale is below 2**-19 of its larger input scale")
+    return store(multiply_by_quantized_multiplier(total, multiplier, shift), output, activation)
 
 
 def mul(op: Mul, inputs: Sequence[Value], output: Tensor, profile: Profile) -> Array:
@@ -75,6 +105,22 @@ def mul(op: Mul, inputs: Sequence[Value], output: Tensor, profile: Profile) -> A
     product = centered(a) * centered(b)
     steps = profile.multiply.apply(product, scale(a.tensor), scale(b.tensor), scale(output))
     return store(steps, output, op.activation)
+
+
+def prelu(op: PRelu, inputs: Sequence[Value], output: Tensor, profile: Profile) -> Array:
+    """x, or alpha * x below 0, each requantized by a multiplier of its own."""
+    x, alpha = _align(*inputs)
+    if x.is_float:
+        return np.where(x.data >= 0, x.data, x.data * alpha.data)
+    above, product = centered(x), centered(x) * centered(alpha)
+    steps = np.where(
+        above >= 0,
+        profile.relu.apply(np.maximum(above, 0), scale(x.tensor), _ONE, scale(output)),
+        profile.multiply.apply(
+            np.where(above < 0, product, 0), scale(x.tensor), scale(alpha.tensor), scale(output)
+        ),
+    )
+    return store(steps, output)
 
 
 def relu(op: Relu, inputs: Sequence[Value], output: Tensor, profile: Profile) -> Array:

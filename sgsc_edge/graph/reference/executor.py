@@ -10,7 +10,7 @@ import numpy as np
 from sgsc_edge.errors import DataError, InternalError, UnsupportedError
 from sgsc_edge.graph import ir
 from sgsc_edge.graph.ir import Graph, Node, Op
-from sgsc_edge.graph.reference import elementwise, layout, matrix, reduction
+from sgsc_edge.graph.reference import curves, elementwise, layout, matrix, reduction, resize
 from sgsc_edge.graph.reference.common import Array, Kernel, Value
 from sgsc_edge.numerics import PROFILES, Profile
 
@@ -19,17 +19,30 @@ KERNELS: Mapping[type[Op], Kernel] = MappingProxyType(
         ir.Conv2D: matrix.conv_2d,
         ir.DepthwiseConv2D: matrix.depthwise_conv_2d,
         ir.FullyConnected: matrix.fully_connected,
+        ir.BatchMatMul: matrix.batch_matmul,
         ir.Add: elementwise.add,
+        ir.Sub: elementwise.sub,
         ir.Mul: elementwise.mul,
+        ir.Logistic: curves.curve,
+        ir.Tanh: curves.curve,
+        ir.HardSwish: curves.curve,
+        ir.LeakyRelu: curves.curve,
+        ir.PRelu: elementwise.prelu,
         ir.Relu: elementwise.relu,
         ir.Relu6: elementwise.relu6,
         ir.Quantize: elementwise.quantize_op,
         ir.Dequantize: elementwise.dequantize_op,
         ir.MaxPool2D: reduction.max_pool_2d,
         ir.AveragePool2D: reduction.average_pool_2d,
+        ir.ResizeNearestNeighbor: resize.nearest_neighbor,
+        ir.ResizeBilinear: resize.bilinear,
         ir.Mean: reduction.mean,
         ir.Softmax: reduction.softmax,
+        ir.L2Normalization: reduction.l2_normalization,
         ir.Concatenation: layout.concatenation,
+        ir.Gather: layout.gather,
+        ir.StridedSlice: layout.strided_slice,
+        ir.Pack: layout.pack,
         ir.Pad: layout.pad,
         ir.Reshape: layout.reshape,
         ir.Transpose: layout.transpose,

@@ -1,4 +1,4 @@
-"""CONCATENATION, PAD, RESHAPE and TRANSPOSE: values move, none changes.
+"""CONCATENATION, GATHER, STRIDED_SLICE, PACK, PAD, RESHAPE and TRANSPOSE: values move, none changes.
 
 Axes of the ops count the tensor's own dimensions; axis 0 of the data is the samples.
 """
@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sgsc_edge.graph.ir import Concatenation, Pad, Reshape, Tensor, Transpose
+from sgsc_edge.errors import DataError
+from sgsc_edge.graph.ir import Concatenation, Gather, Pack, Pad, Reshape, StridedSlice, Tensor, Transpose
 from sgsc_edge.graph.reference.common import (
     Array,
     Value,
@@ -19,6 +20,7 @@ from sgsc_edge.graph.reference.common import (
     scale,
     zero_point,
 )
+from sgsc_edge.graph.shapes import sliced
 from sgsc_edge.numerics import Profile, quantized_activation_range
 
 
@@ -35,6 +37,39 @@ def concatenation(op: Concatenation, inputs: Sequence[Value], output: Tensor, pr
         op.activation, float(scale(output)), zero_point(output), *integer_range(output)
     )
     return clamp(joined, low, high).astype(output.dtype.numpy)
+
+
+def gather(op: Gather, inputs: Sequence[Value], output: Tensor, profile: Profile) -> Array:
+    """x [n, ..., K, ...] at indices [n, *shape] of axis K; DataError for an index outside."""
+    x, indices = inputs
+    axis = op.axis % len(x.tensor.shape)
+    if not ((indices.data >= 0) & (indices.data < x.tensor.shape[axis])).all():
+        raise DataError(
+            f"an index of '{indices.tensor.name}' lies outside 0 to {x.tensor.shape[axis] - 1}",
+            remedy="feed indices of the table's rows only",
+        )
+    samples = len(indices.data) if len(x.data) == 1 else len(x.data)
+    tables = np.broadcast_to(x.data, (samples, *x.data.shape[1:]))
+    rows = np.broadcast_to(indices.data, (samples, *indices.tensor.shape))
+    rows = rows.reshape(samples, indices.tensor.elements)
+    taken = np.moveaxis(tables, axis + 1, 1)[np.arange(samples)[:, np.newaxis], rows]
+    gathered: Array = np.moveaxis(taken, 1, axis + 1).reshape(samples, *output.shape)
+    return gathered
+
+
+def strided_slice(op: StridedSlice, inputs: Sequence[Value], output: Tensor, profile: Profile) -> Array:
+    """The positions of x that begin, end, strides and masks name; shrunk dimensions dropped."""
+    data = inputs[0].data
+    for axis, positions in enumerate(sliced(op, [value.tensor for value in inputs]), start=1):
+        data = data.take(list(positions), axis=axis)
+    return data.reshape(len(data), *output.shape)
+
+
+def pack(op: Pack, inputs: Sequence[Value], output: Tensor, profile: Profile) -> Array:
+    """Inputs along a new axis; constants repeat for every sample."""
+    samples = max(value.data.shape[0] for value in inputs)
+    parts = [np.broadcast_to(value.data, (samples, *value.data.shape[1:])) for value in inputs]
+    return np.stack(parts, axis=op.axis + 1)
 
 
 def pad(op: Pad, inputs: Sequence[Value], output: Tensor, profile: Profile) -> Array:

@@ -1,4 +1,4 @@
-"""CONV_2D, DEPTHWISE_CONV_2D and FULLY_CONNECTED.
+"""CONV_2D, DEPTHWISE_CONV_2D, FULLY_CONNECTED and BATCH_MATMUL.
 
 Integer form, per output channel o (weights have zero point 0)::
 
@@ -8,7 +8,7 @@ Integer form, per output channel o (weights have zero point 0)::
 Padding adds nothing to the sum. The sum runs as a float matrix product, in the narrowest float type
 that holds every partial sum exactly. Rounding differs by runtime and op: see ``numerics.Profile``.
 Sources: TFLite ``reference/integer_ops/conv.h``, ``depthwise_conv.h``, ``fully_connected.h``,
-``kernels/padding.h``.
+``reference/batch_matmul.h``, ``kernels/padding.h``.
 """
 
 from __future__ import annotations
@@ -18,10 +18,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sgsc_edge.graph.ir import Activation, Conv2D, DepthwiseConv2D, FullyConnected, Padding, Tensor
+from sgsc_edge.graph.ir import (
+    Activation,
+    BatchMatMul,
+    Conv2D,
+    DepthwiseConv2D,
+    FullyConnected,
+    Padding,
+    Tensor,
+)
 from sgsc_edge.graph.reference.common import (
     Array,
     Value,
+    aligned,
     check_accumulator,
     clamp_float,
     integer_range,
@@ -184,3 +193,21 @@ def fully_connected(op: FullyConnected, inputs: Sequence[Value], output: Tensor,
     per_channel = weights.tensor.quantization is not None and weights.tensor.quantization.scale.size > 1
     rescale = profile.fully_connected_per_channel if per_channel else profile.fully_connected
     return _output(sums, total, inputs, output, rescale, op.activation)
+
+
+def batch_matmul(op: BatchMatMul, inputs: Sequence[Value], output: Tensor, profile: Profile) -> Array:
+    """a [n, ..., M, K] and b [n, ..., K, N] -> [n, ..., M, N]; both less their zero points."""
+    a, b = aligned(inputs)
+    if op.adj_x:
+        a = a.swapaxes(-1, -2)
+    if op.adj_y:
+        b = b.swapaxes(-1, -2)
+    if inputs[0].is_float:
+        return np.asarray(a @ b, np.float32)
+    left, right = (
+        data.astype(np.float64) - zero_point(value.tensor) for data, value in zip((a, b), inputs, strict=True)
+    )
+    total = (left @ right).astype(np.int64)  # float64 is exact up to 2**53
+    check_accumulator(total)
+    a_scale, b_scale = (scale(value.tensor) for value in inputs)
+    return store(profile.batch_matmul.apply(total, a_scale, b_scale, scale(output)), output)

@@ -1,7 +1,7 @@
-"""MAX_POOL_2D, AVERAGE_POOL_2D, MEAN and SOFTMAX; the same arithmetic in TFLM and LiteRT's reference.
+"""MAX_POOL_2D, AVERAGE_POOL_2D, MEAN, SOFTMAX and L2_NORMALIZATION; the same in TFLM and LiteRT's reference.
 
-Sources: TFLite ``reference/integer_ops/pooling.h``, ``reference/reduce.h``, ``reference/softmax.h``;
-gemmlowp ``fixedpoint/fixedpoint.h`` (the exponential and the reciprocal).
+Sources: TFLite ``reference/integer_ops/pooling.h``, ``reference/reduce.h``, ``reference/softmax.h``,
+``reference/integer_ops/l2normalization.h``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from sgsc_edge.graph.ir import AveragePool2D, MaxPool2D, Mean, Softmax, Tensor
+from sgsc_edge.graph.ir import AveragePool2D, L2Normalization, MaxPool2D, Mean, Softmax, Tensor
 from sgsc_edge.graph.reference.common import (
     Array,
     Value,
@@ -24,9 +24,9 @@ from sgsc_edge.graph.reference.common import (
     store,
     zero_point,
 )
+from sgsc_edge.graph.reference.fixed_point import exp_on_negative, inverse_root, reciprocal_of_one_plus
 from sgsc_edge.graph.reference.matrix import Axis, flatten_batch, windows
 from sgsc_edge.numerics import (
-    INT32_MAX,
     IntArray,
     Profile,
     multiply_by_quantized_multiplier,
@@ -106,55 +106,23 @@ def mean(op: Mean, inputs: Sequence[Value], output: Tensor, profile: Profile) ->
     return store(steps, output).reshape(shape)
 
 
+def l2_normalization(op: L2Normalization, inputs: Sequence[Value], output: Tensor, profile: Profile) -> Array:
+    """x [n, ..., K] by 1 / its Euclidean length over the last axis; output scale 1/128, zero 0."""
+    (x,) = inputs
+    if x.is_float:
+        length = np.sqrt(np.square(x.data).sum(axis=-1, keepdims=True))
+        return np.asarray(x.data / np.maximum(length, np.float32(1e-6)), np.float32)
+    steps = centered(x)
+    squares = np.square(steps).sum(axis=-1, keepdims=True)
+    check_accumulator(squares)
+    multiplier, shift = inverse_root(squares)
+    return store(multiply_by_quantized_multiplier(steps, multiplier, 7 - shift), output)
+
+
 # --- softmax --------------------------------------------------------------------------------------
-# Fixed-point numbers are int64 arrays of "raw" int32 values: Qi.f has i integer bits, f = 31 - i.
 
 _DIFFERENCE_BITS = 5  # inputs of the exponential: Q5.26
 _SUM_BITS = 12  # sums of exponentials: Q12.19
-# exp(-2**k) in Q0.31 for k = -2 .. 4, by the bit of the Q5.26 remainder that selects it.
-_EXP_FACTORS = tuple(
-    (1 << (26 + k), raw)
-    for k, raw in enumerate((1672461947, 1302514674, 790015084, 290630308, 39332535, 720401, 242), start=-2)
-)
-
-
-def _exp_on_quarter(a: IntArray) -> IntArray:
-    """exp(a) for a in [-1/4, 0), Q0.31 to Q0.31: Taylor's series of order four around -1/8."""
-    times = saturating_rounding_doubling_high_mul
-    exp_of_minus_eighth, third = 1895147668, 715827883
-    x = a + (1 << 28)
-    x2 = times(x, x)
-    x3, x4 = times(x2, x), times(x2, x2)
-    tail = rounding_divide_by_pot(times(rounding_divide_by_pot(x4, 2) + x3, third) + x2, 1)
-    return exp_of_minus_eighth + times(exp_of_minus_eighth, x + tail)
-
-
-def _exp_on_negative(a: IntArray) -> IntArray:
-    """exp(a) for a <= 0 in Q5.26, result in Q0.31: a quarter's remainder, then one factor a bit."""
-    quarter = 1 << 24
-    fraction = (a & (quarter - 1)) - quarter
-    result = _exp_on_quarter(fraction << _DIFFERENCE_BITS)
-    remainder = fraction - a
-    for bit, factor in _EXP_FACTORS:
-        scaled = saturating_rounding_doubling_high_mul(result, factor)
-        result = np.where(remainder & bit, scaled, result)
-    return np.where(a == 0, INT32_MAX, result)
-
-
-def _reciprocal_of_one_plus(a: IntArray) -> IntArray:
-    """1 / (1 + a) for a in [0, 1), Q0.31 to Q0.31: three Newton-Raphson steps."""
-    times = saturating_rounding_doubling_high_mul
-    half_denominator = (a + INT32_MAX + 1) // 2
-    x = 1515870810 + times(half_denominator, -1010580540)  # 48/17 - 32/17 d, in Q2.29
-    for _ in range(3):
-        error = (1 << 29) - times(half_denominator, x)
-        x = x + _saturate_int32(times(x, error) << 2)
-    return _saturate_int32(x << 1)
-
-
-def _saturate_int32(x: IntArray) -> IntArray:
-    bounded: IntArray = np.clip(x, -INT32_MAX - 1, INT32_MAX)
-    return bounded
 
 
 def softmax_table(beta: float, input_scale: float) -> tuple[IntArray, int]:
@@ -173,7 +141,7 @@ def softmax_table(beta: float, input_scale: float) -> tuple[IntArray, int]:
     differences = -np.arange(counted, dtype=np.int64)
     scaled = saturating_rounding_doubling_high_mul(differences << left, multiplier)
     table = np.zeros(256, np.int64)
-    table[:counted] = _exp_on_negative(scaled)
+    table[:counted] = exp_on_negative(scaled, _DIFFERENCE_BITS)
     return table, counted
 
 
@@ -194,7 +162,7 @@ def softmax(op: Softmax, inputs: Sequence[Value], output: Tensor, profile: Profi
     if (power > 31).any():
         raise OverflowError("a softmax sums to 512 maxima or more, beyond the kernel's range")
     leading = 31 - (over + 31 - _SUM_BITS)
-    reciprocal = _reciprocal_of_one_plus((total << leading) - (1 << 31))
+    reciprocal = reciprocal_of_one_plus((total << leading) - (1 << 31))
     product = saturating_rounding_doubling_high_mul(reciprocal, exponentials)
     steps = np.where(used, rounding_divide_by_pot(product, power), 0)
     return clamp(steps - 128, -128, 127).astype(np.int8)
