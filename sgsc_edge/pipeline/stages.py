@@ -174,7 +174,8 @@ def _compress_key(build: Build) -> str:
     learned: list[object] = []
     if build.untrained.method in LEARNED:
         device = build.untrained.device
-        how = [device.arena, device.unpacks, device.joins] if build.storages else []
+        arena = None if device.arena is None else [device.arena, device.unpacks]
+        how = [arena, device.joins] if build.storages else []
         learned = [asdict(build.guard), build.storages, *how]
     return content_key(
         _training_key(build), build.project.config_hash("compress"), build.untrained.method, learned

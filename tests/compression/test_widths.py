@@ -25,7 +25,7 @@ from sgsc_edge.compression.ledger import Ledger
 from sgsc_edge.compression.shrink import shrink
 from sgsc_edge.compression.widths.legal import Device
 from sgsc_edge.compression.widths.plan import Plan
-from sgsc_edge.compression.widths.snapping import NARROW, SECOND_WIDTH_BYTES, Choices, living
+from sgsc_edge.compression.widths.snapping import NARROW, REWRITTEN_BYTES, SECOND_WIDTH_BYTES, Choices, living
 from sgsc_edge.compression.widths.split import split_widths
 from sgsc_edge.errors import UnsupportedError
 from sgsc_edge.export import export_onnx, output_integers
@@ -265,7 +265,10 @@ def test_planned_bytes_are_those_of_the_file(
     stored = sum(t.payload_bytes + t.parameter_bytes for t in tensors if t.share in ("weights", "bias"))
     # What the plan does not list are constant operands; the ledger rounds each layer's half byte up.
     counted = stored_bytes(model, masks)
-    added = SECOND_WIDTH_BYTES if two_widths and halved else 0
+    device, layers = Device.of(load_target(target)), dict(model.layers())
+    rewritten = [layer for layer in plan.layers if device.rewrites(layers[layer.name], layer.chosen)]
+    added = sum(REWRITTEN_BYTES for layer in rewritten if not layer.chosen.wide)
+    added += SECOND_WIDTH_BYTES if two_widths and halved else 0
     assert plan.bytes - added <= stored <= counted <= stored + len(masks)
 
 
