@@ -30,6 +30,7 @@ FLOORS = {
     "preservation": 4,
     "compression": 4,
     "lowering": 4,
+    "c_code": 4,
     "firmware": 4,
     "runtimes": 4,
     "export": 5,

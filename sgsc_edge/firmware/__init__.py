@@ -1,1 +1,1 @@
-"""Firmware: a model as C code, and with start-up code and a link to the host as an image for one chip."""
+"""Firmware: a folder of C code with start-up code and a link to the host, as an image for one chip."""

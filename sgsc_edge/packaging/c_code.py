@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sgsc_edge.artifacts import write_bytes, write_json
-from sgsc_edge.firmware.c_code import c_code
+from sgsc_edge.c_code.write import c_code
 from sgsc_edge.packaging.source import Source
 
 FORMAT = "c-code"

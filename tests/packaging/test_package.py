@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from c_code.hosted import GCC, STRICT, needs_gcc, run_c
+from c_code.networks import NETWORKS
 from certification.build_folders import write_folder
-from firmware.hosted import GCC, STRICT, needs_gcc, run_c
-from firmware.networks import NETWORKS
 
 from sgsc_edge.artifacts import read_npz
 from sgsc_edge.graph import ir, reference

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from sgsc_edge.firmware.calls import elementwise, layers, layout, matrix, reduction, resize
-from sgsc_edge.firmware.calls.common import Call, Operands, refused
-from sgsc_edge.firmware.schedule import Step
+from sgsc_edge.c_code.calls import elementwise, layers, layout, matrix, reduction, resize
+from sgsc_edge.c_code.calls.common import Call, Operands, refused
+from sgsc_edge.c_code.schedule import Step
 from sgsc_edge.graph import ir
 from sgsc_edge.graph.ir import DType, Tensor
 

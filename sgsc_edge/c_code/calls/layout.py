@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from sgsc_edge.firmware.calls.common import Call, Operands, merged, padded, refused, steps_of
-from sgsc_edge.firmware.schedule import Step
+from sgsc_edge.c_code.calls.common import Call, Operands, merged, padded, refused, steps_of
+from sgsc_edge.c_code.schedule import Step
 from sgsc_edge.graph import ir
 from sgsc_edge.graph.ir import Activation, Tensor
 from sgsc_edge.graph.reference.common import zero_point

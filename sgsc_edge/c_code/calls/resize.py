@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from sgsc_edge.firmware.calls.common import Call, Operands
-from sgsc_edge.firmware.schedule import Step
+from sgsc_edge.c_code.calls.common import Call, Operands
+from sgsc_edge.c_code.schedule import Step
 from sgsc_edge.graph import ir
 from sgsc_edge.graph.ir import Tensor
 from sgsc_edge.graph.reference.resize import nearest_sources

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from firmware.hosted import CLANG, GCC, HASH, STRICT, needs_gcc, run_c, written
-from firmware.networks import NETWORKS
+from c_code.hosted import CLANG, GCC, HASH, STRICT, needs_gcc, run_c, written
+from c_code.networks import NETWORKS
 from graph.interpreters import run_tflm
 from graph.op_cases import CASES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sgsc_edge.c_code.schedule import Schedule
+from sgsc_edge.c_code.write import c_code, identifier
 from sgsc_edge.errors import UnsupportedError
-from sgsc_edge.firmware.c_code import c_code, identifier
-from sgsc_edge.firmware.schedule import Schedule
 from sgsc_edge.graph import ir, reference
 from sgsc_edge.graph.ir import DType, Graph, Node, Quantization, Tensor
 from sgsc_edge.graph.write_tflite import write_tflite

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from importlib import resources
 
-_FOLDER = resources.files("sgsc_edge.firmware") / "kernels"
+_FOLDER = resources.files("sgsc_edge.c_code") / "kernels"
 _ALONE = ("gather", "fixed", "move", "fill", "table", "nearest", "bilinear", "dequantize")
 _KINDS, _WIDTHS = ("conv", "depthwise"), ("int8", "int4")
 

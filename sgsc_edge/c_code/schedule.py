@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from sgsc_edge.firmware.memory_plan import Buffer, Layout, lay_out
+from sgsc_edge.c_code.memory_plan import Buffer, Layout, lay_out
 from sgsc_edge.graph import ir
 from sgsc_edge.graph.ir import Graph, Node, Tensor
 

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sgsc_edge.c_code.calls import Call, calls, float_literal
+from sgsc_edge.c_code.kernel_text import kernel_sources
+from sgsc_edge.c_code.memory_plan import Layout
+from sgsc_edge.c_code.schedule import Memory, Schedule, arrange
 from sgsc_edge.errors import UnsupportedError
-from sgsc_edge.firmware.calls import Call, calls, float_literal
-from sgsc_edge.firmware.kernel_text import kernel_sources
-from sgsc_edge.firmware.memory_plan import Layout
-from sgsc_edge.firmware.schedule import Memory, Schedule, arrange
 from sgsc_edge.graph.ir import DType, Graph, Tensor
 
 Array = NDArray[Any]

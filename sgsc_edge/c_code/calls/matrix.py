@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sgsc_edge.firmware.calls.common import (
+from sgsc_edge.c_code.calls.common import (
     TFLM,
     Call,
     Operands,
@@ -14,7 +14,7 @@ from sgsc_edge.firmware.calls.common import (
     q31,
     steps_of,
 )
-from sgsc_edge.firmware.schedule import Step
+from sgsc_edge.c_code.schedule import Step
 from sgsc_edge.graph import ir
 from sgsc_edge.graph.ir import Tensor
 from sgsc_edge.graph.reference.common import scale, zero_point

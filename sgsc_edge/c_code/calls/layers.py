@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sgsc_edge.firmware.calls.common import TFLM, Call, Operands, bounds, refused
-from sgsc_edge.firmware.schedule import Step
+from sgsc_edge.c_code.calls.common import TFLM, Call, Operands, bounds, refused
+from sgsc_edge.c_code.schedule import Step
 from sgsc_edge.graph import ir
 from sgsc_edge.graph.ir import Activation, DType, Node, Tensor
 from sgsc_edge.graph.reference.common import scale, zero_point

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sgsc_edge.firmware.c_code import CCode, c_code
+from sgsc_edge.c_code.write import CCode, c_code
 from sgsc_edge.graph.ir import Graph
 
 GCC, CLANG = shutil.which("gcc"), shutil.which("clang")

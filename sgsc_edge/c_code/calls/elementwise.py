@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from sgsc_edge.firmware.calls.common import (
+from sgsc_edge.c_code.calls.common import (
     TFLM,
     Call,
     Operands,
@@ -19,7 +19,7 @@ from sgsc_edge.firmware.calls.common import (
     ratio_of,
     refused,
 )
-from sgsc_edge.firmware.schedule import Step
+from sgsc_edge.c_code.schedule import Step
 from sgsc_edge.graph import ir
 from sgsc_edge.graph.ir import Activation, DType, Tensor
 from sgsc_edge.graph.reference.common import quantization, scale, zero_point

@@ -4,7 +4,7 @@ Every function here takes a step with its operands and says what its kernel want
 these parameters stand for is that of ``graph.reference``, under the profile of TFLite Micro.
 """
 
-from sgsc_edge.firmware.calls.common import Call, float_literal
-from sgsc_edge.firmware.calls.dispatch import calls
+from sgsc_edge.c_code.calls.common import Call, float_literal
+from sgsc_edge.c_code.calls.dispatch import calls
 
 __all__ = ["Call", "calls", "float_literal"]

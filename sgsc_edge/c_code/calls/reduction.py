@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sgsc_edge.firmware.calls.common import Call, Operands, bounds, merged, padded, q31, ratio_of, steps_of
-from sgsc_edge.firmware.schedule import Step
+from sgsc_edge.c_code.calls.common import Call, Operands, bounds, merged, padded, q31, ratio_of, steps_of
+from sgsc_edge.c_code.schedule import Step
 from sgsc_edge.graph import ir
 from sgsc_edge.graph.ir import Tensor
 from sgsc_edge.graph.reference.common import scale, zero_point

@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from firmware.networks import NETWORKS
+from c_code.networks import NETWORKS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sgsc_edge.firmware.memory_plan import ALIGNMENT, Buffer, lay_out, lower_bound
-from sgsc_edge.firmware.schedule import Schedule, arrange
+from sgsc_edge.c_code.memory_plan import ALIGNMENT, Buffer, lay_out, lower_bound
+from sgsc_edge.c_code.schedule import Schedule, arrange
 
 
 @st.composite
