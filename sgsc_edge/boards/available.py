@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import shutil
 from dataclasses import dataclass
 
 from sgsc_edge.boards import qemu
@@ -40,8 +39,8 @@ def examine(board: Board) -> AvailableBoard:
     missing = []
     if toolchain is None or any(importlib.util.find_spec(name) is None for name in packages):
         missing.append(INSTALL)
-    if board.reach.via == "qemu" and shutil.which(qemu.PROGRAM) is None:
-        missing.append(qemu.INSTALL)
+    if board.reach.via == "qemu" and (install := qemu.missing(board.chip)):
+        missing.append(install)
     return AvailableBoard(board, toolchain, tuple(missing))
 
 

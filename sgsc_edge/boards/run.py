@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from sgsc_edge.boards.available import require
 from sgsc_edge.boards.description import Board
+from sgsc_edge.boards.faults import Faults
 from sgsc_edge.boards.link import Hello, Link, StackUse, Transport
 from sgsc_edge.errors import BoardError, DataError, InternalError
+from sgsc_edge.firmware.chip import CPUS
 from sgsc_edge.firmware.package import Package, read_package
 from sgsc_edge.firmware.toolchain import Kind, find_toolchain
 
@@ -78,9 +80,9 @@ def run_image(
 ) -> BoardRun:
     """Run an image of ``package`` over ``inputs``, int8 [n, input_bytes]; raises as ``run_package`` does."""
     _check_inputs(inputs, package)
-    device = _open(image, board)
+    device = open_board(image, board)
     try:
-        link = _link(device, image, package, timeout_s)
+        link = _link(device, image, package, board, timeout_s)
         _check_identity(link.hello(), package, board)
         selftest = link.selftest()
         rows = [link.run(row.tobytes()) for row in inputs]
@@ -106,23 +108,33 @@ def _check_inputs(inputs: NDArray[np.int8], package: Package) -> None:
         )
 
 
-def _open(image: Image, board: Board) -> VirtualBoard | QemuBoard:
+def open_board(image: Image, board: Board) -> VirtualBoard | QemuBoard:
+    """``image`` on ``board``, from reset; whoever opens it closes it. Raises ``BoardError``."""
     if board.reach.machine is not None:
         from sgsc_edge.boards.qemu import QemuBoard
 
-        return QemuBoard(image, board.reach.machine)
+        return QemuBoard(image, board.chip, board.reach.machine)
     from sgsc_edge.boards.virtual import VirtualBoard
 
     return VirtualBoard(image, board.chip)
 
 
-def _link(device: Transport, image: Image, package: Package, timeout_s: float) -> Link:
+def _link(device: Transport, image: Image, package: Package, board: Board, timeout_s: float) -> Link:
     """Emulators lose nothing: one attempt, so that what hangs is waited for once."""
-    return Link(device, package.output_bytes, timeout_s=timeout_s, attempts=1, function_at=image.function_at)
+    faults = Faults(image, board.chip)
+    return Link(device, package.output_bytes, timeout_s=timeout_s, attempts=1, faults=faults)
 
 
 def _check_identity(hello: Hello, package: Package, board: Board) -> None:
-    """``BoardError`` where the board runs something else than the package."""
+    """``BoardError`` where the board has another core than it should, or another model than the package."""
+    wanted = CPUS[board.chip.cpu].number
+    if wanted is not None and hello.core != wanted:
+        known = {cpu.number: name for name, cpu in CPUS.items() if cpu.number is not None}
+        raise BoardError(
+            f"the core is a {known.get(hello.core, f'core {hello.core:#05x}')}, not a {board.chip.cpu}",
+            where=board.name,
+            remedy="give the file of the board that is connected",
+        )
     found = (hello.hash, hello.input_bytes, hello.output_bytes)
     if found != (package.hash, package.input_bytes, package.output_bytes):
         raise BoardError(
@@ -141,7 +153,7 @@ def _count(
     from sgsc_edge.boards.virtual import VirtualBoard
 
     device = VirtualBoard(image, board.chip, counted=f"sgsc_{package.name}_invoke")
-    _check_stateless(_link(device, image, package, timeout_s).run(data), expected, board)
+    _check_stateless(_link(device, image, package, board, timeout_s).run(data), expected, board)
     if device.instructions is None:
         raise InternalError(f"the inference was not counted on {board.name}")
     return device.instructions

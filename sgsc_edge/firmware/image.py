@@ -36,7 +36,7 @@ from sgsc_edge.firmware.package import Package
 from sgsc_edge.firmware.toolchain import Toolchain
 
 BOARD_SOURCES = Path(__file__).parent / "board"
-_LIBRARY = "arithmetic"
+_LIBRARY = "arithmetic.c"
 
 
 @dataclass(frozen=True)
@@ -127,10 +127,10 @@ def _compile(package: Package, chip: Chip, toolchain: Toolchain, folder: Path) -
     for path in (*package.sources, *package.headers):
         shutil.copyfile(path, folder / "package" / path.name)
     options = ("-isystem", "board/include", "-Ipackage")
-    defines = (f"-DSGSC_MODEL={package.name}", f"-DSGSC_ARENA_BYTES={package.arena_bytes}u")
+    defines = ("-Iboard", f"-DSGSC_MODEL={package.name}", f"-DSGSC_ARENA_BYTES={package.arena_bytes}u")
     board = [
-        (f"board/{path.name}", f"{LIBRARY_OBJECT if path.stem == _LIBRARY else BOARD_OBJECT}{path.stem}.o")
-        for path in sorted(BOARD_SOURCES.glob("*.c"))
+        (f"board/{source}", f"{LIBRARY_OBJECT if source == _LIBRARY else BOARD_OBJECT}{Path(source).stem}.o")
+        for source in board_sources(chip)
     ]
     model = [(f"package/{path.name}", f"{PACKAGE_OBJECT}{path.stem}.o") for path in package.sources]
     for source, output in board:
@@ -139,6 +139,14 @@ def _compile(package: Package, chip: Chip, toolchain: Toolchain, folder: Path) -
     for source, output in model:
         toolchain.compile(source, output, chip, options, folder)
     return [output for _, output in (*board, *model)]
+
+
+def board_sources(chip: Chip) -> list[str]:
+    """Our own C files for ``chip``, relative to ``BOARD_SOURCES``."""
+    own = sorted(BOARD_SOURCES.glob("*.c"))
+    core = sorted((BOARD_SOURCES / chip.architecture.name).glob("*.c"))
+    link = BOARD_SOURCES / "links" / "semihosting.c"
+    return [path.relative_to(BOARD_SOURCES).as_posix() for path in (*own, *core, link)]
 
 
 def read_image(elf: bytes) -> Image:

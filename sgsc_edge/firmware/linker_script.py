@@ -37,6 +37,11 @@ MEMORY
   RAM (rw) : ORIGIN = {chip.ram.origin:#010x}, LENGTH = {_room(chip.ram.origin, chip.flash.origin):#x}
 }}
 
+board_flash_origin = {chip.flash.origin:#010x};
+board_flash_limit = {chip.flash.end:#010x};
+board_ram_origin = {chip.ram.origin:#010x};
+board_ram_limit = {chip.ram.end:#010x};
+
 SECTIONS
 {{
   .vectors : {{ KEEP(*(.vectors)) }} > FLASH

@@ -9,9 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from firmware.built import EVERY_COMPILER, PACKAGES, VIRTUAL, dense, image, package, samples
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+from firmware.built import EVERY_COMPILER, PACKAGES, VIRTUAL, dense, faults, image, package, samples
 from unicorn import UC_HOOK_CODE, Uc, arm_const
 
 from sgsc_edge.boards.description import load_board
@@ -33,7 +31,7 @@ RECURSION = -1
 def started(name: str, board: str) -> tuple[VirtualBoard, Link]:
     built = image(name, board)
     device = VirtualBoard(built, load_board(board).chip)
-    link = Link(device, package(name).output_bytes, timeout_s=5.0, attempts=1, function_at=built.function_at)
+    link = Link(device, package(name).output_bytes, timeout_s=5.0, attempts=1, faults=faults(name, board))
     return device, link
 
 
@@ -82,51 +80,6 @@ def test_a_package_runs_from_its_folder(tmp_path: Path) -> None:
     assert isinstance(run, BoardRun)
     np.testing.assert_array_equal(run.outputs, dense(inputs))
     assert run.image_sha256 == image("dense", "virtual-cortex-m3").sha256
-
-
-def operands() -> st.SearchStrategy[int]:
-    edges = [0, 1, -1, 2**31 - 1, -(2**31), 2**32 - 1, 2**32, 2**63 - 1, -(2**63)]
-    return st.one_of(st.sampled_from(edges), st.integers(-(2**63), 2**63 - 1), st.integers(-1000, 1000))
-
-
-@pytest.fixture(scope="module")
-def calculator() -> Link:
-    """A core that lacks most of the arithmetic, asked many things."""
-    return started("arithmetic", "virtual-cortex-m0plus")[1]
-
-
-@given(a=operands(), b=operands(), shift=st.integers(0, 63))
-@example(a=-(2**63), b=-1, shift=63)
-@example(a=2**64 - 1 - 2**64, b=2**63 - 1, shift=32)
-@settings(max_examples=150, deadline=None)
-def test_arithmetic_that_the_core_lacks(calculator: Link, a: int, b: int, shift: int) -> None:
-    found = struct.unpack("<9q", calculator.run(struct.pack("<qqi4x", a, b, shift)))
-    unsigned, other, wide = a % 2**64, b % 2**64, b or 1
-    small = _signed(b, 32) or 1
-    divisor = 1 if wide == -1 else wide
-    quotient = abs(a) // abs(divisor) * (-1 if (a < 0) != (divisor < 0) else 1)
-    half = _signed(a, 32) >> 1
-    half_quotient = abs(half) // abs(small) * (-1 if (half < 0) != (small < 0) else 1)
-    expected = (
-        a * b,
-        unsigned << shift,
-        unsigned >> shift,
-        a >> shift,
-        unsigned // (other or 1),
-        unsigned % (other or 1),
-        quotient,
-        a - quotient * divisor,
-        unsigned % 2**32 // (small % 2**32) + half_quotient * 2**32,
-    )
-    assert found == tuple(_signed(value, 64) for value in expected)
-
-
-def _signed(value: int, bits: int) -> int:
-    return (value + 2 ** (bits - 1)) % 2**bits - 2 ** (bits - 1)
-
-
-def test_the_selftest_runs_on_the_board(calculator: Link) -> None:
-    assert calculator.selftest() == 0
 
 
 # --- traps ----------------------------------------------------------------------------------------
@@ -185,10 +138,10 @@ def test_a_stack_that_overflows_is_trapped(board: str, way: int, function: str) 
 
 
 def test_a_hang_is_ended_and_named() -> None:
-    built = image("traps", "virtual-cortex-m4")
-    device = VirtualBoard(built, load_board("virtual-cortex-m4").chip)
-    link = Link(device, 4, timeout_s=0.3, attempts=1)
-    with pytest.raises(TrapError, match=r"no answer within 0\.\d+ s: it hangs") as raised:
+    name = "virtual-cortex-m4"
+    device = VirtualBoard(image("traps", name), load_board(name).chip)
+    link = Link(device, 4, timeout_s=0.3, attempts=1, faults=faults("traps", name))
+    with pytest.raises(TrapError, match=r"no answer to RUN within 0\.3 s: it hangs") as raised:
         link.run(ask(WAYS.index("hang")))
     assert raised.value.function == "hang"
 
@@ -238,7 +191,7 @@ def test_no_samples_and_samples_of_another_shape_are_refused() -> None:
 
 def test_the_firmware_refuses_what_it_does_not_know() -> None:
     device, _ = started("dense", "virtual-cortex-m4")
-    link = Link(device, 10, timeout_s=5.0, attempts=1)
+    link = Link(device, 10, timeout_s=5.0, attempts=1, faults=faults("dense", "virtual-cortex-m4"))
     with pytest.raises(LinkError, match="the payload has the wrong length"):
         link.run(bytes(15))
     device.write(encode(Frame(9, 1, b"")))

@@ -3,7 +3,8 @@
 #include "stack.h"
 #include "transport.h"
 
-enum { SEQUENCE = 4, LENGTH = 8, CHECKSUM = 12, INFO_BYTES = HASH_BYTES + 16 };
+enum { SEQUENCE = 4, LENGTH = 8, CHECKSUM = 12 };
+enum { HELLO_NUMBERS = 5, INFO_BYTES = HASH_BYTES + 4 * HELLO_NUMBERS, FAULT_BYTES = 32 };
 
 /* The last answer, kept for a request that comes again. */
 static struct {
@@ -38,28 +39,47 @@ static uint32_t get(const uint8_t *bytes)
     return (uint32_t)bytes[0] | (uint32_t)bytes[1] << 8 | (uint32_t)bytes[2] << 16 | (uint32_t)bytes[3] << 24;
 }
 
-void protocol_put(uint8_t *bytes, uint32_t value)
+/* Little-endian. */
+static void put(uint8_t *bytes, uint32_t value)
 {
     for (int i = 0; i < 4; i++) {
         bytes[i] = (uint8_t)(value >> (8 * i));
     }
 }
 
-void protocol_send(uint8_t type, uint32_t sequence, const uint8_t *payload, uint32_t size)
+static void put_wide(uint8_t *bytes, uint64_t value)
+{
+    put(bytes, (uint32_t)value);
+    put(bytes + 4, (uint32_t)(value >> 32));
+}
+
+static void send(uint8_t type, uint32_t sequence, const uint8_t *payload, uint32_t size)
 {
     uint8_t header[HEADER_BYTES] = {'S', 'G', type, PROTOCOL_VERSION};
     uint8_t trailer[4];
 
-    protocol_put(header + SEQUENCE, sequence);
-    protocol_put(header + LENGTH, size);
+    put(header + SEQUENCE, sequence);
+    put(header + LENGTH, size);
     uint32_t crc = crc32(0, header, CHECKSUM);
-    protocol_put(header + CHECKSUM, crc);
+    put(header + CHECKSUM, crc);
     board_write(header, HEADER_BYTES);
     if (size > 0) {
-        protocol_put(trailer, crc32(crc, payload, size));
+        put(trailer, crc32(crc, payload, size));
         board_write(payload, size);
         board_write(trailer, sizeof trailer);
     }
+}
+
+void protocol_fault(uint32_t vector, uint32_t status, uint64_t pc, uint64_t address, uint64_t caller)
+{
+    uint8_t report[FAULT_BYTES];
+
+    put(report, vector);
+    put(report + 4, status);
+    put_wide(report + 8, pc);
+    put_wide(report + 16, address);
+    put_wide(report + 24, caller);
+    send(FAULT, 0, report, sizeof report);
 }
 
 /* Read up to the end of the next sound header; what comes before it is noise. */
@@ -120,7 +140,7 @@ static void answer(uint8_t type, const uint8_t *payload, uint32_t size)
 
 static void refuse(uint32_t reason)
 {
-    protocol_put(info, reason);
+    put(info, reason);
     answer(ERROR, info, 4);
 }
 
@@ -134,24 +154,24 @@ static void carry_out(const struct board_model *model, uint8_t request, uint32_t
     } else if (size != (request == RUN ? model->input_bytes : 0)) {
         refuse(WRONG_LENGTH);
     } else if (request == HELLO) {
-        const uint32_t numbers[4] = {model->input_bytes, model->output_bytes, model->arena_bytes,
-                                     board_stack_size()};
+        const uint32_t numbers[] = {model->input_bytes, model->output_bytes, model->arena_bytes,
+                                    board_stack_size(), model->core};
         for (int i = 0; i < HASH_BYTES; i++) {
             info[i] = model->hash[i];
         }
-        for (int i = 0; i < 4; i++) {
-            protocol_put(info + HASH_BYTES + 4 * i, numbers[i]);
+        for (int i = 0; i < HELLO_NUMBERS; i++) {
+            put(info + HASH_BYTES + 4 * i, numbers[i]);
         }
         answer(type, info, INFO_BYTES);
     } else if (request == RUN) {
         run(model);
         answer(type, model->output, model->output_bytes);
     } else if (request == SELFTEST) {
-        protocol_put(info, (uint32_t)model->selftest());
+        put(info, (uint32_t)model->selftest());
         answer(type, info, 4);
     } else if (request == STACK) {
-        protocol_put(info, board_stack_used());
-        protocol_put(info + 4, inference_stack);
+        put(info, board_stack_used());
+        put(info + 4, inference_stack);
         answer(type, info, 8);
     } else {
         answer(type, info, 0);
@@ -175,6 +195,6 @@ void protocol_serve(const struct board_model *model)
             last.request = request;
             last.sequence = sequence;
         }
-        protocol_send(last.type, sequence, last.payload, last.size);
+        send(last.type, sequence, last.payload, last.size);
     } while (last.request != BYE);
 }
