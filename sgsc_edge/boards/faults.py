@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sgsc_edge.errors import TrapError
-from sgsc_edge.firmware.chip import CORTEX_M, RISCV32, Chip
+from sgsc_edge.firmware.chip import CORTEX_M, LINUX_AARCH64, RISCV32, Chip
 
 if TYPE_CHECKING:  # it needs a package of the extra `device`
     from sgsc_edge.firmware.image import Image
@@ -44,6 +44,14 @@ _RISCV_CAUSES = {
     7: "write outside memory",
     11: "supervisor call",
 }
+_SIGNALS = {
+    4: "undefined instruction",
+    5: "breakpoint",
+    7: "unaligned access",
+    8: "arithmetic that is not allowed",
+}
+_SIGNAL_SEGV = 11
+_CODE_PROTECTED = 2  # of that signal: there is memory, and it may not be accessed so
 
 
 @dataclass(frozen=True)
@@ -67,7 +75,7 @@ class Faults:
     def __init__(self, image: Image, chip: Chip) -> None:
         self._image = image
         self._chip = chip
-        self._describe = {CORTEX_M: _cortex_m, RISCV32: _riscv}[chip.architecture]
+        self._describe = {CORTEX_M: _cortex_m, RISCV32: _riscv, LINUX_AARCH64: _linux}[chip.architecture]
 
     def trap(self, fault: Fault) -> TrapError:
         """Of a fault that the firmware reports."""
@@ -91,18 +99,32 @@ def _cortex_m(fault: Fault, _: Chip) -> str | None:
 
 
 def _riscv(fault: Fault, chip: Chip) -> str | None:
-    if fault.vector in (5, 7) and _below_stack(fault, chip):
+    place = _Place(fault.address, chip)
+    if fault.vector in (5, 7) and place.below_stack:
         return "stack overflow"
-    if fault.vector == 7 and _within(fault.address, chip.flash.origin, chip.flash.end):
+    if fault.vector == 7 and place.in_flash:
         return "write to flash"
-    if fault.vector == 1 and _within(fault.address, chip.ram.origin, chip.ram.end):
+    if fault.vector == 1 and place.in_ram:
         return "jump into data"
     return _RISCV_CAUSES.get(fault.vector)
 
 
-def _below_stack(fault: Fault, chip: Chip) -> bool:
-    return _within(fault.address, chip.ram.origin - STACK_REACH, chip.ram.origin)
+def _linux(fault: Fault, chip: Chip) -> str | None:
+    if fault.vector != _SIGNAL_SEGV:
+        return _SIGNALS.get(fault.vector)
+    place = _Place(fault.address, chip)
+    if fault.address == fault.pc:
+        return "jump into data" if place.in_ram else "jump outside memory"
+    if place.below_stack:
+        return "stack overflow"
+    return "write to flash" if fault.status == _CODE_PROTECTED and place.in_flash else "access outside memory"
 
 
-def _within(address: int | None, start: int, end: int) -> bool:
-    return address is not None and start <= address < end
+class _Place:
+    """Where an address lies in a chip's memory."""
+
+    def __init__(self, address: int | None, chip: Chip) -> None:
+        where = -1 if address is None else address
+        self.below_stack = chip.ram.origin - STACK_REACH <= where < chip.ram.origin
+        self.in_flash = chip.flash.origin <= where < chip.flash.end
+        self.in_ram = chip.ram.origin <= where < chip.ram.end

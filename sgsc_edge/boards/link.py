@@ -97,11 +97,12 @@ def encode(frame: Frame) -> bytes:
 class Decoder:
     """Finds sound frames in a stream of bytes; all else is noise, and dropped.
 
-    ``limit``: the largest payload that can come; a header with a larger one is noise.
+    ``limit``: the most bytes that an output can have; a header with a larger payload than that, and than the
+    other answers', is noise.
     """
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
+    def __init__(self, limit: int = 0) -> None:
+        self._limit = max(limit, _HELLO.size, _FAULT.size)
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[Frame]:
@@ -159,7 +160,7 @@ class Link:
         faults: Faults,
     ) -> None:
         self._transport = transport
-        self._decoder = Decoder(max(output_bytes, _HELLO.size))
+        self._decoder = Decoder(output_bytes)
         self._output_bytes = output_bytes
         self._timeout_s = timeout_s
         self._attempts = attempts
@@ -197,7 +198,7 @@ class Link:
             self._transport.write(data)
             for frame in self._frames():
                 if frame.type == FAULT and len(frame.payload) == _FAULT.size:
-                    raise self._faults.trap(_fault(frame.payload))
+                    raise self._faults.trap(fault_of(frame.payload))
                 if frame.sequence != self._sequence or frame.type not in (kind | ANSWER, ERROR):
                     continue  # the answer to an earlier request, come late or twice
                 if frame.type == ERROR or len(frame.payload) != answer_bytes:
@@ -220,7 +221,8 @@ class Link:
                 return
 
 
-def _fault(payload: bytes) -> Fault:
+def fault_of(payload: bytes) -> Fault:
+    """The payload of a FAULT frame, read."""
     vector, status, *addresses = _FAULT.unpack(payload)
     return Fault(vector, status, *(None if value == _NOT_KNOWN else value for value in addresses))
 

@@ -19,7 +19,7 @@ from sgsc_edge.firmware.package import Package, read_package
 from sgsc_edge.firmware.toolchain import Kind, find_toolchain
 
 if TYPE_CHECKING:  # these need packages of the extra `device`
-    from sgsc_edge.boards.qemu import QemuBoard
+    from sgsc_edge.boards.process import BoardProcess
     from sgsc_edge.boards.virtual import VirtualBoard
     from sgsc_edge.firmware.image import Image, Sizes
 
@@ -108,12 +108,16 @@ def _check_inputs(inputs: NDArray[np.int8], package: Package) -> None:
         )
 
 
-def open_board(image: Image, board: Board) -> VirtualBoard | QemuBoard:
+def open_board(image: Image, board: Board) -> VirtualBoard | BoardProcess:
     """``image`` on ``board``, from reset; whoever opens it closes it. Raises ``BoardError``."""
     if board.reach.machine is not None:
         from sgsc_edge.boards.qemu import QemuBoard
 
         return QemuBoard(image, board.chip, board.reach.machine)
+    if board.reach.via == "linux":
+        from sgsc_edge.boards.linux import LinuxBoard
+
+        return LinuxBoard(image, board.name)
     from sgsc_edge.boards.virtual import VirtualBoard
 
     return VirtualBoard(image, board.chip)

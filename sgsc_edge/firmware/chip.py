@@ -16,23 +16,32 @@ from sgsc_edge.targets import Size
 
 # The smallest unit in which flash and RAM are placed and counted, in bytes.
 PAGE = 1024
+# The largest page that an operating system on Arm maps memory by, in bytes.
+_HOST_PAGE = 65536
 
 
 @dataclass(frozen=True)
 class Architecture:
     """What cores of one kind share.
 
-    ``name``: the folder of ``firmware/board/`` with the sources for it. ``gcc``: the system's cross-compiler,
-    and ``package``: what to install for it.
+    ``name``: the folder of ``firmware/board/`` with the sources for it; ``link``: the file of its ``links/``
+    that carries the link's bytes. ``gcc``: the system's cross-compiler, and ``package``: what to install for
+    it. ``hosted``: the image is a program of an operating system, which gives it its memory page by page, and
+    variables their first values.
     """
 
     name: str
     gcc: str
     package: str
+    link: str = "semihosting"
+    hosted: bool = False
 
 
 CORTEX_M = Architecture("cortex_m", "arm-none-eabi-gcc", "gcc-arm-none-eabi")
 RISCV32 = Architecture("riscv32", "riscv64-unknown-elf-gcc", "gcc-riscv64-unknown-elf")
+LINUX_AARCH64 = Architecture(
+    "linux_aarch64", "aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu", link="linux", hosted=True
+)
 
 
 @dataclass(frozen=True)
@@ -91,6 +100,11 @@ CPUS = {
         Options(("-march=rv32imac", "-mabi=ilp32", "-msmall-data-limit=0")),
         Options(("-target", "riscv32-freestanding-none", "-mcpu=generic_rv32+m+a+c", "-mabi=ilp32")),
     ),
+    "aarch64": Cpu(
+        LINUX_AARCH64,
+        Options(("-march=armv8-a", "-fno-pie", "-no-pie", "-static")),
+        Options(("-target", "aarch64-freestanding-none", "-mcpu=generic")),
+    ),
 }
 
 
@@ -147,6 +161,12 @@ class Chip(Table):
             raise ValueError(f"a {self.cpu} has no FPU: leave fpu away")
         if self.flash.origin < self.ram.end and self.ram.origin < self.flash.end:
             raise ValueError("flash and ram overlap")
+        if self.architecture.hosted and any(
+            value % _HOST_PAGE for value in (self.flash.origin, self.ram.origin, self.stack)
+        ):
+            raise ValueError(
+                f"flash.origin, ram.origin and stack of {self.cpu} are multiples of {_HOST_PAGE}"
+            )
         if self.stack >= self.ram.size:
             raise ValueError(
                 f"the stack of {self.stack} bytes does not fit into {self.ram.size} bytes of RAM"

@@ -145,7 +145,7 @@ def board_sources(chip: Chip) -> list[str]:
     """Our own C files for ``chip``, relative to ``BOARD_SOURCES``."""
     own = sorted(BOARD_SOURCES.glob("*.c"))
     core = sorted((BOARD_SOURCES / chip.architecture.name).glob("*.c"))
-    link = BOARD_SOURCES / "links" / "semihosting.c"
+    link = BOARD_SOURCES / "links" / f"{chip.architecture.link}.c"
     return [path.relative_to(BOARD_SOURCES).as_posix() for path in (*own, *core, link)]
 
 

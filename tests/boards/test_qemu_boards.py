@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from firmware.built import dense, faults, image, needs, package, samples
+from firmware.built import dense, faults, image, needs, package, provoked, samples
 
 from sgsc_edge.boards.description import load_board
 from sgsc_edge.boards.link import Link
@@ -28,21 +28,6 @@ def test_every_machine_computes_the_same_integers(name: str, kind: Kind | None) 
     np.testing.assert_array_equal(run.outputs, dense(inputs))
     assert (run.selftest, run.instructions) == (0, None)
     assert 0 < run.stack.inference < run.stack.total < 1024
-
-
-def provoked(name: str, way: int, timeout_s: float = 60.0) -> BoardError:
-    """The error of a model that misbehaves in one of its ways; QEMU has ended afterwards."""
-    board = load_board(name)
-    assert board.reach.machine is not None
-    device = QemuBoard(image("traps", name), board.chip, board.reach.machine)
-    try:
-        link = Link(device, 4, timeout_s=timeout_s, attempts=1, faults=faults("traps", name))
-        with pytest.raises(BoardError) as raised:
-            link.run(bytes([way % 256]) + bytes(7))
-    finally:
-        device.close()
-    assert device._process.poll() is not None
-    return raised.value
 
 
 @pytest.mark.parametrize(

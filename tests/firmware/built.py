@@ -12,6 +12,10 @@ from numpy.typing import NDArray
 
 from sgsc_edge.boards.description import load_board
 from sgsc_edge.boards.faults import Faults
+from sgsc_edge.boards.link import Link
+from sgsc_edge.boards.process import BoardProcess
+from sgsc_edge.boards.run import open_board
+from sgsc_edge.errors import BoardError
 from sgsc_edge.firmware.chip import Chip
 from sgsc_edge.firmware.image import Image, build_image
 from sgsc_edge.firmware.package import Package, read_package
@@ -21,7 +25,7 @@ PACKAGES = Path(__file__).parent / "packages"
 VIRTUAL = [f"virtual-cortex-{core}" for core in ("m0plus", "m3", "m4", "m7", "m33")]
 
 # What a board needs beside the packages of the extra `device`, by what it is reached through.
-PROGRAMS = {"cortex_m": "qemu-system-arm", "riscv32": "qemu-system-riscv32"}
+PROGRAMS = {"cortex_m": "qemu-system-arm", "riscv32": "qemu-system-riscv32", "linux_aarch64": "qemu-aarch64"}
 
 
 def needs(board: str, kind: Kind | None = None) -> list[pytest.MarkDecorator]:
@@ -74,3 +78,20 @@ def dense(inputs: NDArray[np.int8]) -> NDArray[np.int8]:
 
 def samples(count: int, width: int = 16) -> NDArray[np.int8]:
     return np.random.default_rng(count).integers(-128, 128, (count, width)).astype(np.int8)
+
+
+def provoked(board: str, way: int, *, kind: Kind | None = None, timeout_s: float = 60.0) -> BoardError:
+    """The error of the package ``traps`` that misbehaves in one of its ways on a board that is a process.
+
+    The process has ended afterwards.
+    """
+    device = open_board(image("traps", board, kind), load_board(board))
+    assert isinstance(device, BoardProcess)
+    try:
+        link = Link(device, 4, timeout_s=timeout_s, attempts=1, faults=faults("traps", board, kind))
+        with pytest.raises(BoardError) as raised:
+            link.run(bytes([way % 256]) + bytes(7))
+    finally:
+        device.close()
+    assert device._process.poll() is not None
+    return raised.value

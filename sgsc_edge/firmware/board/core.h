@@ -20,11 +20,15 @@ uint32_t board_core(void);
 /* What the firmware ends with when the core has reported a fault. */
 enum { FAULT_EXIT = 70 };
 
-/* Give variables their first values, and run. */
-__attribute__((noreturn)) static inline void board_start(void)
+/* Give variables their first values. */
+static inline void board_fill_memory(void)
 {
     memcpy(board_data, board_data_load, (size_t)((uintptr_t)board_data_end - (uintptr_t)board_data));
     memset(board_zero, 0, (size_t)((uintptr_t)board_zero_end - (uintptr_t)board_zero));
+}
+
+__attribute__((noreturn)) static inline void board_start(void)
+{
     board_stack_paint();
     board_exit((uint32_t)main());
 }

@@ -56,6 +56,7 @@ __attribute__((noreturn)) void board_reset(void)
 #if defined(__ARM_FP) || defined(__ARM_FEATURE_MVE)
     enable_float();
 #endif
+    board_fill_memory();
     board_start();
 }
 

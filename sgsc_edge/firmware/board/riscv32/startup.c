@@ -29,6 +29,7 @@ __attribute__((naked, used, aligned(4))) static void board_trap(void)
 {
     __asm__ volatile("mv a0, ra\n\t"
                      "la sp, board_stack_top\n\t"
+                     "andi sp, sp, -16\n\t"
                      "j board_fault");
 }
 
@@ -72,6 +73,7 @@ static void close_memory(void)
 __attribute__((noreturn, used)) void board_begin(void)
 {
     close_memory();
+    board_fill_memory();
     board_start();
 }
 
@@ -79,5 +81,6 @@ __attribute__((noreturn, used)) void board_begin(void)
 __attribute__((naked, section(".vectors"), used)) void board_reset(void)
 {
     __asm__ volatile("la sp, board_stack_top\n\t"
+                     "andi sp, sp, -16\n\t"
                      "j board_begin");
 }

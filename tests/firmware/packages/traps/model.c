@@ -139,7 +139,7 @@ void sgsc_traps_invoke(const sgsc_traps_input *input, sgsc_traps_output *output)
     if (input->what[0] > 0) {
         ways[input->what[0] - 1]();
     } else if (input->what[0] < 0) {
-        kept = deep(1000);
+        kept = deep(10000);
     }
     for (int i = 0; i < 4; i++) {
         output->y[i] = (int8_t)(sum + calls);
