@@ -22,7 +22,7 @@ from sgsc_edge.errors import LinkError
 
 MAGIC = b"SG"
 VERSION = 2
-HELLO, RUN, SELFTEST, STACK, BYE = range(1, 6)
+HELLO, RUN, SELFTEST, STACK, CHECK, BYE = range(1, 7)
 ANSWER = 0x80
 FAULT = 0xFE
 ERROR = 0xFF
@@ -33,8 +33,12 @@ _HEADER_BYTES = _HEADER.size + _CHECKSUM.size
 _HELLO = struct.Struct("<32sIIIII")
 _FAULT = struct.Struct("<IIQQQ")
 _NOT_KNOWN = 2**64 - 1
-_REASONS = {1: "it does not know this request", 2: "the payload has the wrong length"}
-_NAMES = {HELLO: "HELLO", RUN: "RUN", SELFTEST: "SELFTEST", STACK: "STACK", BYE: "BYE"}
+_REASONS = {
+    1: "it does not know this request",
+    2: "the payload has the wrong length",
+    3: "its image is smaller",
+}
+_NAMES = {HELLO: "HELLO", RUN: "RUN", SELFTEST: "SELFTEST", STACK: "STACK", CHECK: "CHECK", BYE: "BYE"}
 
 
 class Transport(Protocol):
@@ -184,6 +188,11 @@ class Link:
     def stack(self) -> StackUse:
         """The stack's high-water mark."""
         return StackUse(*struct.unpack("<II", self._request(STACK, b"", 8)))
+
+    def check(self, offset: int, size: int) -> int:
+        """CRC-32 of ``size`` bytes as they lie in the board's flash, from ``offset`` of the image on."""
+        crc: int = struct.unpack("<I", self._request(CHECK, struct.pack("<II", offset, size), 4))[0]
+        return crc
 
     def bye(self) -> None:
         """Let the firmware end; where the answer is lost, it has ended all the same."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import zlib
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,10 +22,12 @@ from sgsc_edge.firmware.toolchain import Kind, find_toolchain
 if TYPE_CHECKING:  # these need packages of the extra `device`
     from sgsc_edge.boards.process import BoardProcess
     from sgsc_edge.boards.virtual import VirtualBoard
-    from sgsc_edge.firmware.image import Image, Sizes
+    from sgsc_edge.firmware.image import Image, Segment, Sizes
 
 # Seconds for one answer of an emulated board.
 TIMEOUT_S = 120.0
+# What is wrong in flash is named by a block of so many bytes.
+_BLOCK = 256
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class BoardRun:
 
     ``outputs``: int8 [n, output_bytes], a row an inference. ``selftest``: 0 where the golden vectors in the
     package pass. ``instructions`` of the first sample's inference, None where the board does not count them.
+    ``verified``: bytes of the image that the board has read back from its flash, and that are the ELF's.
     """
 
     board: str
@@ -43,6 +47,7 @@ class BoardRun:
     instructions: int | None
     stack: StackUse
     sizes: Sizes
+    verified: int
 
 
 def run_package(
@@ -84,6 +89,7 @@ def run_image(
     try:
         link = _link(device, image, package, board, timeout_s)
         _check_identity(link.hello(), package, board)
+        verified = check_written(link, image, board)
         selftest = link.selftest()
         rows = [link.run(row.tobytes()) for row in inputs]
         _check_stateless(rows[0], link.run(inputs[0].tobytes()), board)
@@ -95,7 +101,9 @@ def run_image(
     instructions = None
     if board.reach.via == "unicorn":
         instructions = _count(image, package, board, inputs[0].tobytes(), rows[0], timeout_s)
-    return BoardRun(board.name, toolchain, image.sha256, outputs, selftest, instructions, stack, image.sizes)
+    return BoardRun(
+        board.name, toolchain, image.sha256, outputs, selftest, instructions, stack, image.sizes, verified
+    )
 
 
 def _check_inputs(inputs: NDArray[np.int8], package: Package) -> None:
@@ -148,6 +156,36 @@ def _check_identity(hello: Hello, package: Package, board: Board) -> None:
             where=board.name,
             remedy="package the model again",
         )
+
+
+def check_written(link: Link, image: Image, board: Board) -> int:
+    """How many bytes were compared; ``BoardError`` where the board's flash does not hold the image.
+
+    Initial values of variables of a program are not compared: where they lie, they have changed.
+    """
+    compared = [part for part in image.segments if part.in_place or not board.chip.architecture.hosted]
+    for part in compared:
+        if not _differs(link, part, board):
+            continue
+        blocks = [
+            replace(part, address=part.address + start, data=part.data[start : start + _BLOCK])
+            for start in range(0, len(part.data), _BLOCK)
+        ]
+        wrong = [block for block in blocks if _differs(link, block, board)]
+        where = (
+            f", the first at address {wrong[0].address:#010x}" if wrong else ": not the same ones each time"
+        )
+        raise BoardError(
+            f"the flash differs from the image in {len(wrong)} of {len(blocks)} blocks "
+            f"of {_BLOCK} bytes{where}",
+            where=board.name,
+            remedy="write the image to the board again; where that does not help, its flash is worn",
+        )
+    return sum(len(part.data) for part in compared)
+
+
+def _differs(link: Link, part: Segment, board: Board) -> bool:
+    return link.check(part.address - board.chip.flash.origin, len(part.data)) != zlib.crc32(part.data)
 
 
 def _count(

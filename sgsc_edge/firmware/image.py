@@ -62,10 +62,11 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Segment:
-    """Bytes that lie at ``address`` of the flash."""
+    """Bytes that lie at ``address`` of the flash; ``in_place``: and are read there, not copied to RAM."""
 
     address: int
     data: bytes
+    in_place: bool
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ def read_image(elf: bytes) -> Image:
             key=lambda symbol: (symbol.address, symbol.name),
         )
         segments = tuple(
-            Segment(segment["p_paddr"], segment.data())
+            Segment(segment["p_paddr"], segment.data(), segment["p_paddr"] == segment["p_vaddr"])
             for segment in file.iter_segments("PT_LOAD")
             if segment["p_filesz"] > 0
         )

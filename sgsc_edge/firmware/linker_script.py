@@ -77,6 +77,7 @@ SECTIONS
     board_data_end = .;
   }} > RAM AT > FLASH{variables}
   board_data_load = LOADADDR(.data);
+  board_image_end = LOADADDR(.data){"" if hosted else " + SIZEOF(.data)"};
   .arena (NOLOAD) : ALIGN(8)
   {{
     board_zero = .;

@@ -31,7 +31,7 @@ def test_it_computes_the_same_integers(kind: Kind) -> None:
     assert 0 < run.stack.inference < run.stack.total < 1024
     assert run.sizes.arena == 64
     assert 240 <= run.sizes.weights < 240 + 3 * 16  # gcc aligns arrays to 16
-    assert run.sizes.flash < 8192
+    assert run.verified == run.sizes.flash - run.sizes.data  # variables change where they lie
 
 
 @pytest.mark.parametrize("kind", EVERY_COMPILER)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from firmware.built import dense, faults, image, needs, package, provoked, samples
@@ -81,6 +83,17 @@ def test_another_core_than_the_board_files_is_refused() -> None:
     other = board.model_copy(update={"reach": load_board("qemu-mps2-an385").reach})
     with pytest.raises(BoardError, match="the core is a cortex-m3, not a cortex-m4"):
         run_image(image("dense", board.name), package("dense"), other, samples(1), toolchain="any")
+
+
+@pytest.mark.needs("qemu-system-arm")
+def test_a_board_that_holds_another_image_is_refused() -> None:
+    """The same model and sizes: only what lies in flash tells."""
+    name = "qemu-mps2-an386"
+    built = image("dense", name)
+    weights = built.elf.index(bytes([32, 256 - 62, 62, 256 - 36]))
+    other = replace(built, elf=built.elf[:weights] + b"\x21" + built.elf[weights + 1 :])
+    with pytest.raises(BoardError, match=r"the flash differs from the image in 1 of \d+ blocks"):
+        run_image(other, package("dense"), load_board(name), samples(1), toolchain="any")
 
 
 @pytest.mark.needs("qemu-system-arm")

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import re
 import struct
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from firmware.built import EVERY_COMPILER, PACKAGES, VIRTUAL, dense, faults, image, package, samples
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from unicorn import UC_HOOK_CODE, Uc, arm_const
 
 from sgsc_edge.boards.description import load_board
 from sgsc_edge.boards.link import ERROR, Decoder, Frame, Link, encode
-from sgsc_edge.boards.run import BoardRun, run_image, run_package
+from sgsc_edge.boards.run import BoardRun, check_written, run_image, run_package
 from sgsc_edge.boards.virtual import VirtualBoard
 from sgsc_edge.errors import BoardError, DataError, LinkError, TrapError
 from sgsc_edge.firmware.toolchain import Kind
@@ -163,6 +166,50 @@ def test_the_high_water_mark_is_what_the_model_used() -> None:
     assert after.total >= after.inference
     link.run(ask(0))
     assert link.stack() == after
+
+
+# --- what was written ---------------------------------------------------------------------------
+
+
+@given(data=st.data())
+@settings(max_examples=40, deadline=None)
+def test_the_board_reads_back_what_lies_in_its_flash(checked: Link, data: st.DataObject) -> None:
+    (part, *_) = image("dense", "virtual-cortex-m0plus").segments
+    start = data.draw(st.integers(0, len(part.data)))
+    stop = data.draw(st.integers(start, len(part.data)))
+    assert checked.check(start, stop - start) == zlib.crc32(part.data[start:stop])
+
+
+@pytest.fixture(scope="module")
+def checked() -> Link:
+    return started("dense", "virtual-cortex-m0plus")[1]
+
+
+def test_all_that_was_written_is_compared() -> None:
+    built = image("dense", "virtual-cortex-m4")
+    _, link = started("dense", "virtual-cortex-m4")
+    assert check_written(link, built, load_board("virtual-cortex-m4")) == sum(
+        len(part.data) for part in built.segments
+    )
+    whole = built.sizes.flash
+    assert isinstance(link.check(0, whole), int)
+    for offset, size in ((0, whole + 1), (whole + 1, 0), (2**32 - 1, 2), (1, 2**32 - 1)):
+        with pytest.raises(LinkError, match="refused CHECK: its image is smaller"):
+            link.check(offset, size)
+
+
+def test_flash_that_differs_is_named() -> None:
+    built = image("dense", "virtual-cortex-m4")
+    device, link = started("dense", "virtual-cortex-m4")
+    first, last = built.segments[0], built.segments[-1]
+    assert last.data
+    device._uc.mem_write(last.address + len(last.data) - 1, b"\x55")  # of the variables' first values
+    with pytest.raises(BoardError, match=f"in 1 of 1 blocks of 256 bytes, .* {last.address:#010x}"):
+        check_written(link, built, load_board("virtual-cortex-m4"))
+    device._uc.mem_write(first.address + 300, b"\x55\xaa")
+    with pytest.raises(BoardError, match=r"in 1 of \d+ blocks .* 0x00000100") as raised:
+        check_written(link, built, load_board("virtual-cortex-m4"))
+    assert raised.value.exit_code == 4
 
 
 # --- what is refused ------------------------------------------------------------------------------

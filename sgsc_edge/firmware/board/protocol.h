@@ -29,7 +29,8 @@ enum {
     RUN = 2,      /* input -> output */
     SELFTEST = 3, /* -> int32_t: 0 passed */
     STACK = 4,    /* -> uint32_t: most bytes in use since reset, most bytes used by an inference */
-    BYE = 5,      /* -> empty; then the firmware ends */
+    CHECK = 5,    /* uint32_t offset, size -> uint32_t: CRC-32 of so many bytes of the image as it lies in flash */
+    BYE = 6,      /* -> empty; then the firmware ends */
     ANSWER = 0x80,
     FAULT = 0xFE, /* sent without a request: uint32_t vector, fault status, uint64_t pc, address, caller */
     ERROR = 0xFF  /* -> uint32_t: one of the reasons below */
@@ -37,7 +38,8 @@ enum {
 
 enum {
     UNKNOWN_REQUEST = 1,
-    WRONG_LENGTH = 2
+    WRONG_LENGTH = 2,
+    OUTSIDE_IMAGE = 3
 };
 
 /* The model behind the link: where its input and output lie (bytes as the host sends and reads them). */
