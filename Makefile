@@ -89,7 +89,7 @@ lint: $(STAMPS)/dev  ## ruff and mypy only
 
 # --- benchmarks: results go to benchmarks/results/*.json and into docs/results.md ----------------------------
 
-.PHONY: bench-exactness bench-digits bench-budget bench-networks bench-mnist bench-mnist-budget bench-mnist-narrow bench-mixed-plan bench-scaling bench-step bench-preserve bench-lowering bench-cli bench-reproducible bench-resume bench-report
+.PHONY: bench-exactness bench-digits bench-budget bench-networks bench-mnist bench-mnist-budget bench-mnist-narrow bench-mixed-plan bench-scaling bench-step bench-preserve bench-lowering bench-cli bench-reproducible bench-resume bench-device bench-report
 bench-exactness: $(STAMPS)/demo  ## kernels against the integer executor, on the certify sets
 	$(BIN)/python -m benchmarks.exactness
 
@@ -134,6 +134,11 @@ bench-reproducible: $(STAMPS)/demo  ## two builds, byte for byte
 
 bench-resume: $(STAMPS)/demo  ## builds that are killed at random moments and started again
 	$(BIN)/python -m benchmarks.resume_kill
+
+bench-device: $(STAMPS)/dev $(MNIST)/float.safetensors  ## firmware: size, instructions, the same integers on every board (an hour)
+	$(BIN)/sgsc-edge build $(DIGITS) --target tflite-int8 --out $(DIGITS)/build
+	$(BIN)/sgsc-edge build $(MNIST) --target tflite-int8 --out $(MNIST)/build
+	for part in sizes fresh identity foreign; do $(BIN)/python -m benchmarks.device.$$part; done
 
 bench-report: $(STAMPS)/demo  ## write docs/results.md from the results
 	$(BIN)/python -m benchmarks.report

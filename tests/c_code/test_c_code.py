@@ -16,11 +16,13 @@ from graph.op_cases import CASES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sgsc_edge.c_code.calls.dispatch import CALLS
 from sgsc_edge.c_code.schedule import Schedule
 from sgsc_edge.c_code.write import c_code, identifier
 from sgsc_edge.errors import UnsupportedError
 from sgsc_edge.graph import ir, reference
 from sgsc_edge.graph.ir import DType, Graph, Node, Quantization, Tensor
+from sgsc_edge.graph.reference.executor import KERNELS
 from sgsc_edge.graph.write_tflite import write_tflite
 
 pytestmark = needs_gcc
@@ -175,6 +177,10 @@ def test_what_has_no_kernel_is_refused_by_name() -> None:
     )
     with pytest.raises(UnsupportedError, match="uint8"):
         c_code(graph, name="a", model_hash=HASH)
+
+
+def test_every_op_that_is_executed_becomes_a_call() -> None:
+    assert CALLS.keys() == KERNELS.keys() - {ir.Reshape}  # a reshaped value is the value
 
 
 def test_sums_that_may_leave_32_bits_are_refused() -> None:
