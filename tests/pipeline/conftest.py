@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -86,7 +85,6 @@ def sgsc_edge(*arguments: str | Path, cwd: Path | None = None, timeout: float = 
         text=True,
         timeout=timeout,
         check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     return Ran(done.returncode, done.stdout, done.stderr)
 
