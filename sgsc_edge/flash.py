@@ -77,7 +77,7 @@ class BoardCertificate:
                 f"instructions  {counted}",
                 f"flash         {sizes['flash']:,} of {limits['flash']:,} bytes: code {sizes['code']:,}, "
                 f"weights {sizes['weights']:,}, other constants {sizes['constants']:,}, "
-                f"board {sizes['board']:,}",
+                f"board {sizes['board']:,}; {p['verified_bytes']:,} read back and equal",
                 f"RAM           {sizes['ram'] + sizes['stack']:,} of {limits['ram']:,} bytes: arena "
                 f"{sizes['arena']:,}, stack {sizes['stack']:,} ({stack['total']:,} used, "
                 f"{stack['inference']:,} of it by the inference)",
@@ -254,6 +254,7 @@ def _statement(
         "instructions_per_inference": run.instructions,
         "stack": asdict(run.stack),
         "sizes": asdict(run.sizes),
+        "verified_bytes": run.verified,
         "limits": {"flash": board.chip.flash.size, "ram": board.chip.ram.size},
     }
     subjects = {

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
+
+import pytest
 
 # Before anything imports torch: two workers share two cores, and threads of one wait for those of the other.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -13,6 +16,16 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 # Doctest collection imports every file as a module of its own name, and there are several of this one.
 collect_ignore_glob = ["conftest.py", "*/conftest.py"]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """``@pytest.mark.needs("program", ...)``: without one of them a test is skipped; in CI it fails."""
+    wanted = [name for mark in item.iter_markers("needs") for name in mark.args]
+    if missing := [name for name in wanted if shutil.which(name) is None]:
+        reason = f"not installed: {', '.join(missing)}"
+        if os.environ.get("CI"):
+            pytest.fail(f"{reason} (CI runs every test: see .ci/packages)", pytrace=False)
+        pytest.skip(reason)
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:

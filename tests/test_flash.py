@@ -50,6 +50,7 @@ def test_the_board_computes_what_was_certified(folder: Path) -> None:
     predicate = document["predicate"]
     assert (predicate["verdict"], predicate["samples"], predicate["differing"]) == ("PASSED", 56, [])
     assert predicate["instructions_per_inference"] > 1000
+    assert predicate["sizes"]["code"] < predicate["verified_bytes"] <= predicate["sizes"]["flash"]
     assert 0 < predicate["stack"]["inference"] <= predicate["stack"]["total"]
     assert predicate["sizes"]["flash"] <= predicate["limits"]["flash"]
     subjects = {subject["name"]: subject["digest"]["sha256"] for subject in document["subject"]}

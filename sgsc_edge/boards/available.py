@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-import shutil
 from dataclasses import dataclass
 
-from sgsc_edge.boards import qemu
+from sgsc_edge.boards import linux, qemu
 from sgsc_edge.boards.description import Board, board_names, load_board
 from sgsc_edge.errors import BoardError, ToolchainError
 from sgsc_edge.firmware.toolchain import INSTALL, find_toolchain
@@ -40,8 +39,10 @@ def examine(board: Board) -> AvailableBoard:
     missing = []
     if toolchain is None or any(importlib.util.find_spec(name) is None for name in packages):
         missing.append(INSTALL)
-    if board.reach.via == "qemu" and shutil.which(qemu.PROGRAM) is None:
-        missing.append(qemu.INSTALL)
+    if board.reach.via == "qemu" and (install := qemu.missing(board.chip)):
+        missing.append(install)
+    if board.reach.via == "linux" and (install := linux.missing()):
+        missing.append(install)
     return AvailableBoard(board, toolchain, tuple(missing))
 
 

@@ -23,7 +23,7 @@ UNICORN_CPUS = ("cortex-m0plus", "cortex-m3", "cortex-m4", "cortex-m7", "cortex-
 class Reach(Table):
     """How a board is reached. ``machine`` is QEMU's name for it, and given for QEMU only."""
 
-    via: Literal["unicorn", "qemu"]
+    via: Literal["unicorn", "qemu", "linux"]
     machine: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")] | None = None
 
     @model_validator(mode="after")
@@ -45,6 +45,8 @@ class Board(Table):
     def _emulated(self) -> Board:
         if self.reach.via == "unicorn" and self.chip.cpu not in UNICORN_CPUS:
             raise ValueError(f"Unicorn emulates no {self.chip.cpu}; it has {', '.join(UNICORN_CPUS)}")
+        if (self.reach.via == "linux") != self.chip.architecture.hosted:
+            raise ValueError(f"a board with {self.chip.cpu} cannot be reached via '{self.reach.via}'")
         return self
 
 

@@ -13,15 +13,16 @@ import secrets
 import struct
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from sgsc_edge.errors import LinkError, TrapError
+from sgsc_edge.boards.faults import Fault, Faults
+from sgsc_edge.errors import LinkError
 
 MAGIC = b"SG"
-VERSION = 1
-HELLO, RUN, SELFTEST, STACK, BYE = range(1, 6)
+VERSION = 2
+HELLO, RUN, SELFTEST, STACK, CHECK, BYE = range(1, 7)
 ANSWER = 0x80
 FAULT = 0xFE
 ERROR = 0xFF
@@ -29,29 +30,15 @@ ERROR = 0xFF
 _HEADER = struct.Struct("<2sBBII")  # without its checksum
 _CHECKSUM = struct.Struct("<I")
 _HEADER_BYTES = _HEADER.size + _CHECKSUM.size
-_HELLO = struct.Struct("<32sIIII")
-_FAULT = struct.Struct("<IIIII")
-_NOT_KNOWN = 0xFFFFFFFF
-_REASONS = {1: "it does not know this request", 2: "the payload has the wrong length"}
-_NAMES = {HELLO: "HELLO", RUN: "RUN", SELFTEST: "SELFTEST", STACK: "STACK", BYE: "BYE"}
-# Bits of the fault status register (CFSR), the telling ones first. The one region that the firmware closes to
-# accesses (1, 4) lies below the stack.
-_FAULTS = {
-    20: "stack overflow",
-    12: "stack overflow",
-    4: "stack overflow",
-    1: "stack overflow",
-    16: "undefined instruction",
-    25: "division by zero",
-    24: "unaligned access",
-    19: "instruction of a coprocessor that is off",
-    17: "invalid state",
-    18: "invalid return address",
-    8: "jump outside memory",
-    0: "jump into data",
-    9: "access outside memory",
-    10: "access outside memory, noticed late",
+_HELLO = struct.Struct("<32sIIIII")
+_FAULT = struct.Struct("<IIQQQ")
+_NOT_KNOWN = 2**64 - 1
+_REASONS = {
+    1: "it does not know this request",
+    2: "the payload has the wrong length",
+    3: "its image is smaller",
 }
+_NAMES = {HELLO: "HELLO", RUN: "RUN", SELFTEST: "SELFTEST", STACK: "STACK", CHECK: "CHECK", BYE: "BYE"}
 
 
 class Transport(Protocol):
@@ -62,6 +49,9 @@ class Transport(Protocol):
 
     def read(self, timeout_s: float) -> bytes:
         """What has come, at least one byte; empty where nothing comes within ``timeout_s`` seconds."""
+
+    def program_counter(self) -> int | None:
+        """The instruction that the board is executing; None where that cannot be told."""
 
 
 @dataclass(frozen=True)
@@ -75,13 +65,17 @@ class Frame:
 
 @dataclass(frozen=True)
 class Hello:
-    """What the firmware says of itself: SHA-256 of its model in hex, and sizes in bytes."""
+    """What the firmware says of itself: SHA-256 of its model in hex, sizes in bytes, and its core.
+
+    ``core`` is the number that the core has for itself (``Cpu.number``), 0 where it has none.
+    """
 
     hash: str
     input_bytes: int
     output_bytes: int
     arena_bytes: int
     stack_bytes: int
+    core: int
 
 
 @dataclass(frozen=True)
@@ -107,11 +101,12 @@ def encode(frame: Frame) -> bytes:
 class Decoder:
     """Finds sound frames in a stream of bytes; all else is noise, and dropped.
 
-    ``limit``: the largest payload that can come; a header with a larger one is noise.
+    ``limit``: the most bytes that an output can have; a header with a larger payload than that, and than the
+    other answers', is noise.
     """
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
+    def __init__(self, limit: int = 0) -> None:
+        self._limit = max(limit, _HELLO.size, _FAULT.size)
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[Frame]:
@@ -155,7 +150,7 @@ class Link:
     timeout_s: seconds to wait for an answer before the request is sent again.
     attempts: how often a request is sent before ``LinkError``.
     sequence: the first sequence number; drawn at random where it is not given.
-    function_at: names the C function around an address, for faults that the firmware reports.
+    faults: says what a fault means that the firmware reports.
     """
 
     def __init__(
@@ -166,15 +161,15 @@ class Link:
         timeout_s: float,
         attempts: int = 5,
         sequence: int | None = None,
-        function_at: Callable[[int], str | None] = lambda _: None,
+        faults: Faults,
     ) -> None:
         self._transport = transport
-        self._decoder = Decoder(max(output_bytes, _HELLO.size))
+        self._decoder = Decoder(output_bytes)
         self._output_bytes = output_bytes
         self._timeout_s = timeout_s
         self._attempts = attempts
         self._sequence = secrets.randbits(32) if sequence is None else sequence
-        self._function_at = function_at
+        self._faults = faults
 
     def hello(self) -> Hello:
         """Ask the firmware what it is."""
@@ -194,6 +189,11 @@ class Link:
         """The stack's high-water mark."""
         return StackUse(*struct.unpack("<II", self._request(STACK, b"", 8)))
 
+    def check(self, offset: int, size: int) -> int:
+        """CRC-32 of ``size`` bytes as they lie in the board's flash, from ``offset`` of the image on."""
+        crc: int = struct.unpack("<I", self._request(CHECK, struct.pack("<II", offset, size), 4))[0]
+        return crc
+
     def bye(self) -> None:
         """Let the firmware end; where the answer is lost, it has ended all the same."""
         with contextlib.suppress(LinkError):
@@ -207,13 +207,15 @@ class Link:
             self._transport.write(data)
             for frame in self._frames():
                 if frame.type == FAULT and len(frame.payload) == _FAULT.size:
-                    raise self._fault(frame.payload)
+                    raise self._faults.trap(fault_of(frame.payload))
                 if frame.sequence != self._sequence or frame.type not in (kind | ANSWER, ERROR):
                     continue  # the answer to an earlier request, come late or twice
                 if frame.type == ERROR or len(frame.payload) != answer_bytes:
                     raise _refused(kind, frame, answer_bytes)
                 return frame.payload
             self._decoder.forget()
+        if (pc := self._transport.program_counter()) is not None:
+            raise self._faults.hang(f"no answer to {_NAMES[kind]} within {self._timeout_s:g} s", pc)
         raise LinkError(
             f"no answer to {_NAMES[kind]} within {self._timeout_s:g} s, sent {_times(self._attempts)}",
             remedy="check the connection; a slow board may need a longer time limit",
@@ -227,15 +229,11 @@ class Link:
             if time.monotonic() > deadline:
                 return
 
-    def _fault(self, payload: bytes) -> TrapError:
-        vector, pc, status, address, caller = _FAULT.unpack(payload)
-        known = next((text for bit, text in _FAULTS.items() if status >> bit & 1), f"exception {vector}")
-        return TrapError(
-            known,
-            pc=None if pc == _NOT_KNOWN else pc,
-            function=self._function_at(pc) or self._function_at(caller & ~1),
-            address=None if address == _NOT_KNOWN else address,
-        )
+
+def fault_of(payload: bytes) -> Fault:
+    """The payload of a FAULT frame, read."""
+    vector, status, *addresses = _FAULT.unpack(payload)
+    return Fault(vector, status, *(None if value == _NOT_KNOWN else value for value in addresses))
 
 
 def _times(count: int) -> str:

@@ -1,95 +1,108 @@
-"""QEMU boards: the image runs in ``qemu-system-arm``, and the link is its standard input and output.
+"""QEMU boards: the image runs on one of QEMU's machines, and the link is QEMU's standard input and output.
 
 QEMU has whole machines: their memory is larger than the chip of a board file, so its limits are checked when
-the image is built. Faults of the core reach the firmware, which reports them over the link.
+the image is built. Faults of the core reach the firmware, which reports them over the link. Where a firmware
+hangs, QEMU is asked over its own protocol (QMP).
 """
 
 from __future__ import annotations
 
-import os
-import select
+import json
+import re
 import shutil
-import subprocess
-import tempfile
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import TYPE_CHECKING
 
+from sgsc_edge.boards.process import BoardProcess
 from sgsc_edge.errors import BoardError, LinkError
-from sgsc_edge.firmware.image import Image
+from sgsc_edge.firmware.chip import CORTEX_M, RISCV32, Chip
 
-PROGRAM = "qemu-system-arm"
-INSTALL = "apt install qemu-system-arm"
-
-_LOG_BYTES = 2000
-_CHUNK = 2**16
+if TYPE_CHECKING:  # it needs a package of the extra `device`
+    from sgsc_edge.firmware.image import Image
 
 
-class QemuBoard:
-    """An image on a QEMU machine, from reset; a ``Transport``. ``close`` ends the process.
+@dataclass(frozen=True)
+class _Program:
+    """QEMU for one architecture, the system package that it comes with, and options that it needs."""
+
+    name: str
+    package: str
+    options: tuple[str, ...] = ()
+
+
+_PROGRAMS = {
+    CORTEX_M: _Program("qemu-system-arm", "qemu-system-arm"),
+    # Without a BIOS the image has the machine to itself.
+    RISCV32: _Program("qemu-system-riscv32", "qemu-system-misc", ("-bios", "none")),
+}
+_MONITOR_TIMEOUT_S = 2.0
+_MONITOR_BYTES = 2**16
+_PROGRAM_COUNTER = re.compile(r"\b(?:R15|pc)\s*=?\s*([0-9a-f]{8})\b")
+
+
+def missing(chip: Chip) -> str | None:
+    """What to install for machines with such a core; None where QEMU is here."""
+    program = _PROGRAMS[chip.architecture]
+    return None if shutil.which(program.name) else f"apt install {program.package}"
+
+
+class QemuBoard(BoardProcess):
+    """An image on a QEMU machine, from reset.
 
     Raises ``BoardError`` where QEMU is not installed.
     """
 
-    def __init__(self, image: Image, machine: str) -> None:
-        program = shutil.which(PROGRAM)
-        if program is None:
-            raise BoardError(f"{PROGRAM} is not installed", where=machine, remedy=INSTALL)
-        self._machine = machine
-        self._scratch = tempfile.TemporaryDirectory(prefix="sgsc-edge-")
-        elf = Path(self._scratch.name) / "firmware.elf"
-        elf.write_bytes(image.elf)
-        self._log = (Path(self._scratch.name) / "log").open("w+b")
-        self._process = subprocess.Popen(
-            [
-                program,
-                *("-machine", machine, "-kernel", str(elf)),
-                *("-display", "none", "-monitor", "none", "-serial", "none", "-nodefaults"),
+    def __init__(self, image: Image, chip: Chip, machine: str) -> None:
+        program = _PROGRAMS[chip.architecture]
+        path = shutil.which(program.name)
+        if path is None:
+            raise BoardError(f"{program.name} is not installed", where=machine, remedy=missing(chip))
+
+        def command(elf: Path) -> Sequence[str]:
+            return (
+                *(path, "-machine", machine, "-kernel", str(elf), *program.options),
+                *("-display", "none", "-serial", "none", "-nodefaults"),
                 *("-semihosting-config", "enable=on,target=native"),
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            bufsize=0,
-            start_new_session=True,  # Ctrl-C reaches us, and we end it
+                *(
+                    "-chardev",
+                    f"socket,id=monitor,fd={theirs.fileno()}",
+                    "-mon",
+                    "chardev=monitor,mode=control",
+                ),
+            )
+
+        def ended(status: int, said: str) -> LinkError:
+            text = f"{program.name} ended with status {status}"
+            return LinkError(f"{text}: {said}" if said else text, where=machine)
+
+        self._monitor, theirs = socket.socketpair()
+        with theirs:
+            super().__init__(image, command, ended, inherited=(theirs.fileno(),))
+
+    def program_counter(self) -> int | None:
+        """The instruction that is being executed; None where QEMU does not say."""
+        registers = {"command-line": "info registers"}
+        requests = (
+            {"execute": "qmp_capabilities"},
+            {"execute": "human-monitor-command", "arguments": registers},
         )
-
-    def write(self, data: bytes) -> None:
-        """Bytes for the firmware to read."""
-        pipe = _pipe(self._process.stdin)
+        said = ""
         try:
-            while data:
-                data = data[os.write(pipe, data) :]
-        except BrokenPipeError:
-            raise self._ended() from None
-
-    def read(self, timeout_s: float) -> bytes:
-        """What the firmware has written; ``LinkError`` where QEMU has ended."""
-        pipe = _pipe(self._process.stdout)
-        if not select.select([pipe], [], [], timeout_s)[0]:
-            return b""
-        if data := os.read(pipe, _CHUNK):
-            return data
-        raise self._ended()
+            self._monitor.settimeout(_MONITOR_TIMEOUT_S)
+            self._monitor.sendall(b"".join(json.dumps(request).encode() for request in requests))
+            while not (found := _PROGRAM_COUNTER.search(said)):
+                data = self._monitor.recv(_MONITOR_BYTES)
+                if not data:
+                    return None
+                said += data.decode("utf-8", "replace")
+        except OSError:
+            return None
+        return int(found[1], 16)
 
     def close(self) -> None:
         """End QEMU, whatever it does, and remove its files."""
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                pipe.close()
-        self._log.close()
-        self._scratch.cleanup()
-
-    def _ended(self) -> LinkError:
-        status = self._process.wait()
-        self._log.seek(0)
-        lines = self._log.read(_LOG_BYTES).decode("utf-8", "replace").strip().splitlines()
-        said = next((f": {line}" for line in reversed(lines) if "warning:" not in line), "")
-        return LinkError(f"{PROGRAM} ended with status {status}{said}", where=self._machine)
-
-
-def _pipe(stream: IO[bytes] | None) -> int:
-    assert stream is not None
-    return stream.fileno()
+        self._monitor.close()
+        super().close()

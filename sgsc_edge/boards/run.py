@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import zlib
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,18 +12,22 @@ from numpy.typing import NDArray
 
 from sgsc_edge.boards.available import require
 from sgsc_edge.boards.description import Board
+from sgsc_edge.boards.faults import Faults
 from sgsc_edge.boards.link import Hello, Link, StackUse, Transport
 from sgsc_edge.errors import BoardError, DataError, InternalError
+from sgsc_edge.firmware.chip import CPUS
 from sgsc_edge.firmware.package import Package, read_package
 from sgsc_edge.firmware.toolchain import Kind, find_toolchain
 
 if TYPE_CHECKING:  # these need packages of the extra `device`
-    from sgsc_edge.boards.qemu import QemuBoard
+    from sgsc_edge.boards.process import BoardProcess
     from sgsc_edge.boards.virtual import VirtualBoard
-    from sgsc_edge.firmware.image import Image, Sizes
+    from sgsc_edge.firmware.image import Image, Segment, Sizes
 
 # Seconds for one answer of an emulated board.
 TIMEOUT_S = 120.0
+# What is wrong in flash is named by a block of so many bytes.
+_BLOCK = 256
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,7 @@ class BoardRun:
 
     ``outputs``: int8 [n, output_bytes], a row an inference. ``selftest``: 0 where the golden vectors in the
     package pass. ``instructions`` of the first sample's inference, None where the board does not count them.
+    ``verified``: bytes of the image that the board has read back from its flash, and that are the ELF's.
     """
 
     board: str
@@ -41,6 +47,7 @@ class BoardRun:
     instructions: int | None
     stack: StackUse
     sizes: Sizes
+    verified: int
 
 
 def run_package(
@@ -78,10 +85,11 @@ def run_image(
 ) -> BoardRun:
     """Run an image of ``package`` over ``inputs``, int8 [n, input_bytes]; raises as ``run_package`` does."""
     _check_inputs(inputs, package)
-    device = _open(image, board)
+    device = open_board(image, board)
     try:
-        link = _link(device, image, package, timeout_s)
+        link = _link(device, image, package, board, timeout_s)
         _check_identity(link.hello(), package, board)
+        verified = check_written(link, image, board)
         selftest = link.selftest()
         rows = [link.run(row.tobytes()) for row in inputs]
         _check_stateless(rows[0], link.run(inputs[0].tobytes()), board)
@@ -93,7 +101,9 @@ def run_image(
     instructions = None
     if board.reach.via == "unicorn":
         instructions = _count(image, package, board, inputs[0].tobytes(), rows[0], timeout_s)
-    return BoardRun(board.name, toolchain, image.sha256, outputs, selftest, instructions, stack, image.sizes)
+    return BoardRun(
+        board.name, toolchain, image.sha256, outputs, selftest, instructions, stack, image.sizes, verified
+    )
 
 
 def _check_inputs(inputs: NDArray[np.int8], package: Package) -> None:
@@ -106,23 +116,37 @@ def _check_inputs(inputs: NDArray[np.int8], package: Package) -> None:
         )
 
 
-def _open(image: Image, board: Board) -> VirtualBoard | QemuBoard:
+def open_board(image: Image, board: Board) -> VirtualBoard | BoardProcess:
+    """``image`` on ``board``, from reset; whoever opens it closes it. Raises ``BoardError``."""
     if board.reach.machine is not None:
         from sgsc_edge.boards.qemu import QemuBoard
 
-        return QemuBoard(image, board.reach.machine)
+        return QemuBoard(image, board.chip, board.reach.machine)
+    if board.reach.via == "linux":
+        from sgsc_edge.boards.linux import LinuxBoard
+
+        return LinuxBoard(image, board.name)
     from sgsc_edge.boards.virtual import VirtualBoard
 
     return VirtualBoard(image, board.chip)
 
 
-def _link(device: Transport, image: Image, package: Package, timeout_s: float) -> Link:
+def _link(device: Transport, image: Image, package: Package, board: Board, timeout_s: float) -> Link:
     """Emulators lose nothing: one attempt, so that what hangs is waited for once."""
-    return Link(device, package.output_bytes, timeout_s=timeout_s, attempts=1, function_at=image.function_at)
+    faults = Faults(image, board.chip)
+    return Link(device, package.output_bytes, timeout_s=timeout_s, attempts=1, faults=faults)
 
 
 def _check_identity(hello: Hello, package: Package, board: Board) -> None:
-    """``BoardError`` where the board runs something else than the package."""
+    """``BoardError`` where the board has another core than it should, or another model than the package."""
+    wanted = CPUS[board.chip.cpu].number
+    if wanted is not None and hello.core != wanted:
+        known = {cpu.number: name for name, cpu in CPUS.items() if cpu.number is not None}
+        raise BoardError(
+            f"the core is a {known.get(hello.core, f'core {hello.core:#05x}')}, not a {board.chip.cpu}",
+            where=board.name,
+            remedy="give the file of the board that is connected",
+        )
     found = (hello.hash, hello.input_bytes, hello.output_bytes)
     if found != (package.hash, package.input_bytes, package.output_bytes):
         raise BoardError(
@@ -134,6 +158,36 @@ def _check_identity(hello: Hello, package: Package, board: Board) -> None:
         )
 
 
+def check_written(link: Link, image: Image, board: Board) -> int:
+    """How many bytes were compared; ``BoardError`` where the board's flash does not hold the image.
+
+    Initial values of variables of a program are not compared: where they lie, they have changed.
+    """
+    compared = [part for part in image.segments if part.in_place or not board.chip.architecture.hosted]
+    for part in compared:
+        if not _differs(link, part, board):
+            continue
+        blocks = [
+            replace(part, address=part.address + start, data=part.data[start : start + _BLOCK])
+            for start in range(0, len(part.data), _BLOCK)
+        ]
+        wrong = [block for block in blocks if _differs(link, block, board)]
+        where = (
+            f", the first at address {wrong[0].address:#010x}" if wrong else ": not the same ones each time"
+        )
+        raise BoardError(
+            f"the flash differs from the image in {len(wrong)} of {len(blocks)} blocks "
+            f"of {_BLOCK} bytes{where}",
+            where=board.name,
+            remedy="write the image to the board again; where that does not help, its flash is worn",
+        )
+    return sum(len(part.data) for part in compared)
+
+
+def _differs(link: Link, part: Segment, board: Board) -> bool:
+    return link.check(part.address - board.chip.flash.origin, len(part.data)) != zlib.crc32(part.data)
+
+
 def _count(
     image: Image, package: Package, board: Board, data: bytes, expected: bytes, timeout_s: float
 ) -> int:
@@ -141,7 +195,7 @@ def _count(
     from sgsc_edge.boards.virtual import VirtualBoard
 
     device = VirtualBoard(image, board.chip, counted=f"sgsc_{package.name}_invoke")
-    _check_stateless(_link(device, image, package, timeout_s).run(data), expected, board)
+    _check_stateless(_link(device, image, package, board, timeout_s).run(data), expected, board)
     if device.instructions is None:
         raise InternalError(f"the inference was not counted on {board.name}")
     return device.instructions

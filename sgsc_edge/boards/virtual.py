@@ -17,8 +17,9 @@ import unicorn
 from unicorn import arm_const as arm
 from unicorn import unicorn_const as uc
 
+from sgsc_edge.boards.faults import STACK_REACH
 from sgsc_edge.errors import LinkError, TrapError
-from sgsc_edge.firmware.chip import Chip
+from sgsc_edge.firmware.chip import CPUS, Chip
 from sgsc_edge.firmware.image import Image
 
 _CPUS = {
@@ -33,15 +34,16 @@ _SYS_OPEN, _SYS_WRITE, _SYS_READ, _SYS_EXIT_EXTENDED = 0x01, 0x05, 0x06, 0x20
 _HANDLE_IN, _HANDLE_OUT = 1, 2
 _BKPT_SEMIHOSTING = b"\xab\xbe"
 _FAILED = 0xFFFFFFFF
-# The system control space, and the registers of it that a virtual board has: coprocessor access, which is
-# always on, and the type of the MPU: it has no regions.
-_SYSTEM, _SYSTEM_BYTES, _CPACR, _MPU_TYPE = 0xE000E000, 0x1000, 0xD88, 0xD90
+# The system control space, and the registers of it that a virtual board has: which core it is, coprocessor
+# access, which is always on, and the type of the MPU: it has no regions.
+_SYSTEM, _SYSTEM_BYTES, _CPUID, _CPACR, _MPU_TYPE = 0xE000E000, 0x1000, 0xD00, 0xD88, 0xD90
+_PART = 4  # the lowest bit of the part's number in CPUID
+# Seconds at most that the emulator runs without looking up: signals, Ctrl-C among them, wait so long.
+_SLICE_S = 0.2
 _NOWHERE = 0xF0000000  # where execution would stop by itself: nothing lies there
 # RAM begins with what it happens to hold: code that counts on zeros is found.
 _GARBAGE = b"\xcd"
 _ERASED = b"\xff"
-# What lies so many bytes below RAM at most was meant for the stack, which is at the bottom of RAM.
-_STACK_REACH = 2**16
 
 _ACCESS = {
     uc.UC_MEM_READ_UNMAPPED: "read outside memory",
@@ -80,7 +82,7 @@ class VirtualBoard:
         self._trap: TrapError | None = None
         self._exit_code: int | None = None
         self._waiting = False
-        self._system = {_CPACR: 0, _MPU_TYPE: 0}
+        self._system = {_CPUID: (CPUS[chip.cpu].number or 0) << _PART, _CPACR: 0, _MPU_TYPE: 0}
         self.instructions: int | None = None
         self._uc = self._reset()
         if counted is not None:
@@ -93,8 +95,8 @@ class VirtualBoard:
     def read(self, timeout_s: float) -> bytes:
         """What the firmware has written; it runs until there is something, or it waits for more to read.
 
-        Raises ``TrapError``, also where it does neither within ``timeout_s`` seconds, and ``LinkError`` where
-        it has ended.
+        Empty where it does neither within ``timeout_s`` seconds. Raises ``TrapError``, and ``LinkError``
+        where it has ended.
         """
         deadline = time.monotonic() + timeout_s
         self._waiting = False
@@ -103,11 +105,18 @@ class VirtualBoard:
                 raise LinkError(f"the firmware ended with exit code {self._exit_code}")
             left = deadline - time.monotonic()
             if left <= 0:
-                raise self._make_trap(f"no answer within {timeout_s:.3g} s: it hangs, or is slow,")
-            self._run(left)
+                break
+            self._run(min(left, _SLICE_S))
         data = bytes(self._outbox)
         self._outbox.clear()
         return data
+
+    def program_counter(self) -> int | None:
+        """The instruction that comes next; None where the firmware waits for bytes to read."""
+        if self._waiting:
+            return None
+        pc: int = self._uc.reg_read(arm.UC_ARM_REG_PC)
+        return pc
 
     def close(self) -> None:
         """Nothing is held open; here for what holds boards of every kind."""
@@ -169,7 +178,7 @@ class VirtualBoard:
     def _on_access(
         self, machine: unicorn.Uc, access: int, address: int, _size: int, _value: int, _: object
     ) -> bool:
-        below = 0 < self._chip.ram.origin - address <= _STACK_REACH
+        below = 0 < self._chip.ram.origin - address <= STACK_REACH
         overflow = below or machine.reg_read(arm.UC_ARM_REG_SP) < self._chip.ram.origin
         data = access in (uc.UC_MEM_READ_UNMAPPED, uc.UC_MEM_WRITE_UNMAPPED)
         kind = "stack overflow" if data and overflow else _ACCESS.get(access, "access that is not allowed")

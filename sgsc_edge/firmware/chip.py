@@ -16,29 +16,95 @@ from sgsc_edge.targets import Size
 
 # The smallest unit in which flash and RAM are placed and counted, in bytes.
 PAGE = 1024
+# The largest page that an operating system on Arm maps memory by, in bytes.
+_HOST_PAGE = 65536
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What cores of one kind share.
+
+    ``name``: the folder of ``firmware/board/`` with the sources for it; ``link``: the file of its ``links/``
+    that carries the link's bytes. ``gcc``: the system's cross-compiler, and ``package``: what to install for
+    it. ``hosted``: the image is a program of an operating system, which gives it its memory page by page, and
+    variables their first values.
+    """
+
+    name: str
+    gcc: str
+    package: str
+    link: str = "semihosting"
+    hosted: bool = False
+
+
+CORTEX_M = Architecture("cortex_m", "arm-none-eabi-gcc", "gcc-arm-none-eabi")
+RISCV32 = Architecture("riscv32", "riscv64-unknown-elf-gcc", "gcc-riscv64-unknown-elf")
+LINUX_AARCH64 = Architecture(
+    "linux_aarch64", "aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu", link="linux", hosted=True
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a compiler is told what core it compiles for: without its FPU, and with it where it has one."""
+
+    plain: tuple[str, ...]
+    fpu: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
 class Cpu:
-    """A Cortex-M core by the names that compilers have for it.
+    """A core, the options that each compiler has for it, and the number that it has for itself, if any."""
 
-    ``zig_float``, ``gcc_fpu``: what turns the single-precision FPU on; empty where the core has none.
+    architecture: Architecture
+    gcc: Options
+    zig: Options
+    number: int | None = None
+
+
+def _cortex_m(name: str, number: int, *, fpu: tuple[str, str] | None = None, dsp: str = "") -> Cpu:
+    """A Cortex-M.
+
+    ``number``: of its part, as in CPUID. ``fpu``: what turns its FPU on for gcc and for zig. ``dsp``: what
+    zig's row of the core leaves out.
     """
 
-    gcc: str
-    zig: str
-    gcc_fpu: str = ""
-    zig_float: str = ""
+    def zig(abi: str, added: str) -> tuple[str, ...]:
+        return ("-target", f"thumb-freestanding-{abi}", f"-mcpu={name.replace('-', '_')}{dsp}{added}")
+
+    soft = "-mfloat-abi=soft"
+    if fpu is None:
+        gcc = Options(("-mthumb", f"-mcpu={name}", soft))
+        return Cpu(CORTEX_M, gcc, Options(zig("eabi", "")), number)
+    # Cores whose FPU is left out have it, for gcc, unless that is said.
+    return Cpu(
+        CORTEX_M,
+        Options(
+            ("-mthumb", f"-mcpu={name}+nofp", soft),
+            ("-mthumb", f"-mcpu={name}", f"-mfpu={fpu[0]}", "-mfloat-abi=hard"),
+        ),
+        Options(zig("eabi", ""), zig("eabihf", fpu[1])),
+        number,
+    )
 
 
-# zig's own rows of these cores leave out the FPU, and the DSP instructions of the M33.
 CPUS = {
-    "cortex-m0plus": Cpu("cortex-m0plus", "cortex_m0plus"),
-    "cortex-m3": Cpu("cortex-m3", "cortex_m3"),
-    "cortex-m4": Cpu("cortex-m4", "cortex_m4", "fpv4-sp-d16", "+vfp4d16sp"),
-    "cortex-m7": Cpu("cortex-m7", "cortex_m7", "fpv5-sp-d16", "+fp_armv8d16sp"),
-    "cortex-m33": Cpu("cortex-m33", "cortex_m33+dsp", "fpv5-sp-d16", "+fp_armv8d16sp"),
-    "cortex-m55": Cpu("cortex-m55", "cortex_m55", "auto", "+mve_fp"),
+    "cortex-m0plus": _cortex_m("cortex-m0plus", 0xC60),
+    "cortex-m3": _cortex_m("cortex-m3", 0xC23),
+    "cortex-m4": _cortex_m("cortex-m4", 0xC24, fpu=("fpv4-sp-d16", "+vfp4d16sp")),
+    "cortex-m7": _cortex_m("cortex-m7", 0xC27, fpu=("fpv5-sp-d16", "+fp_armv8d16sp")),
+    "cortex-m33": _cortex_m("cortex-m33", 0xD21, fpu=("fpv5-sp-d16", "+fp_armv8d16sp"), dsp="+dsp"),
+    "cortex-m55": _cortex_m("cortex-m55", 0xD22, fpu=("auto", "+mve_fp")),
+    "rv32imac": Cpu(
+        RISCV32,
+        Options(("-march=rv32imac", "-mabi=ilp32", "-msmall-data-limit=0")),
+        Options(("-target", "riscv32-freestanding-none", "-mcpu=generic_rv32+m+a+c", "-mabi=ilp32")),
+    ),
+    "aarch64": Cpu(
+        LINUX_AARCH64,
+        Options(("-march=armv8-a", "-fno-pie", "-no-pie", "-static")),
+        Options(("-target", "aarch64-freestanding-none", "-mcpu=generic")),
+    ),
 }
 
 
@@ -84,12 +150,23 @@ class Chip(Table):
     ram: Memory
     stack: Annotated[Size, Field(ge=512, multiple_of=8)] = 4096
 
+    @property
+    def architecture(self) -> Architecture:
+        """What the core shares with others of its kind."""
+        return CPUS[self.cpu].architecture
+
     @model_validator(mode="after")
     def _consistent(self) -> Chip:
-        if self.fpu and not CPUS[self.cpu].gcc_fpu:
+        if self.fpu and CPUS[self.cpu].gcc.fpu is None:
             raise ValueError(f"a {self.cpu} has no FPU: leave fpu away")
         if self.flash.origin < self.ram.end and self.ram.origin < self.flash.end:
             raise ValueError("flash and ram overlap")
+        if self.architecture.hosted and any(
+            value % _HOST_PAGE for value in (self.flash.origin, self.ram.origin, self.stack)
+        ):
+            raise ValueError(
+                f"flash.origin, ram.origin and stack of {self.cpu} are multiples of {_HOST_PAGE}"
+            )
         if self.stack >= self.ram.size:
             raise ValueError(
                 f"the stack of {self.stack} bytes does not fit into {self.ram.size} bytes of RAM"

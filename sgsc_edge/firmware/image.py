@@ -36,7 +36,7 @@ from sgsc_edge.firmware.package import Package
 from sgsc_edge.firmware.toolchain import Toolchain
 
 BOARD_SOURCES = Path(__file__).parent / "board"
-_LIBRARY = "arithmetic"
+_LIBRARY = "arithmetic.c"
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,11 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Segment:
-    """Bytes that lie at ``address`` of the flash."""
+    """Bytes that lie at ``address`` of the flash; ``in_place``: and are read there, not copied to RAM."""
 
     address: int
     data: bytes
+    in_place: bool
 
 
 @dataclass(frozen=True)
@@ -127,10 +128,10 @@ def _compile(package: Package, chip: Chip, toolchain: Toolchain, folder: Path) -
     for path in (*package.sources, *package.headers):
         shutil.copyfile(path, folder / "package" / path.name)
     options = ("-isystem", "board/include", "-Ipackage")
-    defines = (f"-DSGSC_MODEL={package.name}", f"-DSGSC_ARENA_BYTES={package.arena_bytes}u")
+    defines = ("-Iboard", f"-DSGSC_MODEL={package.name}", f"-DSGSC_ARENA_BYTES={package.arena_bytes}u")
     board = [
-        (f"board/{path.name}", f"{LIBRARY_OBJECT if path.stem == _LIBRARY else BOARD_OBJECT}{path.stem}.o")
-        for path in sorted(BOARD_SOURCES.glob("*.c"))
+        (f"board/{source}", f"{LIBRARY_OBJECT if source == _LIBRARY else BOARD_OBJECT}{Path(source).stem}.o")
+        for source in board_sources(chip)
     ]
     model = [(f"package/{path.name}", f"{PACKAGE_OBJECT}{path.stem}.o") for path in package.sources]
     for source, output in board:
@@ -139,6 +140,14 @@ def _compile(package: Package, chip: Chip, toolchain: Toolchain, folder: Path) -
     for source, output in model:
         toolchain.compile(source, output, chip, options, folder)
     return [output for _, output in (*board, *model)]
+
+
+def board_sources(chip: Chip) -> list[str]:
+    """Our own C files for ``chip``, relative to ``BOARD_SOURCES``."""
+    own = sorted(BOARD_SOURCES.glob("*.c"))
+    core = sorted((BOARD_SOURCES / chip.architecture.name).glob("*.c"))
+    link = BOARD_SOURCES / "links" / f"{chip.architecture.link}.c"
+    return [path.relative_to(BOARD_SOURCES).as_posix() for path in (*own, *core, link)]
 
 
 def read_image(elf: bytes) -> Image:
@@ -157,7 +166,7 @@ def read_image(elf: bytes) -> Image:
             key=lambda symbol: (symbol.address, symbol.name),
         )
         segments = tuple(
-            Segment(segment["p_paddr"], segment.data())
+            Segment(segment["p_paddr"], segment.data(), segment["p_paddr"] == segment["p_vaddr"])
             for segment in file.iter_segments("PT_LOAD")
             if segment["p_filesz"] > 0
         )

@@ -27,7 +27,6 @@ Kind = Literal["gcc", "zig"]
 KINDS: tuple[Kind, ...] = ("gcc", "zig")
 INSTALL = "pip install 'sgsc-edge[device]'"
 
-_GCC = "arm-none-eabi-gcc"
 # zig's first use of its run-time library builds it, which takes a minute on a slow machine.
 _TIMEOUT_S = 600
 _MESSAGE_LINES = 12
@@ -114,36 +113,30 @@ def find_toolchain(chip: Chip, kind: Kind | None = None) -> Toolchain:
     finders = {"gcc": _find_gcc, "zig": _find_zig}
     found = next(filter(None, (finders[name](chip) for name in wanted)), None)
     if found is None:
-        names = {"gcc": _GCC, "zig": "ziglang"}
+        names = {"gcc": chip.architecture.gcc, "zig": "ziglang"}
         raise ToolchainError(
             f"no cross-compiler for a {chip.cpu} ({' or '.join(names[name] for name in wanted)})",
-            remedy=INSTALL if kind == "zig" else f"{INSTALL}, or: apt install gcc-arm-none-eabi",
+            remedy=INSTALL if kind == "zig" else f"{INSTALL}, or: apt install {chip.architecture.package}",
         )
     return found
 
 
 def cpu_options(kind: Kind, chip: Chip) -> tuple[str, ...]:
     """How a compiler is told what core it compiles for."""
-    cpu = CPUS[chip.cpu]
-    if kind == "zig":
-        abi = "eabihf" if chip.fpu else "eabi"
-        return ("-target", f"thumb-freestanding-{abi}", f"-mcpu={cpu.zig}{cpu.zig_float if chip.fpu else ''}")
-    # Cores whose FPU is left out have it, for gcc, unless that is said.
-    core = cpu.gcc if chip.fpu or not cpu.gcc_fpu else f"{cpu.gcc}+nofp"
-    floats = (f"-mfpu={cpu.gcc_fpu}", "-mfloat-abi=hard") if chip.fpu else ("-mfloat-abi=soft",)
-    return ("-mthumb", f"-mcpu={core}", *floats)
+    options = CPUS[chip.cpu].gcc if kind == "gcc" else CPUS[chip.cpu].zig
+    return options.fpu if chip.fpu and options.fpu is not None else options.plain
 
 
 def _find_gcc(chip: Chip) -> Toolchain | None:
     """The system's gcc, where it has a run-time library for the core (a C library is not asked for)."""
-    path = shutil.which(_GCC)
+    path = shutil.which(chip.architecture.gcc)
     if path is None:
         return None
     library = _output(path, *cpu_options("gcc", chip), "-print-libgcc-file-name")
     version = _output(path, "-dumpfullversion")
     if not version or not library or not Path(library).is_file():
         return None
-    return Toolchain("gcc", (path,), f"{_GCC} {version}")
+    return Toolchain("gcc", (path,), f"{chip.architecture.gcc} {version}")
 
 
 def _find_zig(chip: Chip) -> Toolchain | None:

@@ -22,7 +22,13 @@ TEXT = (board_folder() / "virtual-cortex-m4.toml").read_text(encoding="utf-8")
 
 def test_the_shipped_boards_are_valid_and_one_elf_serves_both_emulators() -> None:
     boards = {name: load_board(name) for name in board_names()}
-    assert set(boards) == {*SHIPPED, *filter(None, SHIPPED.values()), "qemu-mps3-an547"}
+    assert set(boards) == {
+        *SHIPPED,
+        *filter(None, SHIPPED.values()),
+        "qemu-mps3-an547",
+        "qemu-riscv32",
+        "linux-aarch64",
+    }
     for virtual, machine in SHIPPED.items():
         assert virtual == f"virtual-{boards[virtual].chip.cpu}"
         if machine is not None:
@@ -60,11 +66,17 @@ def test_a_board_of_the_users_own(tmp_path: Path) -> None:
         ("0x20000000", "0xFFFFFC00", "ends behind the last address"),
         ('stack = "4 KiB"', 'stack = "256 KiB"', "the stack of 262144 bytes does not fit into 262144 bytes"),
         ('stack = "4 KiB"', "stack = 1001", "chip.stack: must be a multiple of 8"),
+        (
+            'cortex-m4"\nfpu = true',
+            'aarch64"',
+            "flash.origin, ram.origin and stack of aarch64 are multiples of",
+        ),
+        ('via = "unicorn"', 'via = "linux"', "a board with cortex-m4 cannot be reached via 'linux'"),
         ("fpu = true", "fpus = true", "chip.fpus: unknown key; did you mean 'fpu'?"),
         ('via = "unicorn"', 'via = "qemu"', "machine is given exactly where via is 'qemu'"),
         ('via = "unicorn"', 'via = "unicorn"\nmachine = "x"', "machine is given exactly where via is 'qemu'"),
         ('via = "unicorn"', 'via = "qemu"\nmachine = "x,y=z"', "reach.machine: must"),
-        ('via = "unicorn"', 'via = "cable"', "reach.via: must be 'unicorn' or 'qemu'"),
+        ('via = "unicorn"', 'via = "cable"', "reach.via: must be 'unicorn', 'qemu' or 'linux'"),
         ('name = "virtual-cortex-m4"', 'name = "other"', "name the file other.toml"),
     ],
 )

@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 import pytest
+from firmware import built
 from firmware.built import dense, image
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,6 +20,7 @@ from sgsc_edge.boards.virtual import VirtualBoard
 from sgsc_edge.errors import LinkError
 
 BOARD = "virtual-cortex-m4"
+FAULTS = built.faults("dense", BOARD)
 Way = Literal["write", "read"]
 Kind = Literal["drop", "change", "repeat byte", "late", "repeat all", "lose all", "insert"]
 KINDS: tuple[Kind, ...] = ("drop", "change", "repeat byte", "late", "repeat all", "lose all", "insert")
@@ -57,6 +59,9 @@ class NoisyBoard:
 
     def read(self, timeout_s: float) -> bytes:
         return self._carry("read", self._board.read(timeout_s))
+
+    def program_counter(self) -> int | None:
+        return None
 
     def _carry(self, way: Way, data: bytes) -> bytes:
         """What arrives of ``data``, behind what was late; what is late now arrives with the next."""
@@ -105,7 +110,7 @@ def test_after_any_few_faults_every_answer_comes_and_is_right(
     inputs: list[bytes], faults: list[tuple[Way, int, Kind]]
 ) -> None:
     board = NoisyBoard(Noise(faults))
-    link = Link(board, 10, timeout_s=5.0, attempts=4 + 3 * len(faults))
+    link = Link(board, 10, timeout_s=5.0, attempts=4 + 3 * len(faults), faults=FAULTS)
     assert link.hello().output_bytes == 10
     assert [link.run(row) for row in inputs] == [expected(row) for row in inputs]
     assert link.selftest() == 0
@@ -116,7 +121,8 @@ def test_after_any_few_faults_every_answer_comes_and_is_right(
 def test_under_endless_noise_an_answer_is_right_or_there_is_none(
     inputs: list[bytes], seed: int, rate: float
 ) -> None:
-    link = Link(NoisyBoard(Noise(rate=rate, seed=seed)), 10, timeout_s=5.0, attempts=6, sequence=seed % 3)
+    board = NoisyBoard(Noise(rate=rate, seed=seed))
+    link = Link(board, 10, timeout_s=5.0, attempts=6, sequence=seed % 3, faults=FAULTS)
     for row in inputs:
         with contextlib.suppress(LinkError):
             assert link.run(row) == expected(row)
@@ -177,7 +183,10 @@ def test_a_line_that_is_dead_is_an_error_and_no_wait_without_end() -> None:
         def read(self, timeout_s: float) -> bytes:
             return b""
 
+        def program_counter(self) -> int | None:
+            return None
+
     with pytest.raises(LinkError, match=r"no answer to HELLO within 0\.1 s, sent 3 times") as raised:
-        Link(Dead(), 10, timeout_s=0.1, attempts=3).hello()
+        Link(Dead(), 10, timeout_s=0.1, attempts=3, faults=FAULTS).hello()
     assert raised.value.exit_code == 4
     assert HELLO == 1

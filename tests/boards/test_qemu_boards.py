@@ -2,74 +2,120 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from firmware.built import dense, image, needs_qemu, package, samples
+from firmware.built import dense, faults, image, needs, package, provoked, samples
 
 from sgsc_edge.boards.description import load_board
 from sgsc_edge.boards.link import Link
 from sgsc_edge.boards.qemu import QemuBoard
 from sgsc_edge.boards.run import run_image
 from sgsc_edge.errors import BoardError, LinkError, TrapError
+from sgsc_edge.firmware.toolchain import KINDS, Kind
 
-MACHINES = ("mps2-an385", "mps2-an386", "mps2-an500", "mps2-an505", "mps3-an547")
-VIRTUAL_OF = {"mps2-an385": "m3", "mps2-an386": "m4", "mps2-an500": "m7", "mps2-an505": "m33"}
+CORTEX_M = [f"qemu-{name}" for name in ("mps2-an385", "mps2-an386", "mps2-an500", "mps2-an505", "mps3-an547")]
+RISCV = "qemu-riscv32"
+# The virtual boards' tests are with both compilers; RISC-V has none.
+BOARDS = [(name, None) for name in CORTEX_M] + [(RISCV, kind) for kind in KINDS]
 
 
-@needs_qemu
-@pytest.mark.parametrize("machine", MACHINES)
-def test_every_machine_computes_the_same_integers(machine: str) -> None:
-    board = load_board(f"qemu-{machine}")
-    core = VIRTUAL_OF.get(machine)
-    built = image("dense", board.name if core is None else f"virtual-cortex-{core}")
+@pytest.mark.parametrize(
+    ("name", "kind"), [pytest.param(name, kind, marks=needs(name, kind)) for name, kind in BOARDS]
+)
+def test_every_machine_computes_the_same_integers(name: str, kind: Kind | None) -> None:
     inputs = samples(20)
-    run = run_image(built, package("dense"), board, inputs, toolchain="any")
+    run = run_image(image("dense", name, kind), package("dense"), load_board(name), inputs, toolchain="any")
     np.testing.assert_array_equal(run.outputs, dense(inputs))
     assert (run.selftest, run.instructions) == (0, None)
     assert 0 < run.stack.inference < run.stack.total < 1024
 
 
-def provoke(machine: str, way: int, timeout_s: float = 60.0) -> None:
-    built = image("traps", f"virtual-cortex-{VIRTUAL_OF[machine]}")
-    device = QemuBoard(built, machine)
-    try:
-        link = Link(device, 4, timeout_s=timeout_s, attempts=1, function_at=built.function_at)
-        link.run(bytes([way % 256]) + bytes(7))
-    finally:
-        device.close()
-    assert device._process.poll() is not None
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(f"qemu-mps2-{name}", marks=needs(f"qemu-mps2-{name}")) for name in ("an385", "an505")],
+)
+def test_the_firmware_reports_its_faults(name: str) -> None:
+    assert isinstance(overflow := provoked(name, -1), TrapError)
+    assert overflow.kind == "stack overflow"
+    assert isinstance(trap := provoked(name, 2), TrapError)
+    assert (trap.kind, trap.function, trap.address) == ("access outside memory", "far_store", 0xA0000010)
 
 
-@needs_qemu
-@pytest.mark.parametrize("machine", ["mps2-an385", "mps2-an505"])
-def test_the_firmware_reports_its_faults(machine: str) -> None:
-    with pytest.raises(TrapError, match="stack overflow"):
-        provoke(machine, -1)
-    with pytest.raises(TrapError) as raised:
-        provoke(machine, 2)
-    assert (raised.value.kind, raised.value.function) == ("access outside memory", "far_store")
-    assert raised.value.address == 0xA0000010
+@pytest.mark.parametrize(
+    ("way", "kind", "function"),
+    [
+        (-1, "stack overflow", "deep"),
+        (1, "read outside memory", "far_load"),
+        (2, "write outside memory", "far_store"),
+        (3, "write to flash", "flash_store"),
+        (4, "stack overflow", "large_frame"),
+        (6, "jump into data", "run_data"),
+        (7, "jump outside memory", "run_nothing"),
+        (8, "undefined instruction", "undefined"),
+        (11, "supervisor call", "supervisor"),
+    ],
+)
+@pytest.mark.needs("qemu-system-riscv32")
+def test_physical_memory_protection_traps_what_a_virtual_board_does(
+    way: int, kind: str, function: str
+) -> None:
+    trap = provoked(RISCV, way)
+    assert isinstance(trap, TrapError)
+    assert (trap.kind, trap.function) == (kind, function)
+    assert trap.pc is not None
 
 
-@needs_qemu
-def test_a_hang_is_ended() -> None:
-    with pytest.raises(LinkError, match="no answer to RUN within 1 s"):
-        provoke("mps2-an386", 5, timeout_s=1.0)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=needs(name)) for name in ("qemu-mps2-an386", RISCV)]
+)
+def test_a_hang_is_ended_and_named(name: str) -> None:
+    hang = provoked(name, 5, timeout_s=1.0)
+    assert isinstance(hang, TrapError)
+    assert "no answer to RUN within 1 s: it hangs" in str(hang)
+    assert hang.function == "hang"
 
 
-@needs_qemu
+@pytest.mark.needs("qemu-system-arm")
+def test_another_core_than_the_board_files_is_refused() -> None:
+    board = load_board("qemu-mps2-an386")
+    other = board.model_copy(update={"reach": load_board("qemu-mps2-an385").reach})
+    with pytest.raises(BoardError, match="the core is a cortex-m3, not a cortex-m4"):
+        run_image(image("dense", board.name), package("dense"), other, samples(1), toolchain="any")
+
+
+@pytest.mark.needs("qemu-system-arm")
+def test_a_board_that_holds_another_image_is_refused() -> None:
+    """The same model and sizes: only what lies in flash tells."""
+    name = "qemu-mps2-an386"
+    built = image("dense", name)
+    weights = built.elf.index(bytes([32, 256 - 62, 62, 256 - 36]))
+    other = replace(built, elf=built.elf[:weights] + b"\x21" + built.elf[weights + 1 :])
+    with pytest.raises(BoardError, match=r"the flash differs from the image in 1 of \d+ blocks"):
+        run_image(other, package("dense"), load_board(name), samples(1), toolchain="any")
+
+
+@pytest.mark.needs("qemu-system-arm")
 def test_a_machine_that_qemu_lacks_is_an_error() -> None:
-    device = QemuBoard(image("dense", "virtual-cortex-m4"), "no-such-machine")
+    name = "virtual-cortex-m4"
+    device = QemuBoard(image("dense", name), load_board(name).chip, "no-such-machine")
     try:
-        with pytest.raises(LinkError, match="qemu-system-arm ended with status 1"):
-            Link(device, 10, timeout_s=60.0, attempts=1).hello()
+        with pytest.raises(LinkError, match=r"qemu-system-arm ended with status 1: .*unsupported machine"):
+            Link(device, 10, timeout_s=60.0, attempts=1, faults=faults("dense", name)).hello()
     finally:
         device.close()
 
 
-def test_without_qemu_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    built = image("dense", "virtual-cortex-m4")
+@pytest.mark.parametrize(
+    ("name", "package"), [("qemu-mps2-an386", "qemu-system-arm"), (RISCV, "qemu-system-misc")]
+)
+def test_without_qemu_the_error_says_what_to_install(
+    name: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board = load_board(name)
+    built = image("dense", name)
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(BoardError, match="apt install qemu-system-arm") as raised:
-        QemuBoard(built, "mps2-an386")
+    with pytest.raises(BoardError, match=f"apt install {package}") as raised:
+        QemuBoard(built, board.chip, "any")
     assert raised.value.exit_code == 4

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import re
 import struct
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from firmware.built import EVERY_COMPILER, PACKAGES, VIRTUAL, dense, image, package, samples
-from hypothesis import example, given, settings
+from firmware.built import EVERY_COMPILER, PACKAGES, VIRTUAL, dense, faults, image, package, samples
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from unicorn import UC_HOOK_CODE, Uc, arm_const
 
 from sgsc_edge.boards.description import load_board
 from sgsc_edge.boards.link import ERROR, Decoder, Frame, Link, encode
-from sgsc_edge.boards.run import BoardRun, run_image, run_package
+from sgsc_edge.boards.run import BoardRun, check_written, run_image, run_package
 from sgsc_edge.boards.virtual import VirtualBoard
 from sgsc_edge.errors import BoardError, DataError, LinkError, TrapError
 from sgsc_edge.firmware.toolchain import Kind
@@ -33,7 +34,7 @@ RECURSION = -1
 def started(name: str, board: str) -> tuple[VirtualBoard, Link]:
     built = image(name, board)
     device = VirtualBoard(built, load_board(board).chip)
-    link = Link(device, package(name).output_bytes, timeout_s=5.0, attempts=1, function_at=built.function_at)
+    link = Link(device, package(name).output_bytes, timeout_s=5.0, attempts=1, faults=faults(name, board))
     return device, link
 
 
@@ -82,51 +83,6 @@ def test_a_package_runs_from_its_folder(tmp_path: Path) -> None:
     assert isinstance(run, BoardRun)
     np.testing.assert_array_equal(run.outputs, dense(inputs))
     assert run.image_sha256 == image("dense", "virtual-cortex-m3").sha256
-
-
-def operands() -> st.SearchStrategy[int]:
-    edges = [0, 1, -1, 2**31 - 1, -(2**31), 2**32 - 1, 2**32, 2**63 - 1, -(2**63)]
-    return st.one_of(st.sampled_from(edges), st.integers(-(2**63), 2**63 - 1), st.integers(-1000, 1000))
-
-
-@pytest.fixture(scope="module")
-def calculator() -> Link:
-    """A core that lacks most of the arithmetic, asked many things."""
-    return started("arithmetic", "virtual-cortex-m0plus")[1]
-
-
-@given(a=operands(), b=operands(), shift=st.integers(0, 63))
-@example(a=-(2**63), b=-1, shift=63)
-@example(a=2**64 - 1 - 2**64, b=2**63 - 1, shift=32)
-@settings(max_examples=150, deadline=None)
-def test_arithmetic_that_the_core_lacks(calculator: Link, a: int, b: int, shift: int) -> None:
-    found = struct.unpack("<9q", calculator.run(struct.pack("<qqi4x", a, b, shift)))
-    unsigned, other, wide = a % 2**64, b % 2**64, b or 1
-    small = _signed(b, 32) or 1
-    divisor = 1 if wide == -1 else wide
-    quotient = abs(a) // abs(divisor) * (-1 if (a < 0) != (divisor < 0) else 1)
-    half = _signed(a, 32) >> 1
-    half_quotient = abs(half) // abs(small) * (-1 if (half < 0) != (small < 0) else 1)
-    expected = (
-        a * b,
-        unsigned << shift,
-        unsigned >> shift,
-        a >> shift,
-        unsigned // (other or 1),
-        unsigned % (other or 1),
-        quotient,
-        a - quotient * divisor,
-        unsigned % 2**32 // (small % 2**32) + half_quotient * 2**32,
-    )
-    assert found == tuple(_signed(value, 64) for value in expected)
-
-
-def _signed(value: int, bits: int) -> int:
-    return (value + 2 ** (bits - 1)) % 2**bits - 2 ** (bits - 1)
-
-
-def test_the_selftest_runs_on_the_board(calculator: Link) -> None:
-    assert calculator.selftest() == 0
 
 
 # --- traps ----------------------------------------------------------------------------------------
@@ -185,10 +141,10 @@ def test_a_stack_that_overflows_is_trapped(board: str, way: int, function: str) 
 
 
 def test_a_hang_is_ended_and_named() -> None:
-    built = image("traps", "virtual-cortex-m4")
-    device = VirtualBoard(built, load_board("virtual-cortex-m4").chip)
-    link = Link(device, 4, timeout_s=0.3, attempts=1)
-    with pytest.raises(TrapError, match=r"no answer within 0\.\d+ s: it hangs") as raised:
+    name = "virtual-cortex-m4"
+    device = VirtualBoard(image("traps", name), load_board(name).chip)
+    link = Link(device, 4, timeout_s=0.3, attempts=1, faults=faults("traps", name))
+    with pytest.raises(TrapError, match=r"no answer to RUN within 0\.3 s: it hangs") as raised:
         link.run(ask(WAYS.index("hang")))
     assert raised.value.function == "hang"
 
@@ -210,6 +166,50 @@ def test_the_high_water_mark_is_what_the_model_used() -> None:
     assert after.total >= after.inference
     link.run(ask(0))
     assert link.stack() == after
+
+
+# --- what was written ---------------------------------------------------------------------------
+
+
+@given(data=st.data())
+@settings(max_examples=40, deadline=None)
+def test_the_board_reads_back_what_lies_in_its_flash(checked: Link, data: st.DataObject) -> None:
+    (part, *_) = image("dense", "virtual-cortex-m0plus").segments
+    start = data.draw(st.integers(0, len(part.data)))
+    stop = data.draw(st.integers(start, len(part.data)))
+    assert checked.check(start, stop - start) == zlib.crc32(part.data[start:stop])
+
+
+@pytest.fixture(scope="module")
+def checked() -> Link:
+    return started("dense", "virtual-cortex-m0plus")[1]
+
+
+def test_all_that_was_written_is_compared() -> None:
+    built = image("dense", "virtual-cortex-m4")
+    _, link = started("dense", "virtual-cortex-m4")
+    assert check_written(link, built, load_board("virtual-cortex-m4")) == sum(
+        len(part.data) for part in built.segments
+    )
+    whole = built.sizes.flash
+    assert isinstance(link.check(0, whole), int)
+    for offset, size in ((0, whole + 1), (whole + 1, 0), (2**32 - 1, 2), (1, 2**32 - 1)):
+        with pytest.raises(LinkError, match="refused CHECK: its image is smaller"):
+            link.check(offset, size)
+
+
+def test_flash_that_differs_is_named() -> None:
+    built = image("dense", "virtual-cortex-m4")
+    device, link = started("dense", "virtual-cortex-m4")
+    first, last = built.segments[0], built.segments[-1]
+    assert last.data
+    device._uc.mem_write(last.address + len(last.data) - 1, b"\x55")  # of the variables' first values
+    with pytest.raises(BoardError, match=f"in 1 of 1 blocks of 256 bytes, .* {last.address:#010x}"):
+        check_written(link, built, load_board("virtual-cortex-m4"))
+    device._uc.mem_write(first.address + 300, b"\x55\xaa")
+    with pytest.raises(BoardError, match=r"in 1 of \d+ blocks .* 0x00000100") as raised:
+        check_written(link, built, load_board("virtual-cortex-m4"))
+    assert raised.value.exit_code == 4
 
 
 # --- what is refused ------------------------------------------------------------------------------
@@ -238,7 +238,7 @@ def test_no_samples_and_samples_of_another_shape_are_refused() -> None:
 
 def test_the_firmware_refuses_what_it_does_not_know() -> None:
     device, _ = started("dense", "virtual-cortex-m4")
-    link = Link(device, 10, timeout_s=5.0, attempts=1)
+    link = Link(device, 10, timeout_s=5.0, attempts=1, faults=faults("dense", "virtual-cortex-m4"))
     with pytest.raises(LinkError, match="the payload has the wrong length"):
         link.run(bytes(15))
     device.write(encode(Frame(9, 1, b"")))

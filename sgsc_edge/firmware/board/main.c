@@ -1,6 +1,7 @@
 /* Puts the package's model behind the link. SGSC_MODEL: its C identifier; SGSC_ARENA_BYTES: its arena. */
 #include "model.h"
 
+#include "core.h"
 #include "protocol.h"
 
 #define JOIN_(a, b) sgsc_##a##_##b
@@ -24,6 +25,7 @@ int main(void)
         .input_bytes = sizeof input,
         .output_bytes = sizeof output,
         .arena_bytes = SGSC_ARENA_BYTES,
+        .core = board_core(),
         .invoke = invoke,
         .selftest = MODEL(selftest),
     };

@@ -3,7 +3,9 @@
 #include "stack.h"
 #include "transport.h"
 
-enum { SEQUENCE = 4, LENGTH = 8, CHECKSUM = 12, INFO_BYTES = HASH_BYTES + 16 };
+enum { SEQUENCE = 4, LENGTH = 8, CHECKSUM = 12 };
+enum { PART_BYTES = 32, CHECK_BYTES = 8 };
+enum { HELLO_NUMBERS = 5, INFO_BYTES = HASH_BYTES + 4 * HELLO_NUMBERS, FAULT_BYTES = 32 };
 
 /* The last answer, kept for a request that comes again. */
 static struct {
@@ -14,7 +16,11 @@ static struct {
     uint32_t size;
 } last;
 
-static uint8_t info[INFO_BYTES]; /* the payload of every answer but that of RUN */
+/* From the linker script: what was written to flash. */
+extern const uint8_t board_flash_origin[], board_image_end[];
+
+static uint8_t info[INFO_BYTES];   /* the payload of every answer but that of RUN */
+static uint8_t asked[CHECK_BYTES]; /* the payload of CHECK */
 static uint32_t inference_stack; /* bytes, the most of any RUN */
 
 /* CRC-32 (IEEE 802.3, reflected) of `size` more bytes; it starts with `crc` 0. */
@@ -38,28 +44,47 @@ static uint32_t get(const uint8_t *bytes)
     return (uint32_t)bytes[0] | (uint32_t)bytes[1] << 8 | (uint32_t)bytes[2] << 16 | (uint32_t)bytes[3] << 24;
 }
 
-void protocol_put(uint8_t *bytes, uint32_t value)
+/* Little-endian. */
+static void put(uint8_t *bytes, uint32_t value)
 {
     for (int i = 0; i < 4; i++) {
         bytes[i] = (uint8_t)(value >> (8 * i));
     }
 }
 
-void protocol_send(uint8_t type, uint32_t sequence, const uint8_t *payload, uint32_t size)
+static void put_wide(uint8_t *bytes, uint64_t value)
+{
+    put(bytes, (uint32_t)value);
+    put(bytes + 4, (uint32_t)(value >> 32));
+}
+
+static void send(uint8_t type, uint32_t sequence, const uint8_t *payload, uint32_t size)
 {
     uint8_t header[HEADER_BYTES] = {'S', 'G', type, PROTOCOL_VERSION};
     uint8_t trailer[4];
 
-    protocol_put(header + SEQUENCE, sequence);
-    protocol_put(header + LENGTH, size);
+    put(header + SEQUENCE, sequence);
+    put(header + LENGTH, size);
     uint32_t crc = crc32(0, header, CHECKSUM);
-    protocol_put(header + CHECKSUM, crc);
+    put(header + CHECKSUM, crc);
     board_write(header, HEADER_BYTES);
     if (size > 0) {
-        protocol_put(trailer, crc32(crc, payload, size));
+        put(trailer, crc32(crc, payload, size));
         board_write(payload, size);
         board_write(trailer, sizeof trailer);
     }
+}
+
+void protocol_fault(uint32_t vector, uint32_t status, uint64_t pc, uint64_t address, uint64_t caller)
+{
+    uint8_t report[FAULT_BYTES];
+
+    put(report, vector);
+    put(report + 4, status);
+    put_wide(report + 8, pc);
+    put_wide(report + 16, address);
+    put_wide(report + 24, caller);
+    send(FAULT, 0, report, sizeof report);
 }
 
 /* Read up to the end of the next sound header; what comes before it is noise. */
@@ -80,20 +105,22 @@ static int read_payload(const uint8_t *header, uint8_t *wanted, uint32_t room)
 {
     uint32_t left = get(header + LENGTH);
     uint32_t crc = get(header + CHECKSUM);
-    uint8_t part[16];
+    int keep = left == room;
+    uint8_t part[PART_BYTES];
 
     if (left == 0) {
         return 1;
     }
-    if (left == room) {
-        board_read(wanted, left);
-        crc = crc32(crc, wanted, left);
-        left = 0;
-    }
+    /* In parts: a line without a buffer does not wait until the checksum of all is computed. */
     while (left > 0) {
-        uint32_t size = left < sizeof part ? left : (uint32_t)sizeof part;
-        board_read(part, size);
-        crc = crc32(crc, part, size);
+        uint32_t size = left < PART_BYTES ? left : PART_BYTES;
+        uint8_t *to = part;
+        if (keep) {
+            to = wanted;
+            wanted += size;
+        }
+        board_read(to, size);
+        crc = crc32(crc, to, size);
         left -= size;
     }
     board_read(part, 4);
@@ -120,39 +147,67 @@ static void answer(uint8_t type, const uint8_t *payload, uint32_t size)
 
 static void refuse(uint32_t reason)
 {
-    protocol_put(info, reason);
+    put(info, reason);
     answer(ERROR, info, 4);
 }
 
-/* Carry out a request whose payload of `size` bytes, if it is an input, lies in the model's input. */
+/* Where the payload of a request goes; NULL where it has none. */
+static uint8_t *place_for(const struct board_model *model, uint8_t request)
+{
+    return request == RUN ? model->input : request == CHECK ? asked : 0;
+}
+
+static uint32_t bytes_for(const struct board_model *model, uint8_t request)
+{
+    return request == RUN ? model->input_bytes : request == CHECK ? CHECK_BYTES : 0;
+}
+
+/* The checksum of a part of what lies in flash. */
+static void check(void)
+{
+    uint32_t offset = get(asked);
+    uint32_t size = get(asked + 4);
+    uint32_t whole = (uint32_t)((uintptr_t)board_image_end - (uintptr_t)board_flash_origin);
+
+    if (offset > whole || size > whole - offset) {
+        refuse(OUTSIDE_IMAGE);
+        return;
+    }
+    put(info, crc32(0, board_flash_origin + offset, size));
+    answer(CHECK | ANSWER, info, 4);
+}
+
+/* Carry out a request whose payload of `size` bytes lies where it belongs. */
 static void carry_out(const struct board_model *model, uint8_t request, uint32_t size)
 {
     uint8_t type = (uint8_t)(request | ANSWER);
 
     if (request < HELLO || request > BYE) {
         refuse(UNKNOWN_REQUEST);
-    } else if (size != (request == RUN ? model->input_bytes : 0)) {
+    } else if (size != bytes_for(model, request)) {
         refuse(WRONG_LENGTH);
     } else if (request == HELLO) {
-        const uint32_t numbers[4] = {model->input_bytes, model->output_bytes, model->arena_bytes,
-                                     board_stack_size()};
+        const uint32_t numbers[] = {model->input_bytes, model->output_bytes, model->arena_bytes,
+                                    board_stack_size(), model->core};
         for (int i = 0; i < HASH_BYTES; i++) {
             info[i] = model->hash[i];
         }
-        for (int i = 0; i < 4; i++) {
-            protocol_put(info + HASH_BYTES + 4 * i, numbers[i]);
+        for (int i = 0; i < HELLO_NUMBERS; i++) {
+            put(info + HASH_BYTES + 4 * i, numbers[i]);
         }
         answer(type, info, INFO_BYTES);
     } else if (request == RUN) {
         run(model);
         answer(type, model->output, model->output_bytes);
     } else if (request == SELFTEST) {
-        protocol_put(info, (uint32_t)model->selftest());
+        put(info, (uint32_t)model->selftest());
         answer(type, info, 4);
     } else if (request == STACK) {
-        protocol_put(info, board_stack_used());
-        protocol_put(info + 4, inference_stack);
+        put(info, board_stack_used());
+        put(info + 4, inference_stack);
         answer(type, info, 8);
+    } else if (request == CHECK) {
+        check();
     } else {
         answer(type, info, 0);
     }
@@ -166,7 +221,7 @@ void protocol_serve(const struct board_model *model)
         read_header(header);
         uint8_t request = header[2];
         uint32_t sequence = get(header + SEQUENCE);
-        int whole = read_payload(header, model->input, request == RUN ? model->input_bytes : 0);
+        int whole = read_payload(header, place_for(model, request), bytes_for(model, request));
         if (!whole) {
             continue;
         }
@@ -175,6 +230,6 @@ void protocol_serve(const struct board_model *model)
             last.request = request;
             last.sequence = sequence;
         }
-        protocol_send(last.type, sequence, last.payload, last.size);
+        send(last.type, sequence, last.payload, last.size);
     } while (last.request != BYE);
 }

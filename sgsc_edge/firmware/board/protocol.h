@@ -19,25 +19,27 @@
 #include <stdint.h>
 
 enum {
-    PROTOCOL_VERSION = 1,
+    PROTOCOL_VERSION = 2,
     HEADER_BYTES = 16,
     HASH_BYTES = 32
 };
 
 enum {
-    HELLO = 1,    /* -> hash[32], then uint32_t: input, output, arena bytes, stack bytes */
+    HELLO = 1,    /* -> hash[32], then uint32_t: input, output, arena bytes, stack bytes, core */
     RUN = 2,      /* input -> output */
     SELFTEST = 3, /* -> int32_t: 0 passed */
     STACK = 4,    /* -> uint32_t: most bytes in use since reset, most bytes used by an inference */
-    BYE = 5,      /* -> empty; then the firmware ends */
+    CHECK = 5,    /* uint32_t offset, size -> uint32_t: CRC-32 of so many bytes of the image as it lies in flash */
+    BYE = 6,      /* -> empty; then the firmware ends */
     ANSWER = 0x80,
-    FAULT = 0xFE, /* sent without a request: uint32_t vector, pc, fault status, fault address, lr */
+    FAULT = 0xFE, /* sent without a request: uint32_t vector, fault status, uint64_t pc, address, caller */
     ERROR = 0xFF  /* -> uint32_t: one of the reasons below */
 };
 
 enum {
     UNKNOWN_REQUEST = 1,
-    WRONG_LENGTH = 2
+    WRONG_LENGTH = 2,
+    OUTSIDE_IMAGE = 3
 };
 
 /* The model behind the link: where its input and output lie (bytes as the host sends and reads them). */
@@ -48,6 +50,7 @@ struct board_model {
     uint32_t input_bytes;
     uint32_t output_bytes;
     uint32_t arena_bytes;
+    uint32_t core; /* the number that the core has for itself, 0: none */
     void (*invoke)(void);
     int (*selftest)(void);
 };
@@ -55,10 +58,11 @@ struct board_model {
 /* Answer requests until BYE. */
 void protocol_serve(const struct board_model *model);
 
-/* Send one frame. */
-void protocol_send(uint8_t type, uint32_t sequence, const uint8_t *payload, uint32_t size);
+/* What is not known of a fault. */
+#define FAULT_NOT_KNOWN UINT64_MAX
 
-/* Write `value` to `bytes[0..3]`, little-endian. */
-void protocol_put(uint8_t *bytes, uint32_t value);
+/* Tell the host of a fault: which one, by the core's number for it and the bits of its status register; the
+ * address of the instruction, of the memory that was accessed, and the one that the function returns to. */
+void protocol_fault(uint32_t vector, uint32_t status, uint64_t pc, uint64_t address, uint64_t caller);
 
 #endif

@@ -22,7 +22,11 @@ static inline uintptr_t board_stack_pointer(void)
 {
     uintptr_t pointer;
 
+#if defined(__riscv)
+    __asm__ volatile("mv %0, sp" : "=r"(pointer));
+#else
     __asm__ volatile("mov %0, sp" : "=r"(pointer));
+#endif
     return pointer;
 }
 

@@ -3,6 +3,20 @@
 
 const uint8_t sgsc_traps_hash[32] = {[31] = 0xff};
 
+#if defined(__arm__)
+#define THUMB 1u
+#define UNDEFINED "udf #0"
+#define SUPERVISOR "svc 1"
+#elif defined(__riscv)
+#define THUMB 0u
+#define UNDEFINED "unimp"
+#define SUPERVISOR "ecall"
+#else
+#define THUMB 0u
+#define UNDEFINED "udf #0"
+#define SUPERVISOR "brk #1"
+#endif
+
 static const int8_t in_flash[4] = {1, 2, 3, 4};
 static uint32_t in_ram[4] = {0xBF00BF00u, 0x47704770u, 3, 4}; /* nop, nop, bx lr, bx lr: code as data */
 static int32_t kept;
@@ -48,19 +62,19 @@ __attribute__((noinline)) static void hang(void)
 
 __attribute__((noinline)) static void run_data(void)
 {
-    ((void (*)(void))((uintptr_t)in_ram | 1u))();
+    ((void (*)(void))((uintptr_t)in_ram | THUMB))();
     kept++;
 }
 
 __attribute__((noinline)) static void run_nothing(void)
 {
-    ((void (*)(void))0x90000001)();
+    ((void (*)(void))(0x90000000u | THUMB))();
     kept++;
 }
 
 __attribute__((noinline)) static void undefined(void)
 {
-    __asm__ volatile("udf #0");
+    __asm__ volatile(UNDEFINED);
 }
 
 __attribute__((noinline)) static void unaligned_load(void)
@@ -70,20 +84,24 @@ __attribute__((noinline)) static void unaligned_load(void)
 
 __attribute__((noinline)) static void unaligned_pair(void)
 {
+#if defined(__arm__)
     __asm__ volatile("ldmia %0!, {r2, r3}" ::"l"((uintptr_t)in_ram + 2) : "r2", "r3", "memory");
+#endif
 }
 
 __attribute__((noinline)) static void supervisor(void)
 {
-    __asm__ volatile("svc 1");
+    __asm__ volatile(SUPERVISOR);
 }
 
 __attribute__((noinline)) static void shell(void)
 {
     /* Semihosting's SYS_SYSTEM: firmware has no business on the host. */
+#if defined(__arm__)
     register uint32_t r0 __asm__("r0") = 0x12;
     register uint32_t *r1 __asm__("r1") = in_ram;
     __asm__ volatile("bkpt 0xab" : "+r"(r0) : "r"(r1) : "memory");
+#endif
 }
 
 __attribute__((noinline)) static void timer(void)
@@ -121,7 +139,7 @@ void sgsc_traps_invoke(const sgsc_traps_input *input, sgsc_traps_output *output)
     if (input->what[0] > 0) {
         ways[input->what[0] - 1]();
     } else if (input->what[0] < 0) {
-        kept = deep(1000);
+        kept = deep(10000);
     }
     for (int i = 0; i < 4; i++) {
         output->y[i] = (int8_t)(sum + calls);

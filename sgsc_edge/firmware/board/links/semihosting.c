@@ -1,4 +1,5 @@
-/* The transport over Arm semihosting: the debugger or the emulator is the host's standard input and output. */
+/* The transport over semihosting: the debugger or the emulator is the host's standard input and output. RISC-V
+ * has taken over Arm's operations. */
 #include "transport.h"
 
 enum { SYS_OPEN = 0x01, SYS_WRITE = 0x05, SYS_READ = 0x06, SYS_EXIT_EXTENDED = 0x20 };
@@ -6,11 +7,29 @@ enum { MODE_READ = 0, MODE_WRITE = 4, APPLICATION_EXIT = 0x20026 };
 
 static uint32_t call(uint32_t operation, const uint32_t *parameters)
 {
+#if defined(__riscv)
+    register uint32_t a0 __asm__("a0") = operation;
+    register const uint32_t *a1 __asm__("a1") = parameters;
+
+    /* The three instructions are the mark: uncompressed, and in one page. */
+    __asm__ volatile(".option push\n\t"
+                     ".option norvc\n\t"
+                     ".balign 16\n\t"
+                     "slli zero, zero, 0x1f\n\t"
+                     "ebreak\n\t"
+                     "srai zero, zero, 7\n\t"
+                     ".option pop"
+                     : "+r"(a0)
+                     : "r"(a1)
+                     : "memory");
+    return a0;
+#else
     register uint32_t r0 __asm__("r0") = operation;
     register const uint32_t *r1 __asm__("r1") = parameters;
 
     __asm__ volatile("bkpt 0xab" : "+r"(r0) : "r"(r1) : "memory");
     return r0;
+#endif
 }
 
 /* The console, opened when it is first needed. `handle` 0: not yet; kept with 1 added. */

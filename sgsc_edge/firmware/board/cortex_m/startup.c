@@ -1,19 +1,9 @@
 /* Reset and faults of a Cortex-M. The stack lies at the bottom of RAM: what overflows it leaves RAM. */
-#include <string.h>
-
+#include "core.h"
 #include "protocol.h"
-#include "stack.h"
-#include "transport.h"
 
-/* From the linker script. `load`: where the initial values lie in flash. */
-extern uint32_t board_data[], board_data_end[], board_data_load[];
-extern uint32_t board_zero[], board_zero_end[];
-
-int main(void);
-
-enum { FAULT_EXIT = 70, FAULT_WORDS = 5, FRAME_WORDS = 8, FRAME_LR = 5, FRAME_PC = 6 };
+enum { FRAME_WORDS = 8, FRAME_LR = 5, FRAME_PC = 6 };
 enum { GUARD_BYTES = 0x10000 };
-static const uint32_t no_address = 0xFFFFFFFFu;
 
 static volatile uint32_t *system_register(uint32_t address)
 {
@@ -27,6 +17,11 @@ static void enable_float(void)
     __asm__ volatile("dsb\n\tisb" ::: "memory");
 }
 #endif
+
+uint32_t board_core(void)
+{
+    return *system_register(0xE000ED00u) >> 4 & 0xFFFu; /* CPUID: the part's number */
+}
 
 /* What is below the stack may be another memory: make touching it a fault. */
 static void guard_stack(void)
@@ -61,10 +56,8 @@ __attribute__((noreturn)) void board_reset(void)
 #if defined(__ARM_FP) || defined(__ARM_FEATURE_MVE)
     enable_float();
 #endif
-    memcpy(board_data, board_data_load, (size_t)((uintptr_t)board_data_end - (uintptr_t)board_data));
-    memset(board_zero, 0, (size_t)((uintptr_t)board_zero_end - (uintptr_t)board_zero));
-    board_stack_paint();
-    board_exit((uint32_t)main());
+    board_fill_memory();
+    board_start();
 }
 
 /* Tell the host which fault it was and where, and end. `frame`: what the processor pushed, if it could. */
@@ -72,10 +65,9 @@ __attribute__((noreturn, used)) void board_fault(const uint32_t *frame)
 {
     uint32_t vector;
     uint32_t status = 0;
-    uint32_t address = no_address;
-    uint32_t pc = no_address;
-    uint32_t lr = no_address;
-    uint8_t report[4 * FAULT_WORDS];
+    uint64_t address = FAULT_NOT_KNOWN;
+    uint64_t pc = FAULT_NOT_KNOWN;
+    uint64_t caller = FAULT_NOT_KNOWN;
 
     __asm__ volatile("mrs %0, ipsr" : "=r"(vector));
 #if !defined(__ARM_ARCH_6M__)
@@ -89,14 +81,9 @@ __attribute__((noreturn, used)) void board_fault(const uint32_t *frame)
     /* Bits 4, 12 and 20: the processor could not push the frame. */
     if ((status & 0x00101010u) == 0 && frame >= board_stack_limit && frame + FRAME_WORDS <= board_stack_top) {
         pc = frame[FRAME_PC];
-        lr = frame[FRAME_LR];
+        caller = frame[FRAME_LR];
     }
-    protocol_put(report, vector);
-    protocol_put(report + 4, pc);
-    protocol_put(report + 8, status);
-    protocol_put(report + 12, address);
-    protocol_put(report + 16, lr);
-    protocol_send(FAULT, 0, report, sizeof report);
+    protocol_fault(vector, status, pc, address, caller);
     board_exit(FAULT_EXIT);
 }
 
