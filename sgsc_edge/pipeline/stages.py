@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from sgsc_edge.artifacts import content_key, write_bytes, write_manifest, write_npz
+from sgsc_edge.c_code.write import VERSION
 from sgsc_edge.certification import (
     CertificationContext,
     GatePolicy,
@@ -212,6 +213,8 @@ def _export(build: Build, key: str) -> None:
             if not layer.is_gone
         ],
     }
+    if config.project.version is not None:
+        metadata[VERSION] = config.project.version
     if config.data.classes:
         metadata["classes"] = list(config.data.classes)
     model = _onnx(build, build.compressed, metadata)

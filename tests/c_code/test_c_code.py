@@ -198,6 +198,26 @@ def test_sums_that_may_leave_32_bits_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
+    ("stated", "expected"),
+    [
+        ({"sgsc.version": b'"1.2.0+b7"'}, "1.2.0+b7"),
+        ({}, HASH[:12]),
+        ({"sgsc.version": b'"*/ 1"'}, HASH[:12]),
+        ({"sgsc.version": b"\xff"}, HASH[:12]),
+        ({"sgsc.version": b'""'}, HASH[:12]),
+    ],
+)
+def test_the_header_states_version_and_shapes(stated: dict[str, bytes], expected: str) -> None:
+    header = c_code(replace(NETWORKS["residual"], metadata=stated), name="a", model_hash=HASH).files[
+        "model.h"
+    ]
+    graph = NETWORKS["residual"]
+    assert f'#define SGSC_A_VERSION "{expected}"\n' in header
+    assert f"#define SGSC_A_INPUT_X_SHAPE {{{', '.join(map(str, graph['x'].shape))}}}\n" in header
+    assert f"#define SGSC_A_INPUT_X_SIZE {graph['x'].elements}\n" in header
+
+
+@pytest.mark.parametrize(
     ("name", "expected"),
     [("MNIST-cnn 2", "mnist_cnn_2"), ("3d", "m_3d"), ("", "model"), ("é*/\n", "model"), ("int", "int")],
 )

@@ -43,6 +43,7 @@ def test():
 CONFIG = """
 [project]
 name = "stripes"
+version = "2.1"
 [model]
 factory = "model:build"
 input = { shape = [1, 8, 8], dtype = "float32" }

@@ -16,6 +16,7 @@ import safetensors.numpy
 from pipeline.conftest import CONFIG, Ran, sgsc_edge
 
 from sgsc_edge.artifacts import read_npz, sha256_file
+from sgsc_edge.graph.read_tflite import read_tflite
 from sgsc_edge.inspection import inspect_model
 
 FILES = {
@@ -76,6 +77,12 @@ def test_two_builds_are_byte_identical(built: Path, tmp_path: Path) -> None:
     for name in sorted(FILES):
         one, two = target(built) / name, tmp_path / "again" / "tflite-int8" / name
         assert one.read_bytes() == two.read_bytes(), name
+
+
+def test_the_shipped_files_state_the_models_version(built: Path, tmp_path: Path) -> None:
+    assert read_tflite((target(built) / "model.tflite").read_bytes()).metadata["sgsc.version"] == b'"2.1"'
+    assert sgsc_edge("package", target(built), "--format", "c-code", "--out", tmp_path / "c").code == 0
+    assert '#define SGSC_STRIPES_VERSION "2.1"' in (tmp_path / "c" / "model.h").read_text()
 
 
 def test_a_lost_artifact_is_made_again_without_training(built: Path) -> None:
