@@ -7,6 +7,7 @@ each must be what the certified ``.tflite`` gives. The result is a statement of 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -36,6 +37,8 @@ from sgsc_edge.firmware.toolchain import Kind, find_toolchain
 from sgsc_edge.graph import reference
 from sgsc_edge.packaging import package_c_code, read_source
 from sgsc_edge.packaging.source import MODEL, SAMPLES
+
+log = logging.getLogger(__name__)
 
 BOARD_PREDICATE_TYPE = "urn:sgsc-edge:board-certificate:v1"
 PASSED, FAILED = "PASSED", "FAILED"
@@ -110,7 +113,8 @@ def steps(folder: Path, board: Board, toolchain: Kind | None, samples: int | Non
         (
             f"write {build.code}: {MODEL} as C99",
             f"compile and link it for {board.chip.cpu}: {compiler.version} ({' '.join(compiler.command)})",
-            f"write {build.image(board)} and load it on {board.name} ({board.reach.via})",
+            f"write {build.image(board)}",
+            _loading(board),
             f"run the self-test, then {len(chosen.ids)} of {build.total} samples of {SAMPLES}, and compare",
             f"write {build.certificate(board)}",
         )
@@ -142,8 +146,9 @@ def flash(
     source = read_source(folder)
     package_c_code(source, build.code)
     package = read_package(build.code)
-    image = build_image(package, board.chip, compiler)
+    image = build_image(package, board.chip, compiler, board.link)
     write_bytes(build.image(board), image.elf)
+    log.info("firmware: %s", build.image(board))
     chosen = build.choose(samples)
     fed = chosen.inputs.reshape(len(chosen.inputs), -1)
     run = run_image(image, package, board, fed, toolchain=compiler.version)
@@ -151,6 +156,12 @@ def flash(
     document = _statement(build, board, run, chosen, expected)
     write_json(build.certificate(board), document)
     return BoardCertificate(build.certificate(board), document)
+
+
+def _loading(board: Board) -> str:
+    if board.reach.port is not None:
+        return f"expect it on {board.name} at {board.reach.port}: the board's own tool writes it there"
+    return f"load it on {board.name} ({board.reach.via})"
 
 
 @dataclass(frozen=True, eq=False)

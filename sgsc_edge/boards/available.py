@@ -10,6 +10,9 @@ from sgsc_edge.boards.description import Board, board_names, load_board
 from sgsc_edge.errors import BoardError, ToolchainError
 from sgsc_edge.firmware.toolchain import INSTALL, find_toolchain
 
+# Python packages that a way to reach a board needs. All are of one extra: installing it brings all of them.
+_PACKAGES = {"unicorn": ("unicorn",), "serial": ("serial",)}
+
 
 @dataclass(frozen=True)
 class AvailableBoard:
@@ -34,10 +37,8 @@ def examine(board: Board) -> AvailableBoard:
         toolchain = find_toolchain(board.chip).version
     except ToolchainError:
         toolchain = None
-    # The packages of one extra: installing it brings all of them.
-    packages = ("elftools", "unicorn") if board.reach.via == "unicorn" else ("elftools",)
     missing = []
-    if toolchain is None or any(importlib.util.find_spec(name) is None for name in packages):
+    if toolchain is None or not _installed("elftools", *_PACKAGES.get(board.reach.via, ())):
         missing.append(INSTALL)
     if board.reach.via == "qemu" and (install := qemu.missing(board.chip)):
         missing.append(install)
@@ -47,6 +48,14 @@ def examine(board: Board) -> AvailableBoard:
 
 
 def require(board: Board) -> None:
-    """``BoardError`` where something is missing to use ``board``."""
+    """``BoardError`` where something is missing to use ``board``, or it is not connected."""
     if missing := examine(board).missing:
         raise BoardError("cannot be used here", where=board.name, remedy=" and ".join(missing))
+    if board.reach.port is not None:
+        from sgsc_edge.boards.serial_port import find_port
+
+        find_port(board.reach.port, board.name)
+
+
+def _installed(*packages: str) -> bool:
+    return all(importlib.util.find_spec(name) is not None for name in packages)

@@ -13,40 +13,52 @@ from pydantic import Field, model_validator
 
 from sgsc_edge.config_text import nearest, read_toml, validate
 from sgsc_edge.errors import ConfigError
-from sgsc_edge.firmware.chip import Chip, Table
+from sgsc_edge.firmware.chip import Chip, Table, Uart
 from sgsc_edge.targets import Name, target_folder
 
 # Cores that Unicorn emulates; its M0 executes what an M0+ does.
 UNICORN_CPUS = ("cortex-m0plus", "cortex-m3", "cortex-m4", "cortex-m7", "cortex-m33")
 
 
-class Reach(Table):
-    """How a board is reached. ``machine`` is QEMU's name for it, and given for QEMU only."""
+# A path, a Windows port, or the vendor's and the product's number of a USB device.
+_PORT = r"^(/.+|COM\d+|usb:[0-9a-f]{4}:[0-9a-f]{4})$"
 
-    via: Literal["unicorn", "qemu", "linux"]
+
+class Reach(Table):
+    """How a board is reached. ``machine`` is QEMU's name for it; ``port`` the serial port, or its USB id."""
+
+    via: Literal["unicorn", "qemu", "linux", "serial"]
     machine: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")] | None = None
+    port: Annotated[str, Field(pattern=_PORT)] | None = None
 
     @model_validator(mode="after")
-    def _machine_for_qemu(self) -> Reach:
+    def _complete(self) -> Reach:
         if (self.via == "qemu") != (self.machine is not None):
             raise ValueError("machine is given exactly where via is 'qemu'")
+        if (self.via == "serial") != (self.port is not None):
+            raise ValueError("port is given exactly where via is 'serial'")
         return self
 
 
 class Board(Table):
-    """A validated board file."""
+    """A validated board file. ``link``: the UART of the link; None for the architecture's way."""
 
     name: Name
     description: Annotated[str, Field(min_length=1)]
     chip: Chip
     reach: Reach
+    link: Uart | None = None
 
     @model_validator(mode="after")
-    def _emulated(self) -> Board:
+    def _reachable(self) -> Board:
         if self.reach.via == "unicorn" and self.chip.cpu not in UNICORN_CPUS:
             raise ValueError(f"Unicorn emulates no {self.chip.cpu}; it has {', '.join(UNICORN_CPUS)}")
         if (self.reach.via == "linux") != self.chip.architecture.hosted:
             raise ValueError(f"a board with {self.chip.cpu} cannot be reached via '{self.reach.via}'")
+        if self.link is None and self.reach.via == "serial":
+            raise ValueError("a board at a serial port has a [link]: the UART of the chip")
+        if self.link is not None and self.reach.via not in ("serial", "qemu"):
+            raise ValueError(f"a board that is reached via '{self.reach.via}' has no [link]")
         return self
 
 

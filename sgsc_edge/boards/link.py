@@ -171,6 +171,10 @@ class Link:
         self._sequence = secrets.randbits(32) if sequence is None else sequence
         self._faults = faults
 
+    def settle(self, input_bytes: int) -> None:
+        """End what an earlier session may have left half-sent: fill up the input that is waited for."""
+        self._transport.write(bytes(input_bytes + _CHECKSUM.size))
+
     def hello(self) -> Hello:
         """Ask the firmware what it is."""
         fields = _HELLO.unpack(self._request(HELLO, b"", _HELLO.size))

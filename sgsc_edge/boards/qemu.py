@@ -38,6 +38,8 @@ _PROGRAMS = {
     # Without a BIOS the image has the machine to itself.
     RISCV32: _Program("qemu-system-riscv32", "qemu-system-misc", ("-bios", "none")),
 }
+_OVER_UART = ("-serial", "stdio")
+_OVER_SEMIHOSTING = ("-serial", "none", "-semihosting-config", "enable=on,target=native")
 _MONITOR_TIMEOUT_S = 2.0
 _MONITOR_BYTES = 2**16
 _PROGRAM_COUNTER = re.compile(r"\b(?:R15|pc)\s*=?\s*([0-9a-f]{8})\b")
@@ -50,12 +52,12 @@ def missing(chip: Chip) -> str | None:
 
 
 class QemuBoard(BoardProcess):
-    """An image on a QEMU machine, from reset.
+    """An image on a QEMU machine, from reset. ``uart``: the link is its first UART, else semihosting.
 
     Raises ``BoardError`` where QEMU is not installed.
     """
 
-    def __init__(self, image: Image, chip: Chip, machine: str) -> None:
+    def __init__(self, image: Image, chip: Chip, machine: str, *, uart: bool = False) -> None:
         program = _PROGRAMS[chip.architecture]
         path = shutil.which(program.name)
         if path is None:
@@ -64,8 +66,7 @@ class QemuBoard(BoardProcess):
         def command(elf: Path) -> Sequence[str]:
             return (
                 *(path, "-machine", machine, "-kernel", str(elf), *program.options),
-                *("-display", "none", "-serial", "none", "-nodefaults"),
-                *("-semihosting-config", "enable=on,target=native"),
+                *("-display", "none", "-nodefaults", *(_OVER_UART if uart else _OVER_SEMIHOSTING)),
                 *(
                     "-chardev",
                     f"socket,id=monitor,fd={theirs.fileno()}",

@@ -14,18 +14,22 @@ from sgsc_edge.boards.available import require
 from sgsc_edge.boards.description import Board
 from sgsc_edge.boards.faults import Faults
 from sgsc_edge.boards.link import Hello, Link, StackUse, Transport
-from sgsc_edge.errors import BoardError, DataError, InternalError
+from sgsc_edge.errors import BoardError, DataError, InternalError, LinkError
 from sgsc_edge.firmware.chip import CPUS
 from sgsc_edge.firmware.package import Package, read_package
 from sgsc_edge.firmware.toolchain import Kind, find_toolchain
 
 if TYPE_CHECKING:  # these need packages of the extra `device`
     from sgsc_edge.boards.process import BoardProcess
+    from sgsc_edge.boards.serial_port import SerialBoard
     from sgsc_edge.boards.virtual import VirtualBoard
     from sgsc_edge.firmware.image import Image, Segment, Sizes
 
-# Seconds for one answer of an emulated board.
+# Seconds for one answer of an emulated board: it loses nothing, and what hangs is waited for once.
 TIMEOUT_S = 120.0
+# Over a UART a board is asked again: seconds for one answer, and for the first one; how often.
+_UART_TIMEOUT_S, _UART_HELLO_S, _UART_ATTEMPTS = 10.0, 1.0, 5
+_WRITE_IT = "write the firmware's .elf to the board with its own tool, reset it, and run this again"
 # What is wrong in flash is named by a block of so many bytes.
 _BLOCK = 256
 
@@ -56,13 +60,14 @@ def run_package(
     inputs: NDArray[np.int8],
     *,
     toolchain: Kind | None = None,
-    timeout_s: float = TIMEOUT_S,
+    timeout_s: float | None = None,
 ) -> BoardRun:
     """Build the package in ``folder`` for ``board`` and run it over ``inputs``, int8 [n, input_bytes].
 
     ``toolchain`` names the cross-compiler; without it the system's is taken, else the pip-installed one.
-    ``timeout_s``: seconds for one answer. Raises ``BoardError`` (the board, its firmware, the link, memory),
-    ``FileFormatError`` (no package) and ``DataError`` (inputs of another size, or none).
+    ``timeout_s``: seconds for one answer; None for as many as boards of this kind have. Raises ``BoardError``
+    (the board, its firmware, the link, memory), ``FileFormatError`` (no package) and ``DataError`` (inputs of
+    another size, or none).
     """
     package = read_package(folder)
     _check_inputs(inputs, package)
@@ -70,7 +75,7 @@ def run_package(
     from sgsc_edge.firmware.image import build_image
 
     compiler = find_toolchain(board.chip, toolchain)
-    image = build_image(package, board.chip, compiler)
+    image = build_image(package, board.chip, compiler, board.link)
     return run_image(image, package, board, inputs, toolchain=compiler.version, timeout_s=timeout_s)
 
 
@@ -81,14 +86,14 @@ def run_image(
     inputs: NDArray[np.int8],
     *,
     toolchain: str,
-    timeout_s: float = TIMEOUT_S,
+    timeout_s: float | None = None,
 ) -> BoardRun:
     """Run an image of ``package`` over ``inputs``, int8 [n, input_bytes]; raises as ``run_package`` does."""
     _check_inputs(inputs, package)
     device = open_board(image, board)
     try:
         link = _link(device, image, package, board, timeout_s)
-        _check_identity(link.hello(), package, board)
+        _check_identity(_greet(device, link, image, package, board), package, board)
         verified = check_written(link, image, board)
         selftest = link.selftest()
         rows = [link.run(row.tobytes()) for row in inputs]
@@ -116,25 +121,50 @@ def _check_inputs(inputs: NDArray[np.int8], package: Package) -> None:
         )
 
 
-def open_board(image: Image, board: Board) -> VirtualBoard | BoardProcess:
+def open_board(image: Image, board: Board) -> VirtualBoard | BoardProcess | SerialBoard:
     """``image`` on ``board``, from reset; whoever opens it closes it. Raises ``BoardError``."""
     if board.reach.machine is not None:
         from sgsc_edge.boards.qemu import QemuBoard
 
-        return QemuBoard(image, board.chip, board.reach.machine)
+        return QemuBoard(image, board.chip, board.reach.machine, uart=board.link is not None)
     if board.reach.via == "linux":
         from sgsc_edge.boards.linux import LinuxBoard
 
         return LinuxBoard(image, board.name)
+    if board.reach.port is not None and board.link is not None:
+        from sgsc_edge.boards.serial_port import SerialBoard
+
+        return SerialBoard(board.reach.port, board.link.baud, board.name)
     from sgsc_edge.boards.virtual import VirtualBoard
 
     return VirtualBoard(image, board.chip)
 
 
-def _link(device: Transport, image: Image, package: Package, board: Board, timeout_s: float) -> Link:
-    """Emulators lose nothing: one attempt, so that what hangs is waited for once."""
-    faults = Faults(image, board.chip)
-    return Link(device, package.output_bytes, timeout_s=timeout_s, attempts=1, faults=faults)
+def _link(device: Transport, image: Image, package: Package, board: Board, timeout_s: float | None) -> Link:
+    uart = board.link is not None
+    return Link(
+        device,
+        package.output_bytes,
+        timeout_s=timeout_s or (_UART_TIMEOUT_S if uart else TIMEOUT_S),
+        attempts=_UART_ATTEMPTS if uart else 1,
+        faults=Faults(image, board.chip),
+    )
+
+
+def _greet(device: Transport, link: Link, image: Image, package: Package, board: Board) -> Hello:
+    """What the firmware says of itself; over a UART there may be none, or one that waits for more bytes."""
+    if board.link is None:
+        return link.hello()
+    try:
+        link.settle(package.input_bytes)
+        return _link(device, image, package, board, _UART_HELLO_S).hello()
+    except LinkError as error:
+        raise LinkError(error.message, where=board.name, remedy=_remedy(board)) from error
+
+
+def _remedy(board: Board) -> str:
+    """What helps where the board does not hold the firmware."""
+    return _WRITE_IT if board.reach.via == "serial" else "package the model again"
 
 
 def _check_identity(hello: Hello, package: Package, board: Board) -> None:
@@ -154,7 +184,7 @@ def _check_identity(hello: Hello, package: Package, board: Board) -> None:
             f"{hello.output_bytes} out), package.json says {package.hash[:16]} ({package.input_bytes} in, "
             f"{package.output_bytes} out)",
             where=board.name,
-            remedy="package the model again",
+            remedy=_remedy(board),
         )
 
 
@@ -189,7 +219,7 @@ def _differs(link: Link, part: Segment, board: Board) -> bool:
 
 
 def _count(
-    image: Image, package: Package, board: Board, data: bytes, expected: bytes, timeout_s: float
+    image: Image, package: Package, board: Board, data: bytes, expected: bytes, timeout_s: float | None
 ) -> int:
     """Instructions of one inference, counted on a board of its own; the answer must be ``expected``."""
     from sgsc_edge.boards.virtual import VirtualBoard

@@ -7,7 +7,7 @@ core; a new core is a new row.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -135,6 +135,29 @@ class Memory(Table):
     def _addressable(self) -> Memory:
         if self.end > 2**32:
             raise ValueError("ends behind the last address of 32 bits")
+        return self
+
+
+class Uart(Table):
+    """The ``[link]`` table: the device that carries the link, where its registers lie, and how fast it is.
+
+    ``clock``: Hz of the device's clock; ``baud``: bits a second.
+    """
+
+    driver: Literal["cmsdk-uart", "ns16550"]
+    base: Annotated[int, Field(ge=0, lt=2**32, multiple_of=4)]
+    clock: Annotated[int, Field(gt=0, lt=2**32)]
+    baud: Annotated[int, Field(ge=300, le=4_000_000)] = 115200
+
+    @property
+    def source(self) -> str:
+        """The name of the driver's C file."""
+        return self.driver.replace("-", "_")
+
+    @model_validator(mode="after")
+    def _fast_enough(self) -> Uart:
+        if self.clock < 16 * self.baud:
+            raise ValueError(f"a clock of {self.clock} Hz is too slow for {self.baud} bits a second")
         return self
 
 

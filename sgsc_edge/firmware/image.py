@@ -20,7 +20,7 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
 
 from sgsc_edge.errors import FileFormatError, ImageError
-from sgsc_edge.firmware.chip import Chip
+from sgsc_edge.firmware.chip import Chip, Uart
 from sgsc_edge.firmware.linker_script import (
     BOARD_OBJECT,
     DATA_SECTION,
@@ -106,14 +106,16 @@ class Image:
         return next((item.name for item in holders), None)
 
 
-def build_image(package: Package, chip: Chip, toolchain: Toolchain) -> Image:
+def build_image(package: Package, chip: Chip, toolchain: Toolchain, uart: Uart | None = None) -> Image:
     """Compile and link ``package`` with the board's own sources for ``chip``.
+
+    The link goes through ``uart``; without one as the chip's architecture has it, by semihosting for example.
 
     Raises ``ToolchainError`` (the compiler refused) and ``ImageError`` (too large for flash or RAM).
     """
     with tempfile.TemporaryDirectory(prefix="sgsc-edge-") as name:
         folder = Path(name)
-        objects = _compile(package, chip, toolchain, folder)
+        objects = _compile(package, chip, toolchain, uart, folder)
         (folder / "chip.ld").write_text(linker_script(chip), encoding="utf-8")
         toolchain.link(objects, "chip.ld", RESET, "firmware.elf", chip, folder)
         image = read_image((folder / "firmware.elf").read_bytes())
@@ -121,17 +123,20 @@ def build_image(package: Package, chip: Chip, toolchain: Toolchain) -> Image:
     return image
 
 
-def _compile(package: Package, chip: Chip, toolchain: Toolchain, folder: Path) -> list[str]:
+def _compile(
+    package: Package, chip: Chip, toolchain: Toolchain, uart: Uart | None, folder: Path
+) -> list[str]:
     """Copy the sources into ``folder`` and compile them; returns the object files, relative to it."""
     shutil.copytree(BOARD_SOURCES, folder / "board")
     (folder / "package").mkdir()
     for path in (*package.sources, *package.headers):
         shutil.copyfile(path, folder / "package" / path.name)
     options = ("-isystem", "board/include", "-Ipackage")
-    defines = ("-Iboard", f"-DSGSC_MODEL={package.name}", f"-DSGSC_ARENA_BYTES={package.arena_bytes}u")
+    model_defines = (f"-DSGSC_MODEL={package.name}", f"-DSGSC_ARENA_BYTES={package.arena_bytes}u")
+    defines = ("-Iboard", *model_defines, *uart_defines(uart))
     board = [
         (f"board/{source}", f"{LIBRARY_OBJECT if source == _LIBRARY else BOARD_OBJECT}{Path(source).stem}.o")
-        for source in board_sources(chip)
+        for source in board_sources(chip, uart)
     ]
     model = [(f"package/{path.name}", f"{PACKAGE_OBJECT}{path.stem}.o") for path in package.sources]
     for source, output in board:
@@ -142,11 +147,19 @@ def _compile(package: Package, chip: Chip, toolchain: Toolchain, folder: Path) -
     return [output for _, output in (*board, *model)]
 
 
-def board_sources(chip: Chip) -> list[str]:
-    """Our own C files for ``chip``, relative to ``BOARD_SOURCES``."""
+def uart_defines(uart: Uart | None) -> tuple[str, ...]:
+    """What the C files are told of the link's device."""
+    if uart is None:
+        return ()
+    numbers = {"BASE": f"{uart.base:#010x}", "CLOCK": uart.clock, "BAUD": uart.baud}
+    return tuple(f"-DSGSC_UART_{name}={value}u" for name, value in numbers.items())
+
+
+def board_sources(chip: Chip, uart: Uart | None = None) -> list[str]:
+    """Our own C files for ``chip`` and its link, relative to ``BOARD_SOURCES``."""
     own = sorted(BOARD_SOURCES.glob("*.c"))
     core = sorted((BOARD_SOURCES / chip.architecture.name).glob("*.c"))
-    link = BOARD_SOURCES / "links" / f"{chip.architecture.link}.c"
+    link = BOARD_SOURCES / "links" / f"{chip.architecture.link if uart is None else uart.source}.c"
     return [path.relative_to(BOARD_SOURCES).as_posix() for path in (*own, *core, link)]
 
 

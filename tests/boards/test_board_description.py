@@ -28,6 +28,7 @@ def test_the_shipped_boards_are_valid_and_one_elf_serves_both_emulators() -> Non
         "qemu-mps3-an547",
         "qemu-riscv32",
         "linux-aarch64",
+        "qemu-mps2-an386-uart",
     }
     for virtual, machine in SHIPPED.items():
         assert virtual == f"virtual-{boards[virtual].chip.cpu}"
@@ -76,7 +77,7 @@ def test_a_board_of_the_users_own(tmp_path: Path) -> None:
         ('via = "unicorn"', 'via = "qemu"', "machine is given exactly where via is 'qemu'"),
         ('via = "unicorn"', 'via = "unicorn"\nmachine = "x"', "machine is given exactly where via is 'qemu'"),
         ('via = "unicorn"', 'via = "qemu"\nmachine = "x,y=z"', "reach.machine: must"),
-        ('via = "unicorn"', 'via = "cable"', "reach.via: must be 'unicorn', 'qemu' or 'linux'"),
+        ('via = "unicorn"', 'via = "cable"', "reach.via: must be 'unicorn', 'qemu', 'linux' or 'serial'"),
         ('name = "virtual-cortex-m4"', 'name = "other"', "name the file other.toml"),
     ],
 )
@@ -86,13 +87,51 @@ def test_a_wrong_board_file_is_explained(old: str, new: str, message: str, tmp_p
     assert message in str(raised.value)
 
 
-def test_the_documented_example_is_a_board(tmp_path: Path) -> None:
+UART = """
+[link]
+driver = "cmsdk-uart"
+base = 0x40004000
+clock = 25000000
+baud = 115200
+"""
+VIA_SERIAL = ('via = "unicorn"', 'via = "serial"\nport = "/dev/ttyACM0"')
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("cmsdk-uart", "uart"), "link.driver: must be 'cmsdk-uart' or 'ns16550'"),
+        (("base = 0x40004000", "base = 1"), "link.base: must be a multiple of 4"),
+        (("clock = 25000000", "clock = 1000000"), "1000000 Hz is too slow for 115200 bits a second"),
+        (("baud = 115200", "speed = 115200"), "link.speed: unknown key"),
+        ((UART, ""), "a board at a serial port has a [link]"),
+        (("/dev/ttyACM0", "ttyACM0"), "reach.port: must"),
+        (("/dev/ttyACM0", "usb:1:2"), "reach.port: must"),
+        (('\nport = "/dev/ttyACM0"', ""), "port is given exactly where via is 'serial'"),
+        (('via = "serial"\nport = "/dev/ttyACM0"', 'via = "unicorn"'), "reached via 'unicorn' has no [link]"),
+    ],
+)
+def test_a_wrong_link_is_explained(change: tuple[str, str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as raised:
+        written(tmp_path, (TEXT, TEXT + UART), VIA_SERIAL, change)
+    assert message in str(raised.value)
+
+
+def test_a_board_at_a_serial_port(tmp_path: Path) -> None:
+    board = written(tmp_path, (TEXT, TEXT + UART), VIA_SERIAL)
+    assert board.link is not None
+    assert (board.reach.port, board.link.baud) == ("/dev/ttyACM0", 115200)
+
+
+def test_the_documented_examples_are_boards(tmp_path: Path) -> None:
     text = (Path(__file__).parents[2] / "docs" / "boards.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    example, port = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
     path = tmp_path / "my-m4.toml"
     path.write_text(example, encoding="utf-8")
     board = load_board(path)
     assert (board.chip.flash.size, board.chip.ram.size, board.chip.fpu) == (256 * 1024, 64 * 1024, True)
+    path.write_text(example.partition("[reach]")[0] + port, encoding="utf-8")
+    assert load_board(path).reach.port == "/dev/ttyACM0"
 
 
 def test_an_unknown_board_names_the_nearest() -> None:

@@ -15,8 +15,15 @@ from hypothesis import strategies as st
 
 from sgsc_edge.boards.description import load_board
 from sgsc_edge.errors import FileFormatError, ImageError, ToolchainError
-from sgsc_edge.firmware.chip import Chip, Memory
-from sgsc_edge.firmware.image import BOARD_SOURCES, board_sources, build_image, check_fit, read_image
+from sgsc_edge.firmware.chip import Chip, Memory, Uart
+from sgsc_edge.firmware.image import (
+    BOARD_SOURCES,
+    board_sources,
+    build_image,
+    check_fit,
+    read_image,
+    uart_defines,
+)
 from sgsc_edge.firmware.package import read_package
 from sgsc_edge.firmware.toolchain import KINDS, Kind, Toolchain, find_toolchain
 
@@ -68,8 +75,11 @@ def test_our_c_has_no_warnings(kind: Kind, board: str, tmp_path: Path) -> None:
     # All in one: each file is its own world, so nothing of one hides a warning of another.
     strict = ("-Werror", "-Wconversion", "-Wno-unknown-warning-option", "-isystem", "board/include")
     options = (*strict, "-Ipackage", "-Iboard", "-DSGSC_MODEL=dense", "-DSGSC_ARENA_BYTES=64u")
-    for source in board_sources(chip):
-        compiler.compile(f"board/{source}", "out.o", chip, options, tmp_path)
+    uarts = [Uart(driver=name, base=0x4000, clock=10**8) for name in ("cmsdk-uart", "ns16550")]
+    sources = {(source, uart) for uart in (None, *uarts) for source in board_sources(chip, uart)}
+    for source, uart in sources:
+        if uart is None or (source.startswith("links/") and not chip.architecture.hosted):
+            compiler.compile(f"board/{source}", "out.o", chip, (*options, *uart_defines(uart)), tmp_path)
 
 
 def test_an_image_that_does_not_fit_is_refused_with_its_parts() -> None:

@@ -17,6 +17,9 @@ int main(void);
 /* Which core it is, by the number that it has for itself; 0 where it has none. */
 uint32_t board_core(void);
 
+/* Start again from reset. */
+__attribute__((noreturn)) void board_restart(void);
+
 /* What the firmware ends with when the core has reported a fault. */
 enum { FAULT_EXIT = 70 };
 

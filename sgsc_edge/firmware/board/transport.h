@@ -9,7 +9,7 @@ void board_read(uint8_t *bytes, uint32_t size);
 
 void board_write(const uint8_t *bytes, uint32_t size);
 
-/* End with an exit code where there is somebody to take it, else stand still. */
+/* End with an exit code where there is somebody to take it, else start again from reset. */
 void board_exit(uint32_t code) __attribute__((noreturn));
 
 #endif

@@ -13,6 +13,13 @@ uint32_t board_core(void)
     return 0;
 }
 
+void board_restart(void)
+{
+    board_reset();
+    for (;;) {
+    }
+}
+
 /* Tell the host which trap it was and where, and end. `caller`: the register that calls return by. */
 __attribute__((noreturn, used)) void board_fault(uint32_t caller)
 {
