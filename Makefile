@@ -89,7 +89,7 @@ lint: $(STAMPS)/dev  ## ruff and mypy only
 
 # --- benchmarks: results go to benchmarks/results/*.json and into docs/results.md ----------------------------
 
-.PHONY: bench-exactness bench-digits bench-budget bench-networks bench-mnist bench-mnist-budget bench-mnist-narrow bench-mixed-plan bench-scaling bench-step bench-preserve bench-lowering bench-cli bench-reproducible bench-resume bench-device bench-report
+.PHONY: bench-exactness bench-digits bench-budget bench-networks bench-mnist bench-mnist-budget bench-mnist-narrow bench-mixed-plan bench-learned bench-scaling bench-step bench-preserve bench-lowering bench-cli bench-reproducible bench-resume bench-device bench-report
 bench-exactness: $(STAMPS)/demo  ## kernels against the integer executor, on the certify sets
 	$(BIN)/python -m benchmarks.exactness
 
@@ -113,6 +113,9 @@ bench-mnist-narrow: $(STAMPS)/demo  ## MNIST with 4-bit weights beside 8 bits, t
 
 bench-mixed-plan: $(STAMPS)/demo  ## both examples with mixed widths, 4 bits alone and 8 bits alone
 	$(BIN)/python -m benchmarks.mixed_plan
+
+bench-learned: $(STAMPS)/demo  ## learned widths in C code: accuracy at equal bytes, storage, instructions
+	$(BIN)/python -m benchmarks.learned_widths
 
 bench-scaling: $(STAMPS)/demo  ## how planning and lowering grow with layers and weights
 	$(BIN)/python -m benchmarks.scaling

@@ -29,6 +29,10 @@ SECTIONS = {
         "MNIST with 4-bit weights",
         "The paper's CNN for TFLite Micro with mixed 4-bit and 8-bit weights, beside 8 bits alone.",
     ),
+    "learned_widths": (
+        "Learned widths in C code",
+        "Weights of 1 to 8 bits a channel, packed, beside 8 bits and mixed widths under the same budgets.",
+    ),
     "mixed_plan": ("Mixed widths", "Bytes of each example with all of its channels, and which builds pass."),
     "device.sizes": (
         "On the device: size",

@@ -37,6 +37,7 @@ class Source:
     model_hash: SHA-256 of the ``.tflite``.
     inputs, outputs: a few samples by tensor name, each [n, ...], and what TFLite Micro computes of them.
     folder: the build folder; None for a file.
+    learned: whether the build's target has each filter packed at its own width.
     """
 
     graph: Graph
@@ -45,6 +46,7 @@ class Source:
     inputs: Arrays
     outputs: Arrays
     folder: Path | None
+    learned: bool = False
 
 
 def read_source(path: Path) -> Source:
@@ -58,8 +60,10 @@ def read_source(path: Path) -> Source:
     FileFormatError: a file is missing or malformed, or not the one that the folder's manifest lists.
     """
     folder = path if path.is_dir() else None
+    learned = False
     if folder is not None:
-        check_manifest(folder, required=(MODEL, SAMPLES))
+        manifest = check_manifest(folder, required=(MODEL, SAMPLES))
+        learned = manifest.code.get("weights") == "learned"
     elif path.suffix != ".tflite":
         raise FileFormatError(
             "is neither a build folder nor a .tflite file",
@@ -72,7 +76,7 @@ def read_source(path: Path) -> Source:
     inputs = _random(graph) if folder is None else _recorded(graph, folder)
     outputs = reference.run_tensors(graph, inputs)
     name = graph.name if folder is not None and graph.name else path.stem
-    return Source(graph, name, sha256_bytes(data), inputs, outputs, folder)
+    return Source(graph, name, sha256_bytes(data), inputs, outputs, folder, learned)
 
 
 def _recorded(graph: Graph, folder: Path) -> Arrays:

@@ -83,15 +83,17 @@ def test_tflite_micro_agrees(name: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(made, run_tflm(write_tflite(graph), feeds["x"]))
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    ("name", "learned"), [*((name, False) for name in NETWORKS), ("residual", True), ("separable", True)]
+)
 @pytest.mark.parametrize("compiler", [GCC, CLANG], ids=["gcc", "clang"])
-def test_sanitizers_find_nothing(name: str, compiler: str | None, tmp_path: Path) -> None:
+def test_sanitizers_find_nothing(name: str, learned: bool, compiler: str | None, tmp_path: Path) -> None:
     """The self-test under AddressSanitizer and UndefinedBehaviorSanitizer, with all warnings as errors."""
     if compiler is None:
         pytest.skip("this compiler is not installed")
     graph = NETWORKS[name]
     feeds = random_inputs(graph)
-    written(graph, tmp_path, samples=(feeds, reference.run_tensors(graph, feeds)))
+    written(graph, tmp_path, samples=(feeds, reference.run_tensors(graph, feeds)), learned=learned)
     main = tmp_path / "main.c"
     main.write_text('#include "model.h"\nint main(void) { return sgsc_case_selftest(); }\n')
     sources = sorted(map(str, tmp_path.glob("*.c")))
