@@ -89,7 +89,7 @@ lint: $(STAMPS)/dev  ## ruff and mypy only
 
 # --- benchmarks: results go to benchmarks/results/*.json and into docs/results.md ----------------------------
 
-.PHONY: bench-exactness bench-digits bench-budget bench-networks bench-mnist bench-mnist-budget bench-mnist-narrow bench-mixed-plan bench-scaling bench-step bench-preserve bench-lowering bench-cli bench-reproducible bench-resume bench-report
+.PHONY: bench-exactness bench-digits bench-budget bench-networks bench-mnist bench-mnist-budget bench-mnist-narrow bench-mixed-plan bench-learned bench-scaling bench-step bench-preserve bench-lowering bench-cli bench-reproducible bench-resume bench-device bench-report
 bench-exactness: $(STAMPS)/demo  ## kernels against the integer executor, on the certify sets
 	$(BIN)/python -m benchmarks.exactness
 
@@ -114,6 +114,9 @@ bench-mnist-narrow: $(STAMPS)/demo  ## MNIST with 4-bit weights beside 8 bits, t
 bench-mixed-plan: $(STAMPS)/demo  ## both examples with mixed widths, 4 bits alone and 8 bits alone
 	$(BIN)/python -m benchmarks.mixed_plan
 
+bench-learned: $(STAMPS)/demo  ## learned widths in C code: accuracy at equal bytes, storage, instructions
+	$(BIN)/python -m benchmarks.learned_widths
+
 bench-scaling: $(STAMPS)/demo  ## how planning and lowering grow with layers and weights
 	$(BIN)/python -m benchmarks.scaling
 
@@ -134,6 +137,11 @@ bench-reproducible: $(STAMPS)/demo  ## two builds, byte for byte
 
 bench-resume: $(STAMPS)/demo  ## builds that are killed at random moments and started again
 	$(BIN)/python -m benchmarks.resume_kill
+
+bench-device: $(STAMPS)/dev $(MNIST)/float.safetensors  ## firmware: size, instructions, the same integers on every board (an hour)
+	$(BIN)/sgsc-edge build $(DIGITS) --target tflite-int8 --out $(DIGITS)/build
+	$(BIN)/sgsc-edge build $(MNIST) --target tflite-int8 --out $(MNIST)/build
+	for part in sizes fresh identity foreign; do $(BIN)/python -m benchmarks.device.$$part; done
 
 bench-report: $(STAMPS)/demo  ## write docs/results.md from the results
 	$(BIN)/python -m benchmarks.report

@@ -89,12 +89,17 @@ def run(*command: str | Path, allowed: tuple[int, ...] = (0,)) -> None:
         raise SystemExit(f"exit code {done.returncode} from: {' '.join(map(str, command))}")
 
 
-def trained(example: str, seed: int) -> Path:
-    """A copy of an example with a float checkpoint of its own; made once."""
-    project = WORK / f"{example}-{seed}"
+def trained(example: str, seed: int, model: Path | None = None) -> Path:
+    """A copy of an example with a float checkpoint of its own; made once.
+
+    ``model``: a file with another network in place of the example's.
+    """
+    project = WORK / (f"{example}-{seed}" if model is None else f"{example}-{model.stem}-{seed}")
     if not (project / "float.safetensors").is_file():
         ignored = shutil.ignore_patterns("build", "float.*", "__*")
         shutil.copytree(ROOT / "examples" / example, project, ignore=ignored, dirs_exist_ok=True)
+        if model is not None:
+            shutil.copyfile(model, project / "model.py")
         run(sys.executable, project / "train.py", "--seed", str(seed))
     return project
 

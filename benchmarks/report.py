@@ -29,7 +29,27 @@ SECTIONS = {
         "MNIST with 4-bit weights",
         "The paper's CNN for TFLite Micro with mixed 4-bit and 8-bit weights, beside 8 bits alone.",
     ),
+    "learned_widths": (
+        "Learned widths in C code",
+        "Weights of 1 to 8 bits a channel, packed, beside 8 bits and mixed widths under the same budgets.",
+    ),
     "mixed_plan": ("Mixed widths", "Bytes of each example with all of its channels, and which builds pass."),
+    "device.sizes": (
+        "On the device: size",
+        "The paper's CNN in plain int8 as firmware: the file that onnx2tf made of it.",
+    ),
+    "device.identity": (
+        "On the device: the same integers",
+        "Whole certify and must-keep sets on every board, against TFLite Micro.",
+    ),
+    "device.foreign": (
+        "On the device: models of another converter",
+        "200 random inputs each, against TFLite Micro.",
+    ),
+    "device.fresh": (
+        "On the device: the first time",
+        "A wheel in an empty environment, with no compiler and no emulator on the path.",
+    ),
     "scaling": ("Growth", "What planning and lowering take as networks grow."),
     "step_time": ("Training step", "What quantization and learning add to a step of the MNIST CNN."),
     "preserve_time": ("Preservation set", "Grad-CAM, uncertainty and clusters of the 60,000 MNIST samples."),

@@ -27,9 +27,11 @@ from torch.utils.data import Dataset
 
 from benchmarks.record import ROOT, Row, finish
 from sgsc_edge.compression.compress import Compression
+from sgsc_edge.compression.goal import Goal
 from sgsc_edge.compression.layers import QuantizedModel
-from sgsc_edge.compression.learned import CHECKS, REMOVALS, Goal, Learned
+from sgsc_edge.compression.learned import Learned
 from sgsc_edge.compression.loop import Recipe, steps_per_epoch
+from sgsc_edge.compression.pressing import CHECKS, REMOVALS
 from sgsc_edge.compression.strategy import Plain, Strategy
 from sgsc_edge.project.schema import CompressSection
 
@@ -177,7 +179,8 @@ def occasional(learned: Learned) -> dict[str, float]:
     """Seconds a step of what happens now and then, spread over the learning phase."""
     samples = steps_per_epoch(TRAINED, CompressSection().batch_size, learned.goal.guide_share)
     learning_steps = learned.learning_epochs * samples
-    once = {"sensitivities": learned.sensitivity, "norms": learned.refresh, "watch": learned.watch}
+    guarding = learned.guarding
+    once = {"sensitivities": guarding.sensitivity, "norms": guarding.refresh, "watch": guarding.watch}
     seconds = {}
     for name, function in once.items():
         started = time.perf_counter()

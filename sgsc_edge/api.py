@@ -156,7 +156,7 @@ def package(
     *,
     out: str | Path | None = None,
     name: str | None = None,
-    learned: bool = False,
+    learned: bool | None = None,
 ) -> Packaged:
     """Write a build folder's model, or a ``.tflite`` file, as a package for an embedded project.
 
@@ -165,7 +165,8 @@ def package(
     kind: ``"c-code"``.
     out: the package's folder; None for ``package/<kind>`` in a build folder, ``./<name>-<kind>`` for a file.
     name: of the model in the code; None for its own.
-    learned: weights at the smallest width that holds each filter, instead of the ``.tflite``'s.
+    learned: weights at the smallest width that holds each filter, instead of the ``.tflite``'s; None for what
+        the build's target says (a file: the ``.tflite``'s).
     """
     from sgsc_edge.packaging import package_c_code, read_source
 

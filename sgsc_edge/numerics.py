@@ -418,3 +418,55 @@ def unpack_int4(packed: ArrayLike, count: int) -> NDArray[np.int8]:
         raise OverflowError(f"{count} int4 values take {(count + 1) // 2} bytes, not {data.size}")
     nibbles = np.stack([data & np.uint8(0x0F), data >> np.uint8(4)], axis=1).ravel()[:count]
     return ((nibbles ^ np.uint8(8)).astype(np.int16) - 8).astype(np.int8)
+
+
+# --- learned widths -------------------------------------------------------------------------------
+
+FILTER_HEADER_BITS = 3
+"""In front of each filter of :func:`pack_filters`: its width, less 1."""
+
+
+def filter_widths(filters: ArrayLike) -> NDArray[np.uint8]:
+    """The fewest bits, 1 to 8, that hold the weights of each filter, uint8 [filters].
+
+    One bit is -1 or 1; more are two's complement.
+
+    Parameters
+    ----------
+    filters: integers in [-128, 127], [filters, ...], a weight at least in each.
+
+    >>> filter_widths([[1, -1], [1, 0], [-4, 3], [4, 0]]).tolist()
+    [1, 2, 3, 4]
+    """
+    flat = _flat_filters(filters)
+    largest = np.maximum(flat.max(1), -flat.min(1) - 1).clip(1)
+    widths = np.frexp(largest.astype(np.float64))[1] + 1  # the exponent counts the bits of a whole number
+    return np.where((np.abs(flat) == 1).all(1), 1, widths).astype(np.uint8)
+
+
+def pack_filters(filters: ArrayLike) -> NDArray[np.uint8]:
+    """Filters one behind the other in a stream of bits, each at its width; lossless.
+
+    Of each filter come three bits, its width less 1, and then its weights. The least significant bit of a
+    value and of a byte comes first; the last byte is filled up with zeros.
+
+    Parameters
+    ----------
+    filters: as for :func:`filter_widths`.
+
+    >>> [bin(byte) for byte in pack_filters([[1, -1], [1, 0]])]
+    ['0b110000', '0b1']
+    """
+    parts = []
+    for weights, bits in zip(_flat_filters(filters), filter_widths(filters).tolist(), strict=True):
+        codes = weights < 0 if bits == 1 else weights
+        parts.append((bits - 1 >> np.arange(FILTER_HEADER_BITS)) & 1)
+        parts.append(((codes[:, np.newaxis] >> np.arange(bits)) & 1).reshape(-1))
+    return np.packbits(np.concatenate(parts).astype(np.uint8), bitorder="little")
+
+
+def _flat_filters(filters: ArrayLike) -> NDArray[np.int64]:
+    values = np.asarray(filters, np.int64)
+    if values.size == 0 or values.min() < -128 or values.max() > 127:
+        raise OverflowError("filters have weights, in -128 to 127")
+    return values.reshape(len(values), -1)

@@ -1,20 +1,28 @@
-"""Bytes of a layer as a ``.tflite`` file stores them: weights, biases, and the scales of both.
+"""Bytes of a layer as a device stores it: weights, biases, and the scales of both.
 
-TFLite's schema holds a float32 scale and an int64 zero point for each channel of a per-channel tensor, for
+A ``.tflite`` holds a float32 scale and an int64 zero point for each channel of a per-channel tensor, for
 the weights and again for the bias (12 bytes a channel, twice), and an int32 bias. What a file needs beside
 that (tensors, operators, names) does not depend on the widths and is not counted.
+
+Generated C code that packs each channel at its own width (``numerics.pack_filters``) holds for each channel a
+header in front of its weights, an int32 bias, an int32 multiplier and an int8 shift.
 
 1 kB = 1000 bytes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from sgsc_edge.numerics import FILTER_HEADER_BITS
 
 SCALE_BYTES = 12
 """Scale (float32) and zero point (int64) of one channel."""
 
 BIAS_BYTES = 4
+RESCALING_BYTES = 5
+"""Multiplier (int32) and shift (int8) of one channel in C code."""
 
 NARROW_BITS = 4
 """Width of weights that share a byte: integers in [-7, 7]."""
@@ -28,14 +36,22 @@ class Storage:
 
     Parameters
     ----------
-    bits: of a weight, 8 or 4; two 4-bit weights share a byte.
+    bits: of a weight, 8 or 4; two 4-bit weights share a byte. Of packed channels the fewest.
     per_channel: whether each channel has scales of its own, or all share one.
     wide: channels of a 4-bit layer that are stored in 8 bits, rising; the file has a layer for each width.
+    packed: bits of each channel's weights in C code that packs them, 0 for channels that are gone; empty in a
+        ``.tflite``. See :meth:`packing`.
     """
 
     bits: int = WIDE_BITS
     per_channel: bool = True
     wide: tuple[int, ...] = ()
+    packed: tuple[int, ...] = ()
+
+    @staticmethod
+    def packing(widths: Sequence[int]) -> Storage:
+        """Channels of these widths (1 to 8; 0: gone), packed by C code; one is there at least."""
+        return Storage(min(filter(None, widths)), packed=tuple(widths))
 
     def widths(self, channels: int) -> tuple[int, ...]:
         """Bits of each channel's weights.
@@ -43,20 +59,26 @@ class Storage:
         >>> Storage(4, wide=(1,)).widths(3)
         (4, 8, 4)
         """
+        if self.packed:
+            return self.packed
         wide = frozenset(self.wide)
         return tuple(WIDE_BITS if channel in wide else self.bits for channel in range(channels))
 
     def is_wider_than(self, other: Storage) -> bool:
         """Whether channels have more bits, or scales of their own, and none has less."""
+        if self.packed:
+            return self != other and all(a >= b for a, b in zip(self.packed, other.packed, strict=True))
         if self.bits != other.bits:
             return self.bits > other.bits
         wide, others = frozenset(self.wide), frozenset(other.wide)
         return self.per_channel >= other.per_channel and wide >= others and self != other
 
     @property
-    def channel_bytes(self) -> int:
-        """What a channel costs beside its weights: its bias, and the scales of both if it has its own."""
-        return BIAS_BYTES + (2 * SCALE_BYTES if self.per_channel else 0)
+    def channel_bits(self) -> int:
+        """What a channel costs beside its weights: its bias and its scales, if it has its own."""
+        if self.packed:
+            return FILTER_HEADER_BITS + 8 * (BIAS_BYTES + RESCALING_BYTES)
+        return 8 * (BIAS_BYTES + (2 * SCALE_BYTES if self.per_channel else 0))
 
     @property
     def layer_bytes(self) -> int:
@@ -64,18 +86,27 @@ class Storage:
         return 0 if self.per_channel else 2 * SCALE_BYTES
 
     def bytes(self, weights: int, channels: int) -> int:
-        """Bytes of a layer whose channels have equally many weights, all ``wide`` ones among them.
+        """Bytes of a layer whose channels have equally many weights, all that are named among them.
 
         >>> Storage().bytes(90, 10), Storage(4).bytes(91, 10), Storage(4, per_channel=False).bytes(91, 10)
         (370, 326, 110)
-        >>> Storage(4, wide=(0, 3)).bytes(90, 10)
-        334
+        >>> Storage(4, wide=(0, 3)).bytes(90, 10), Storage.packing([4, 0, 3]).bytes(18, 2)
+        (334, 27)
         """
-        wide = len(self.wide) * (weights // channels) if self.wide else 0
-        narrow = -(-(weights - wide) * self.bits // 8)
-        return narrow + wide * WIDE_BITS // 8 + channels * self.channel_bytes + self.layer_bytes
+        if self.packed:
+            stored = sum(self.packed) * (weights // max(channels, 1))
+        else:
+            wide = len(self.wide) * (weights // channels) if self.wide else 0
+            narrow = -(-(weights - wide) * self.bits // 8)
+            stored = 8 * (narrow + wide * WIDE_BITS // 8)
+        return -(-(stored + channels * self.channel_bits) // 8) + self.layer_bytes
 
     def __str__(self) -> str:
+        if self.packed:
+            widths = list(filter(None, self.packed))
+            least, most = min(widths), max(widths)
+            spread = f"{least} bits" if least == most else f"{least} to {most} bits"
+            return f"{spread} by channel (mean {sum(widths) / len(widths):.1f}), packed"
         scales = f"int{self.bits} per {'channel' if self.per_channel else 'tensor'}"
         return f"{scales}, {len(self.wide)} channels int{WIDE_BITS}" if self.wide else scales
 

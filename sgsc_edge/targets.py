@@ -113,6 +113,16 @@ class Tolerance(_Table):
     reason: Annotated[str, Field(min_length=10)]
 
 
+class Code(_Table):
+    """That the device runs generated C code, and how that stores weights.
+
+    ``weights``: ``learned`` packs each output channel of every layer at a width of its own, 1 to 8 bits; the
+    ``.tflite`` then holds the same integers in 8 bits. ``stored`` keeps the ``.tflite``'s widths.
+    """
+
+    weights: Literal["learned", "stored"] = "stored"
+
+
 class Limits(_Table):
     """What the device has, in bytes; absent means that the target sets no limit.
 
@@ -140,6 +150,7 @@ class Target(_Table):
     runtimes: Runtimes
     tolerances: Annotated[tuple[Tolerance, ...], Field(strict=False)] = ()
     limits: Limits = Limits()
+    code: Code = Code()
 
     @model_validator(mode="after")
     def _rows_differ(self) -> Target:
@@ -155,6 +166,16 @@ class Target(_Table):
             if not self.allows(op, 8, "per-channel"):
                 raise ValueError(
                     f"{op} has no row for 8 bits per channel, which layers have where 4 bits cost too much"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _packed_weights_have_8_bits(self) -> Target:
+        for row in self.weights:
+            if self.packs and row.bits < 8:
+                raise ValueError(
+                    f"{row.op} has a row for {row.bits} bits, and code.weights is 'learned': the C code "
+                    "packs what the .tflite holds in 8 bits"
                 )
         return self
 
@@ -178,9 +199,14 @@ class Target(_Table):
         return self
 
     @property
+    def packs(self) -> bool:
+        """Whether each output channel is stored at a width of its own."""
+        return self.code.weights == "learned"
+
+    @property
     def narrow(self) -> bool:
         """Whether some weights may be stored in less than 8 bits."""
-        return any(row.bits < 8 for row in self.weights)
+        return self.packs or any(row.bits < 8 for row in self.weights)
 
     def weights_of(self, op: str) -> tuple[Weights, ...]:
         """The legal storages of an op's weights (op kinds as in ``graph/ir.py``); empty: the op has none."""

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+# Before anything imports torch: two workers share two cores, and threads of one wait for those of the other.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 sys.path.insert(0, str(Path(__file__).parent))
 
 # Doctest collection imports every file as a module of its own name, and there are several of this one.

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from numpy.typing import ArrayLike
 
 from sgsc_edge import numerics
 from sgsc_edge.errors import DataError
@@ -20,10 +21,12 @@ from sgsc_edge.numerics import (
     Rescale,
     Rounding,
     dequantize,
+    filter_widths,
     integer_dtype,
     multiply_by_quantized_multiplier,
     multiply_by_quantized_multiplier_single_rounding,
     multiply_by_real_half_away,
+    pack_filters,
     pack_int4,
     quantize,
     quantize_multiplier,
@@ -261,3 +264,49 @@ def test_int4_limits() -> None:
             pack_int4([value])
     with pytest.raises(OverflowError, match="2 bytes, not 1"):
         unpack_int4([0], 3)
+
+
+# --- learned widths -----------------------------------------------------------------------------------
+
+
+@st.composite
+def filters(draw: st.DrawFn) -> list[list[int]]:
+    """Filters of one size, each in a range of its own."""
+    size = draw(st.integers(1, 19))
+    rows = []
+    for _ in range(draw(st.integers(1, 6))):
+        bits = draw(st.integers(1, 8))
+        own = st.sampled_from([-1, 1]) if bits == 1 else st.integers(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+        rows.append(draw(st.lists(own, min_size=size, max_size=size)))
+    return rows
+
+
+@given(filters())
+def test_filters_survive_packing_in_the_fewest_bits(rows: list[list[int]]) -> None:
+    widths = filter_widths(rows).tolist()
+    stream = "".join(f"{byte:08b}"[::-1] for byte in pack_filters(rows))
+
+    def taken(at: int, bits: int) -> int:
+        return int(stream[at : at + bits][::-1], 2)
+
+    at = 0
+    for row, bits in zip(rows, widths, strict=True):
+        assert taken(at, 3) == bits - 1
+        at += 3
+        for value in row:
+            code = taken(at, bits)
+            at += bits
+            signed = code - 2**bits if code >= 2 ** (bits - 1) else code
+            assert value == (signed if bits > 1 else 1 - 2 * code)
+    assert (len(stream), set(stream[at:])) == (-(-at // 8) * 8, set("0" * (len(stream) > at)))
+    for row, bits in zip(rows, widths, strict=True):
+        if bits > 2:
+            assert not all(-(2 ** (bits - 2)) <= value < 2 ** (bits - 2) for value in row)
+        else:
+            assert (bits == 1) == (set(row) <= {-1, 1})
+
+
+@pytest.mark.parametrize("rows", [[[128]], [[-129, 0]], np.zeros((0, 3)), np.zeros((3, 0))])
+def test_what_no_filter_holds_is_refused(rows: ArrayLike) -> None:
+    with pytest.raises(OverflowError, match="-128 to 127"):
+        pack_filters(rows)

@@ -34,7 +34,7 @@ def test_every_shipped_target_executes_every_device_op(name: str) -> None:
     target = load_target(name)
     newest = {row.op.__name__: max(row.runtimes) for row in OP_ROWS} | {"Reshape": 1}
     wide = {"Conv2D": 6, "DepthwiseConv2D": 3, "FullyConnected": 5}
-    assert target.versions == newest | ({} if target.narrow else wide)
+    assert target.versions == newest | ({} if any(row.bits == 4 for row in target.weights) else wide)
 
 
 def test_4_bit_filters_are_unpacked_into_the_arena_of_tflite_micro() -> None:
@@ -164,3 +164,12 @@ def test_targets_load_without_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_packed_weights_are_read_from_8_bits(tmp_path: Path) -> None:
+    text = (target_folder() / "tflm-int4.toml").read_text().replace("tflm-int4", "mine")
+    (tmp_path / "mine.toml").write_text(f'{text}\n[code]\nweights = "learned"\n')
+    with pytest.raises(ConfigError, match="Conv2D has a row for 4 bits, and"):
+        load_target(tmp_path / "mine.toml")
+    assert load_target("c-learned").narrow
+    assert not load_target("tflite-int8").packs

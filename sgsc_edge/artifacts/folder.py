@@ -35,13 +35,15 @@ class Manifest:
     """``manifest.json``: what a build folder holds and where it came from.
 
     ``files`` maps paths relative to the folder (POSIX) to SHA-256; ``tools`` names to versions; ``seeds``
-    names to integers; ``inputs`` the user's files to SHA-256.
+    names to integers; ``inputs`` the user's files to SHA-256; ``code`` says how the target has generated code
+    written (``weights``: ``learned`` or ``stored``).
     """
 
     files: Mapping[str, str]
     tools: Mapping[str, str]
     seeds: Mapping[str, int]
     inputs: Mapping[str, str]
+    code: Mapping[str, str]
 
 
 def write_manifest(
@@ -51,10 +53,11 @@ def write_manifest(
     tools: Mapping[str, str],
     seeds: Mapping[str, int],
     inputs: Mapping[str, str],
+    code: Mapping[str, str],
 ) -> Manifest:
     """Hash the files ``names`` of ``folder`` (paths relative to it) and write ``manifest.json``."""
     files = {name: sha256_file(folder / name) for name in sorted(names)}
-    manifest = Manifest(files, dict(tools), dict(seeds), dict(inputs))
+    manifest = Manifest(files, dict(tools), dict(seeds), dict(inputs), dict(code))
     write_json(folder / MANIFEST_NAME, {"schema": MANIFEST_SCHEMA, **_manifest_tables(manifest)})
     return manifest
 
@@ -85,6 +88,7 @@ def _manifest_tables(manifest: Manifest) -> dict[str, Mapping[str, object]]:
         "tools": manifest.tools,
         "seeds": manifest.seeds,
         "inputs": manifest.inputs,
+        "code": manifest.code,
     }
 
 
@@ -92,7 +96,7 @@ def _parse_manifest(document: object, path: Path) -> Manifest:
     def refuse(reason: str) -> NoReturn:
         raise FileFormatError(reason, where=str(path), remedy="build again")
 
-    tables: dict[str, type] = {"files": str, "tools": str, "seeds": int, "inputs": str}
+    tables: dict[str, type] = {"files": str, "tools": str, "seeds": int, "inputs": str, "code": str}
     if not isinstance(document, dict) or document.keys() != {"schema", *tables}:
         refuse(f"must have exactly the keys {sorted({'schema', *tables})}")
     if document["schema"] != MANIFEST_SCHEMA:

@@ -10,6 +10,7 @@ cycles.
 from __future__ import annotations
 
 import struct
+import threading
 import time
 from typing import Any
 
@@ -38,8 +39,8 @@ _FAILED = 0xFFFFFFFF
 # access, which is always on, and the type of the MPU: it has no regions.
 _SYSTEM, _SYSTEM_BYTES, _CPUID, _CPACR, _MPU_TYPE = 0xE000E000, 0x1000, 0xD00, 0xD88, 0xD90
 _PART = 4  # the lowest bit of the part's number in CPUID
-# Seconds at most that the emulator runs without looking up: signals, Ctrl-C among them, wait so long.
-_SLICE_S = 0.2
+# Seconds between two looks at the emulator's thread: Ctrl-C waits so long where it does not end the wait.
+_LOOK_S = 0.2
 _NOWHERE = 0xF0000000  # where execution would stop by itself: nothing lies there
 # RAM begins with what it happens to hold: code that counts on zeros is found.
 _GARBAGE = b"\xcd"
@@ -82,6 +83,7 @@ class VirtualBoard:
         self._trap: TrapError | None = None
         self._exit_code: int | None = None
         self._waiting = False
+        self._stopped = False
         self._system = {_CPUID: (CPUS[chip.cpu].number or 0) << _PART, _CPACR: 0, _MPU_TYPE: 0}
         self.instructions: int | None = None
         self._uc = self._reset()
@@ -95,18 +97,18 @@ class VirtualBoard:
     def read(self, timeout_s: float) -> bytes:
         """What the firmware has written; it runs until there is something, or it waits for more to read.
 
-        Empty where it does neither within ``timeout_s`` seconds. Raises ``TrapError``, and ``LinkError``
-        where it has ended.
+        Empty where it does neither within ``timeout_s`` seconds, and from then on. Raises ``TrapError``, and
+        ``LinkError`` where it has ended.
         """
         deadline = time.monotonic() + timeout_s
         self._waiting = False
-        while not self._outbox and not self._waiting:
+        while not (self._outbox or self._waiting or self._stopped):
             if self._exit_code is not None:
                 raise LinkError(f"the firmware ended with exit code {self._exit_code}")
             left = deadline - time.monotonic()
-            if left <= 0:
-                break
-            self._run(min(left, _SLICE_S))
+            self._stopped = left <= 0
+            if not self._stopped:
+                self._run(left)
         data = bytes(self._outbox)
         self._outbox.clear()
         return data
@@ -164,14 +166,33 @@ class VirtualBoard:
     # --- running ----------------------------------------------------------------------------------
 
     def _run(self, seconds: float) -> None:
-        """Go on until the firmware waits, writes, ends or is trapped, ``seconds`` at most."""
+        """Go on until the firmware waits, writes, ends or is trapped, ``seconds`` at most.
+
+        The emulator has a thread of its own, for it lets no signal through. Whoever stops it from outside, by
+        Ctrl-C or because time is over, ends the run: it may stand amid a translated block, whose flags
+        Unicorn (2.1.4) does not keep.
+        """
         pc = self._uc.reg_read(arm.UC_ARM_REG_PC)
+        failures: list[unicorn.UcError] = []
+
+        def emulate() -> None:
+            try:
+                self._uc.emu_start(pc | 1, _NOWHERE, timeout=max(1, int(seconds * 1e6)))
+            except unicorn.UcError as error:
+                failures.append(error)
+
+        emulator = threading.Thread(target=emulate)
+        emulator.start()
         try:
-            self._uc.emu_start(pc | 1, _NOWHERE, timeout=max(1, int(seconds * 1e6)))
-        except unicorn.UcError as error:
-            if self._trap is None:
-                invalid = error.errno == uc.UC_ERR_INSN_INVALID
-                self._trap = self._make_trap("undefined instruction" if invalid else str(error))
+            while emulator.is_alive():
+                emulator.join(_LOOK_S)
+        except BaseException:
+            self._uc.emu_stop()
+            emulator.join()
+            raise
+        if failures and self._trap is None:
+            invalid = failures[0].errno == uc.UC_ERR_INSN_INVALID
+            self._trap = self._make_trap("undefined instruction" if invalid else str(failures[0]))
         if self._trap is not None:
             raise self._trap
 

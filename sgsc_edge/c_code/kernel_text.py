@@ -1,8 +1,8 @@
 """The C kernels by name: their texts, and what each needs before it.
 
 A file of ``kernels/`` may hold several kernels: ``WIDTH`` stands for how weights are stored (``int8``,
-``int4``) and ``KIND`` for what reads them (``conv``, ``depthwise``). Arithmetic is TFLite Micro's, integer
-for integer; the sources are named in ``graph.reference``.
+``int4``), ``KIND`` for what reads them (``conv``, ``depthwise``) or what becomes of two operands (``add``).
+Arithmetic is TFLite Micro's, integer for integer; the sources are named in ``graph.reference``.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def _table() -> Iterator[tuple[str, str, tuple[str, ...]]]:
     for name in ("max_pool", "average_pool"):
         yield name, name, ("clamp", "pool")
     for name in ("add", "sub", "mul", "prelu"):
-        yield name, name, (*rescaled, "binary")
+        yield f"{name}_of", name, ("rescale", "binary")
+        yield name, "binary_run", ("clamp", f"{name}_of")
     for name in ("mean", "requantize", "matmul"):
         yield name, name, rescaled
     yield "softmax", "softmax", ("clamp", "fixed")

@@ -23,6 +23,11 @@ from sgsc_edge.graph.ir import DType, Graph, Tensor
 
 Array = NDArray[Any]
 
+VERSION = "version"
+"""A model's version in the user's counting: entry ``sgsc.version`` of its metadata, a JSON string."""
+_VERSION = re.compile(r'"([A-Za-z0-9][A-Za-z0-9._+-]{0,49})"')
+_HASH_DIGITS = 12
+
 _TYPES = {DType.INT8: "int8_t", DType.INT32: "int32_t", DType.FLOAT32: "float"}
 _WIDTH = 100
 """Characters of a line of numbers."""
@@ -150,6 +155,9 @@ class _Writer:
 extern "C" {{
 #endif
 
+/* The project's version, or the first digits of the hash. */
+#define SGSC_{self.name.upper()}_VERSION "{self._version()}"
+
 /* RAM for the values between steps: static memory of model.c. */
 #define SGSC_{self.name.upper()}_ARENA_BYTES {max(self.memory.layout.size, 1)}
 
@@ -173,28 +181,34 @@ int sgsc_{self.name}_selftest(void);
 #endif
 """
 
+    def _version(self) -> str:
+        stated = self.graph.metadata.get(f"sgsc.{VERSION}", b"").decode("utf-8", "replace")
+        found = _VERSION.fullmatch(stated)
+        return found[1] if found else self.model_hash[:_HASH_DIGITS]
+
     def _struct(self, kind: str) -> str:
         names = self.graph.inputs if kind == "input" else self.graph.outputs
         lines = []
         for name in names:
             tensor = self.graph[name]
             shape = " x ".join(map(str, tensor.shape)) or "one value"
-            lines.append(
-                f"    {_TYPES[tensor.dtype]} {self.members[kind, name]}[{tensor.elements}]; /* {shape} */"
-            )
+            member = self.members[kind, name]
+            lines.append(f"    {_TYPES[tensor.dtype]} {member}[{tensor.elements}]; /* {shape} */")
         return "typedef struct {\n" + "\n".join(lines) + f"\n}} sgsc_{self.name}_{kind};"
 
     def _grids(self) -> str:
-        """real = scale * (integer - zero point) of every int8 input and output."""
-        lines = ["/* real = SCALE * (integer - ZERO_POINT) */"]
+        """Shape and size of every input and output; the grid of those that are int8."""
+        lines = ["/* Elements and shapes; real = SCALE * (integer - ZERO_POINT) */"]
         for kind, names in (("input", self.graph.inputs), ("output", self.graph.outputs)):
             for name in names:
-                parameters = self.graph[name].quantization
-                if parameters is not None and self.graph[name].dtype is DType.INT8:
-                    macro = f"SGSC_{self.name}_{kind}_{self.members[kind, name]}".upper()
-                    scale = float(np.float32(parameters.scale[0]))
+                tensor = self.graph[name]
+                macro = f"SGSC_{self.name}_{kind}_{self.members[kind, name]}".upper()
+                lines.append(f"#define {macro}_SIZE {tensor.elements}")
+                lines.append(f"#define {macro}_SHAPE {{{', '.join(map(str, tensor.shape or (1,)))}}}")
+                if tensor.quantization is not None and tensor.dtype is DType.INT8:
+                    scale = float(np.float32(tensor.quantization.scale[0]))
                     lines.append(f"#define {macro}_SCALE {scale:.9e}f")
-                    lines.append(f"#define {macro}_ZERO_POINT ({int(parameters.zero_point[0])})")
+                    lines.append(f"#define {macro}_ZERO_POINT ({int(tensor.quantization.zero_point[0])})")
         return "\n".join(lines)
 
     # --- model.c ----------------------------------------------------------------------------------

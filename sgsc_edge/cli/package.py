@@ -23,12 +23,11 @@ from sgsc_edge.cli.output import CONTEXT, Result, command_options
 @click.option(
     "--weights",
     type=click.Choice(["stored", "learned"]),
-    default="stored",
-    show_default=True,
-    help="Widths of weights: as the .tflite stores them, or the smallest that holds each filter.",
+    help="Widths of weights: as the .tflite stores them, or the smallest that holds each filter; default: "
+    "what the build's target says, else stored.",
 )
 @command_options
-def command(source: Path, kind: str, out: Path | None, name: str | None, weights: str) -> Result:
+def command(source: Path, kind: str, out: Path | None, name: str | None, weights: str | None) -> Result:
     """Write SOURCE, a build folder or a .tflite file, as a package for an embedded project.
 
     c-code: C99 without interpreter, allocation or dependencies, with a self-test. It computes integer for
@@ -36,5 +35,6 @@ def command(source: Path, kind: str, out: Path | None, name: str | None, weights
     """
     from sgsc_edge.api import package
 
-    made = package(source, kind, out=out, name=name, learned=weights == "learned")
+    learned = None if weights is None else weights == "learned"
+    made = package(source, kind, out=out, name=name, learned=learned)
     return Result({"folder": str(made.folder), **made.description}, made.to_text())

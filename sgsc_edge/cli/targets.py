@@ -46,7 +46,7 @@ def _weights(targets: Sequence[Target]) -> list[tuple[str, ...]]:
         (
             target.name,
             row.op,
-            str(row.bits),
+            f"1 to {row.bits}, learned" if target.packs else str(row.bits),
             row.granularity,
             "" if row.axis is None else str(row.axis),
             "unpacked" if row.unpacked else "",

@@ -77,7 +77,7 @@ class LayerUse:
             reads = self.inputs.sum() / _groups(self.layer)
             weights = self.outputs * reads * self.kernel
         storage = self.layer.storage
-        return (weights * bits / 8).sum() + self.outputs.sum() * storage.channel_bytes + storage.layer_bytes
+        return (weights * bits + self.outputs * storage.channel_bits).sum() / 8 + storage.layer_bytes
 
 
 def answering(model: QuantizedModel) -> frozenset[str]:
@@ -137,6 +137,19 @@ def follow(
             values[node.name] = _Value(torch.ones(shape[1]) if along_last else outputs, shape)
         else:
             values[node.name] = _Value(_through(node, model, inputs, shape), shape)
+
+
+def living_masks(model: QuantizedModel) -> dict[str, torch.Tensor]:
+    """The channels that live at present: layer name -> float32 [O], 0 for others."""
+    return {name: layer.mask.clone() for name, layer in model.layers()}
+
+
+def set_masks(model: QuantizedModel, masks: Mapping[str, torch.Tensor]) -> None:
+    """Let channels die or live; the ranges of those that come back fit their weights."""
+    for name, layer in model.layers():
+        layer.quantizer.fit_range(layer.weight, (layer.mask == 0) & (masks[name] > 0))
+        layer.set_mask(masks[name])
+    skip_dead(model)
 
 
 def skip_dead(model: QuantizedModel) -> None:

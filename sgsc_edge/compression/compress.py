@@ -22,15 +22,16 @@ from sgsc_edge.artifacts import write_bytes, write_json
 from sgsc_edge.compression.controller import Controller
 from sgsc_edge.compression.fit import check_budget
 from sgsc_edge.compression.fold import CompressedModel, fold
+from sgsc_edge.compression.goal import Goal
 from sgsc_edge.compression.layers import QuantizedModel, quantize_model
-from sgsc_edge.compression.learned import Goal, Learned
+from sgsc_edge.compression.learned import Learned
 from sgsc_edge.compression.loop import Recipe, Trainer, calibrate, re_estimate_norms, steps_per_epoch
 from sgsc_edge.compression.strategy import Plain, Strategy, task_losses
 from sgsc_edge.compression.widths.legal import ANY_DEVICE, Device
 from sgsc_edge.compression.widths.plan import Plan
 from sgsc_edge.compression.widths.snapping import Choices
 from sgsc_edge.compression.widths.storing import Storing
-from sgsc_edge.size import EIGHT_BITS, Storage
+from sgsc_edge.size import Storage
 
 log = logging.getLogger("sgsc_edge")
 
@@ -131,7 +132,7 @@ class Compression:
     def _rehearsed(self, model: QuantizedModel) -> dict[str, Storage]:
         """The smallest storages that are sure: where channels may leave, the arena does not decide yet."""
         if self.method not in LEARNED:
-            return {name: EIGHT_BITS for name, _ in model.layers()}
+            return {name: legal[0] for name, legal in self.device.storages(model).items()}
         if self.method == "sgsc":
             return {name: min(legal) for name, legal in self.device.storages(model).items()}
         masks = {name: layer.mask for name, layer in model.layers()}
@@ -166,7 +167,7 @@ class Compression:
             actions, plan = learned.controller.actions, learned.plan
         rows = "".join(json.dumps(row, sort_keys=True) + "\n" for row in actions)
         write_bytes(folder / CONTROLLER_LOG, rows.encode())
-        write_json(folder / PLAN, (plan or _in_8_bits(model)).to_json())
+        write_json(folder / PLAN, (plan or _in_8_bits(model, self.device)).to_json())
         return fold(model)
 
     def run_control(self, folder: Path, key: str) -> QuantizedModel:
@@ -293,10 +294,10 @@ class Compression:
         )
 
 
-def _in_8_bits(model: QuantizedModel) -> Plan:
+def _in_8_bits(model: QuantizedModel, device: Device) -> Plan:
     """The plan of a model whose layers are all stored in 8 bits."""
     masks = {name: layer.mask for name, layer in model.layers()}
-    return Choices(model, masks, ANY_DEVICE).best()[0]
+    return Choices(model, masks, device.in_8_bits).best()[0]
 
 
 def logits(model: QuantizedModel, inputs: torch.Tensor) -> torch.Tensor:

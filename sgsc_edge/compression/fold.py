@@ -94,8 +94,9 @@ def _dequantize(
 class FoldedLayer(nn.Module):
     """A Conv1d, Conv2d or Linear as integers.
 
-    Buffers: ``weight`` int8 (as the layer's, output channels first), ``bits`` uint8 [O] of a stored weight
-    (8, or 4 for integers in -7..7), ``scale`` float32 [O], ``bias`` int32 [O], ``bias_scale`` float32 [O].
+    Buffers: ``weight`` int8 (as the layer's, output channels first), ``bits`` uint8 [O] of a weight in the
+    ``.tflite`` (8, or 4 for integers in -7..7; packed C code takes the fewest that hold them), ``scale``
+    float32 [O], ``bias`` int32 [O], ``bias_scale`` float32 [O].
     """
 
     weight: torch.Tensor
@@ -341,7 +342,9 @@ def _with_bias(
     bias_scale = input_scale * scale
     return {
         "weight": weight,
-        "bits": torch.tensor(storage.widths(len(scale)), dtype=torch.uint8),
+        "bits": torch.tensor(
+            (EIGHT_BITS if storage.packed else storage).widths(len(scale)), dtype=torch.uint8
+        ),
         "scale": scale,
         "bias": (bias.double() / bias_scale.double()).round().to(torch.int32),
         "bias_scale": bias_scale,

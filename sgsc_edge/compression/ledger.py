@@ -5,9 +5,8 @@ flattened map) form one *class*: it is stored while one of them lives, and leave
 The classes are those of ``shrink``, which makes the smaller files, so the bytes here are the bytes there.
 
 Classes that all layers see alike are of one *kind*: the channels of a plain layer, those of a residual
-stream. With c the number of stored classes of each kind, the size is ``base + l·c + c·P·c / 2`` half bytes (a
-4-bit weight takes one), in whole numbers: what one channel more or less costs is a row of it, and no walk
-through the network.
+stream. With c the number of stored classes of each kind, the size is ``base + l·c + c·P·c / 2`` bits, in
+whole numbers: what one channel more or less costs is a row of it, and no walk through the network.
 """
 
 from __future__ import annotations
@@ -28,14 +27,14 @@ from sgsc_edge.compression.layers import QuantizedModel, QuantLayer
 from sgsc_edge.compression.shrink.slots import Coupling, LayerShape, channel_axis
 from sgsc_edge.compression.shrink.values import CONSTANT, LAYER, Values
 from sgsc_edge.compression.widths.split import splittable
-from sgsc_edge.size import EIGHT_BITS, SCALE_BYTES, Storage
+from sgsc_edge.size import EIGHT_BITS, SCALE_BYTES, WIDE_BITS, Storage
 
 Integers = NDArray[np.int64]
 
 _LEDGERS: WeakKeyDictionary[QuantizedModel, dict[tuple[Storage, ...], Ledger]] = WeakKeyDictionary()
 
-UNITS = 2
-"""Half bytes in a byte: what the ledger's numbers count."""
+UNITS = 8
+"""Bits in a byte: what the ledger's numbers count."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,8 +49,8 @@ class Ledger:
     free: layers whose channels may be stored in two widths (see ``split``).
     kinds: int64 [classes], the kind of each class.
     removable: bool [kinds], whether classes of a kind can leave.
-    base: half bytes that never leave.
-    linear, pairs: int64 [kinds] and symmetric [kinds, kinds], l and P of the size, in half bytes.
+    base: bits that never leave.
+    linear, pairs: int64 [kinds] and symmetric [kinds, kinds], l and P of the size, in bits.
     outputs: int64 [layers, kinds], output channels of a layer in one class of a kind.
     """
 
@@ -79,11 +78,11 @@ class Ledger:
         return -(-self.units(counts) // UNITS)
 
     def units(self, counts: Integers) -> int:
-        """Half bytes with so many classes of each kind, int64 [kinds]."""
+        """Bits with so many classes of each kind, int64 [kinds]."""
         return self.base + int(self.linear @ counts) + int(counts @ self.pairs @ counts) // 2
 
     def slopes(self, counts: Integers) -> Integers:
-        """∂ units / ∂ counts, int64 [kinds]; one class less saves ``slope - P[k, k] / 2`` half bytes."""
+        """∂ units / ∂ counts, int64 [kinds]; one class less saves ``slope - P[k, k] / 2`` bits."""
         return self.linear + self.pairs @ counts
 
     def room(self, counts: Integers) -> Integers:
@@ -130,6 +129,7 @@ class _Books:
             if node.op == "call_module" and isinstance(modules[str(node.target)], QuantLayer)
         }
         self.storages = {name: layer.storage for name, layer in model.layers()}
+        self.packs = any(storage.packed for storage in self.storages.values())
         self._join_calls()
         roots = {node: self.coupling.roots(node) for node in self.values.nodes}
         numbers, inverse = np.unique(np.concatenate([*roots.values()]), return_inverse=True)
@@ -198,27 +198,34 @@ class _Books:
 
     def _layer(self, node: fx.Node) -> None:
         weight = self.values.layer(node).weight
-        storage = self.storages.get(self.names.get(node.name, ""), EIGHT_BITS)
+        storage = self._storage(node, len(weight))
         if node in self.coupling.irregular:
             self.base += UNITS * storage.bytes(weight.numel(), len(weight))
             return
         (source,) = self.values.inputs(node)
         outs, kernel = self._tally(self.classes[node]), math.prod(weight.shape[2:])
-        each = UNITS * np.array(storage.widths(len(weight))) // 8
+        each = np.array(storage.widths(len(weight)))
         units = self._tally(self.classes[node], each)
         self.outputs.append(outs)
-        self.linear += UNITS * outs * storage.channel_bytes
-        # An odd number of 4-bit weights leaves half a byte unused.
-        self.base += UNITS * storage.layer_bytes + int((each % UNITS).max())
+        self.linear += outs * storage.channel_bits
+        # A layer's last byte is filled up; it counts as if there were as much to fill as there can be.
+        unused = UNITS - 1 if storage.packed else int((each % UNITS).max())
+        self.base += UNITS * storage.layer_bytes + unused
         if self._shape(node).groups > 1:
             self.linear += units * kernel * weight.shape[1]
         else:
             self.reads.append((kernel, self._tally(self.classes[source]), units))
 
+    def _storage(self, node: fx.Node, channels: int) -> Storage:
+        """How a layer is stored; a BatchNorm on its own has no choice."""
+        plain = Storage.packing((WIDE_BITS,) * channels) if self.packs else EIGHT_BITS
+        return self.storages.get(self.names.get(node.name, ""), plain)
+
     def _constant(self, node: fx.Node) -> None:
         constant = self.values.module.get_submodule(str(node.target))
         assert isinstance(constant, FoldedConstant)
-        self.base += UNITS * SCALE_BYTES
+        # C code has a constant's scale in its calls.
+        self.base += UNITS * (0 if self.packs else SCALE_BYTES)
         axis = channel_axis(self.values, node)
         if axis is None:
             self.base += UNITS * constant.value.numel()

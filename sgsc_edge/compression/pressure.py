@@ -20,6 +20,7 @@ from sgsc_edge.compression.channels import follow
 from sgsc_edge.compression.fit import Masks
 from sgsc_edge.compression.layers import QuantizedModel
 from sgsc_edge.compression.path import Path
+from sgsc_edge.compression.quantizer import FLOOR_BITS
 
 _GAIN = 20.0
 """Growth of μ in a learning phase spent at e times the path."""
@@ -89,7 +90,10 @@ class Pressure:
     def _relaxed_bytes(self) -> float:
         """R; takes the slopes ∂ log R / ∂ bits, [O] by layer, along."""
         bits = {name: layer.quantizer.bits for name, layer in self.layers.items()}
-        width = {name: float(layer.storage.bits) for name, layer in self.layers.items()}
+        width = {
+            name: FLOOR_BITS if layer.storage.packed else float(layer.storage.bits)
+            for name, layer in self.layers.items()
+        }
         alive: Masks = {}
         stored = {}
         for name, depths in bits.items():

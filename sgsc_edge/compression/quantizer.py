@@ -26,10 +26,6 @@ _HAIR = 1e-5
 """Ranges are a hair wider than the weights: rounding must not clip the largest and stop its gradient."""
 
 
-def _round_ste(x: torch.Tensor) -> torch.Tensor:
-    return x + (x.round() - x).detach()
-
-
 class _FakeQuantize(torch.autograd.Function):
     """``torch.fake_quantize_per_tensor_affine`` on the int8 range, value for value, in a fifth of its time.
 
@@ -57,7 +53,8 @@ class WeightQuantizer(nn.Module):
     channels' bit depths, learned where they require gradients. Depths are real numbers while they are
     learned; the integers then reach ``round(2^(b-1) - 1)``. Below :data:`FLOOR_BITS` a channel keeps three
     values, until its layer's mask removes it: how far its depth has fallen says how little it is worth.
-    Where the range is ``shared``, all channels have the geometric mean of theirs (see :meth:`snap`).
+    Once ``settled``, depths are whole, and 1 bit is the two values -1 and 1. Where the range is ``shared``,
+    all channels have the geometric mean of theirs (see :meth:`snap`).
 
     The paper holds the scale while the depth moves, so that the loss feels a depth only through weights that
     are cut off. Here the range is held: a shallower depth is a coarser grid, and the gradient with respect
@@ -72,6 +69,7 @@ class WeightQuantizer(nn.Module):
         super().__init__()
         channels = weight.shape[0]
         self.shared = False
+        self.settled = False
         self.bits = nn.Parameter(torch.full((channels,), bits), requires_grad=False)
         self.log2_range = nn.Parameter(_fitting(weight))
 
@@ -101,19 +99,21 @@ class WeightQuantizer(nn.Module):
         bits: float32 [O].
         channels, shared: see :func:`best_range`.
         """
-        self.shared = shared
-        shallower = torch.full_like(channels, True) if shared else self.bits > bits
+        self.shared, self.settled = shared, True
+        # Below the floor, what had three values while depths were learned has two from now on.
+        shallower = torch.full_like(channels, True) if shared else self.bits.clamp_min(FLOOR_BITS) > bits
         best = best_range(weight, bits, channels, shared=shared)
         self.log2_range.copy_(torch.where(shallower, best, self.log2_range))
         self.bits.copy_(bits)
 
     @torch.no_grad()
     def widen(self, weight: torch.Tensor, bits: torch.Tensor) -> None:
-        """Deeper channels (float32 [O]), each with a range of its own that its largest weight just fits."""
+        """Deeper channels (float32 [O]), each with a range of its own that rounds best."""
         deeper = (bits > self.bits) | self.shared
         self.shared = False
         self.bits.copy_(bits)
-        self.log2_range.copy_(torch.where(deeper, _fitting(weight), self.log2_range))
+        best = best_range(weight, bits, torch.full_like(deeper, True), shared=False)
+        self.log2_range.copy_(torch.where(deeper, best, self.log2_range))
 
     def scale(self) -> torch.Tensor:
         """The channels' scales, float32 [O]; equal ones where the range is shared."""
@@ -125,7 +125,8 @@ class WeightQuantizer(nn.Module):
         shape = (-1, *[1] * (weight.ndim - 1))
         scale = self.scale().reshape(shape)
         limit = self._limit().reshape(shape)
-        return _round_ste(torch.clamp(weight / scale, -limit, limit)) * scale
+        steps = torch.clamp(weight / scale, -limit, limit)
+        return (steps + (self._whole(steps) - steps).detach()) * scale
 
     @torch.no_grad()
     def integers(self, weight: torch.Tensor) -> torch.Tensor:
@@ -133,7 +134,11 @@ class WeightQuantizer(nn.Module):
         shape = (-1, *[1] * (weight.ndim - 1))
         limit = self._limit().reshape(shape)
         scaled = weight / self.scale().reshape(shape)
-        return torch.clamp(scaled, -limit, limit).round().to(torch.int8)
+        return self._whole(torch.clamp(scaled, -limit, limit)).to(torch.int8)
+
+    def _whole(self, steps: torch.Tensor) -> torch.Tensor:
+        """Steps as whole numbers."""
+        return _to_grid(steps, self.bits) if self.settled else steps.round()
 
 
 def _fitting(weight: torch.Tensor) -> torch.Tensor:
@@ -156,36 +161,41 @@ def best_range(
     bits: of all channels, or float32 [O].
     channels: bool [O]: those that count where the range is ``shared``.
     """
-    limit = _largest(weight, bits)
     widest = _fitting(weight)
     if shared:
         widest = widest[channels].max().expand_as(widest)
     errors = []
     for share in _NARROWER:
         log2_range = widest + math.log2(share)
-        difference = _rounded(weight, log2_range, limit) - weight
+        difference = _rounded(weight, log2_range, bits) - weight
         error = difference.square().flatten(1).sum(1)
         errors.append(error[channels].sum().expand_as(error) if shared else error)
-    best = torch.stack(errors).argmin(0)
-    return widest + torch.tensor(_NARROWER).log2()[best]
+    found = widest + torch.tensor(_NARROWER).log2()[torch.stack(errors).argmin(0)]
+    mean = weight.abs().flatten(1).mean(1).clamp_min(_TINY).log2()  # rounds best to two values
+    return torch.where(torch.as_tensor(bits) == 1, mean, found)
 
 
 @torch.no_grad()
 def round_to(weight: torch.Tensor, bits: float, channels: torch.Tensor, *, shared: bool) -> torch.Tensor:
     """The weight on the grids of its :func:`best_range`, float32, same shape."""
     log2_range = best_range(weight, bits, channels, shared=shared)
-    return _rounded(weight, log2_range, _largest(weight, bits))
+    return _rounded(weight, log2_range, bits)
 
 
-def _largest(weight: torch.Tensor, bits: torch.Tensor | float) -> torch.Tensor:
-    """The largest integer of each channel, float32 [O]."""
-    return 2.0 ** (torch.as_tensor(bits).expand(len(weight)) - 1) - 1
-
-
-def _rounded(weight: torch.Tensor, log2_range: torch.Tensor, limit: torch.Tensor) -> torch.Tensor:
+def _rounded(weight: torch.Tensor, log2_range: torch.Tensor, bits: torch.Tensor | float) -> torch.Tensor:
     shape = (-1, *[1] * (weight.ndim - 1))
+    bits = torch.as_tensor(bits, dtype=torch.float32).expand(len(weight))
+    limit = 2 ** (bits.clamp_min(FLOOR_BITS) - 1) - 1
     scale, limit = (2**log2_range / limit).reshape(shape), limit.reshape(shape)
-    return (weight / scale).round().clamp(-limit, limit) * scale
+    return _to_grid((weight / scale).clamp(-limit, limit), bits) * scale
+
+
+def _to_grid(steps: torch.Tensor, bits: torch.Tensor) -> torch.Tensor:
+    """Steps of a weight rounded to whole ones; to -1 or 1 in channels of 1 bit (bits: float32 [O])."""
+    whole = steps.round()
+    if not bool((two := bits == 1).any()):
+        return whole
+    return torch.where(two.reshape(-1, *[1] * (steps.ndim - 1)), torch.where(steps < 0, -1.0, 1.0), whole)
 
 
 class ActivationQuantizer(nn.Module):

@@ -1,4 +1,6 @@
-"""Channels that a build removed, from the metadata that it stored with the model.
+"""Channels of layers: the bits that each needs, and those that a build removed.
+
+The latter are in the metadata that the build stored with the model.
 
 A model file holds what stays. How many output channels each layer had before is the entry ``sgsc.channels``:
 JSON, a list of ``[parts, channels]`` in order of execution; ``parts`` lists the layers that the file has of
@@ -12,8 +14,12 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sgsc_edge.inspection.summary import TensorSummary
 from sgsc_edge.inspection.text import plain_name
+from sgsc_edge.numerics import filter_widths
 
 CHANNELS = "channels"
 """Key of the entry, without the prefix that all entries of a build have."""
@@ -21,6 +27,12 @@ CHANNELS = "channels"
 _ENTRY = f"sgsc.{CHANNELS}"
 _MAX_BYTES = 1 << 20
 _MAX_CHANNELS = 2**31 - 1
+
+
+def channel_bits(weights: NDArray[np.int8], axis: int) -> tuple[int, ...]:
+    """The fewest bits that hold each channel of a layer's weights, which lie along ``axis``."""
+    return tuple(filter_widths(np.moveaxis(weights, axis, 0)).tolist()) if weights.size else ()
+
 
 _Layers = list[tuple[list[str], int]]
 """Names of a layer's parts, and the output channels that it had before."""

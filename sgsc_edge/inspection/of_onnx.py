@@ -17,7 +17,7 @@ from onnx import numpy_helper
 
 from sgsc_edge.errors import FileFormatError
 from sgsc_edge.graph.ir import Quantization
-from sgsc_edge.inspection.channels import with_channels_removed
+from sgsc_edge.inspection.channels import channel_bits, with_channels_removed
 from sgsc_edge.inspection.summary import (
     Inspection,
     Kind,
@@ -236,4 +236,14 @@ class _OnnxReader:
             parameters + structure,
             share,
             channels if isinstance(channels, int) else None,
+            channel_bits=self._channel_bits(name, axis) if isinstance(channels, int) else None,
         )
+
+    def _channel_bits(self, name: str, axis: int | None) -> tuple[int, ...] | None:
+        tensor = self.initializers[name]
+        if axis is None or tensor.data_type != onnx.TensorProto.INT8:
+            return None
+        try:
+            return channel_bits(np.asarray(numpy_helper.to_array(tensor)), axis)
+        except ValueError as error:
+            raise FileFormatError(f"initializer '{name}': {error}", where=self.where) from error

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sgsc_edge.artifacts import read_bytes
 from sgsc_edge.errors import FileFormatError
@@ -20,7 +22,7 @@ from sgsc_edge.graph.read_tflite import (
     tensor_shape,
 )
 from sgsc_edge.inspection.byte_map import KINDS, ByteMap, byte_map
-from sgsc_edge.inspection.channels import with_channels_removed
+from sgsc_edge.inspection.channels import channel_bits, with_channels_removed
 from sgsc_edge.inspection.summary import (
     Inspection,
     Kind,
@@ -134,7 +136,18 @@ class _TfliteReader:
             parameters + structure,
             share,
             shape[axis] if axis is not None and axis < len(shape) else None,
+            channel_bits=self._channel_bits(content, dtype, shape, axis),
         )
+
+    @staticmethod
+    def _channel_bits(
+        content: NDArray[np.uint8] | None, dtype: str, shape: tuple[int, ...], axis: int | None
+    ) -> tuple[int, ...] | None:
+        if content is None or dtype != "int8" or axis is None or axis >= len(shape):
+            return None
+        if content.size != math.prod(shape):
+            return None
+        return channel_bits(content.view(np.int8).reshape(shape), axis)
 
     def overhead(self) -> tuple[StoredEntry, ...]:
         """Bytes beside values and parameters; call it when every tensor has been looked at."""

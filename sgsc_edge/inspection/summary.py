@@ -61,6 +61,8 @@ class TensorSummary:
     several tensors share is counted at the first. ``bits`` is 0 where unknown. ``channels`` are a layer's
     outputs, where the tensor is its weights; ``channels_removed`` those that it lost when it was built, of
     ``channels_before``, where the file says so (of a layer in two widths, both its tensors say it).
+    ``channel_bits``: of int8 weights, the fewest bits that hold each output channel's integers, as C code
+    packs them.
     """
 
     name: str
@@ -76,6 +78,16 @@ class TensorSummary:
     channels: int | None = None
     channels_removed: int | None = None
     channels_before: int | None = None
+    channel_bits: tuple[int, ...] | None = None
+
+    @property
+    def packed(self) -> str:
+        """``2 to 5, mean 3.4`` bits by channel; empty where unknown."""
+        if not self.channel_bits:
+            return ""
+        least, most = min(self.channel_bits), max(self.channel_bits)
+        mean = sum(self.channel_bits) / len(self.channel_bits)
+        return f"{least} to {most}, mean {mean:.1f}" if least < most else str(least)
 
     @property
     def removed(self) -> str:
@@ -159,7 +171,10 @@ class Inspection:
             ),
             table(("count", "op", "dtypes"), [(str(op.count), op.name, op.dtypes) for op in self.ops]),
             table(
-                ("tensor", "kind", "dtype", "shape", "removed", "bytes", "metadata", "quantization"),
+                (
+                    *("tensor", "kind", "dtype", "bits by channel", "shape", "removed"),
+                    *("bytes", "metadata", "quantization"),
+                ),
                 [_row(tensor) for tensor in self.tensors],
             ),
         ]
@@ -190,6 +205,7 @@ def _row(tensor: TensorSummary) -> tuple[str, ...]:
         tensor.name,
         tensor.kind,
         tensor.dtype,
+        tensor.packed,
         "x".join(str(size) for size in tensor.shape) or "scalar",
         tensor.removed,
         f"{tensor.payload_bytes:,}" if tensor.payload_bytes else "",

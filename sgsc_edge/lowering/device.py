@@ -87,13 +87,23 @@ def check_arena(graph: Graph, target: Target, *, unpacked: bool = True) -> None:
 
 
 def check_flash(size: int, target: Target) -> None:
-    """Refuse a ``.tflite`` of ``size`` bytes that is too large for the flash; raises ``ConfigError``."""
+    """Refuse what takes ``size`` bytes and is too large for the flash; raises ``ConfigError``.
+
+    It is the ``.tflite``, or the C code's constants where these hold the weights packed.
+    """
     flash = target.limits.flash
     if flash is None or size <= flash:
         return
+    if target.packs:
+        what, remedy = "the C code's constants take", "set compress.budget"
+    else:
+        what = "the .tflite takes"
+        remedy = (
+            "set compress.budget, choose a target that stores weights in fewer bits, or leave out names, "
+            "metadata and unread parameters ([export])"
+        )
     raise ConfigError(
-        f"the .tflite takes {size:,} bytes, {size - flash:,} more than the flash for it ({flash:,})",
+        f"{what} {size:,} bytes, {size - flash:,} more than the flash for it ({flash:,})",
         where=f"target '{target.name}': limits.flash",
-        remedy="set compress.budget, choose a target that stores weights in fewer bits, or leave out names, "
-        "metadata and unread parameters ([export])",
+        remedy=remedy,
     )

@@ -37,19 +37,22 @@ class Packaged:
         )
 
 
-def package_c_code(source: Source, out: Path, *, name: str | None = None, learned: bool = False) -> Packaged:
+def package_c_code(
+    source: Source, out: Path, *, name: str | None = None, learned: bool | None = None
+) -> Packaged:
     """Write a model as C into the folder ``out``.
 
     Parameters
     ----------
     name: in C names; None for the source's own.
-    learned: pack every filter at the smallest width that holds its weights.
+    learned: pack every filter at the smallest width that holds its weights; None for what its target says.
 
     Raises
     ------
     UnsupportedError: an op or a type has no kernel in C.
     OutputError: a file cannot be written.
     """
+    learned = source.learned if learned is None else learned
     code = c_code(
         source.graph,
         name=name or source.name,

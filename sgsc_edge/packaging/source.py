@@ -18,6 +18,8 @@ from sgsc_edge.graph.read_tflite import MAX_FILE_BYTES, read_tflite
 
 MODEL, SAMPLES = "model.tflite", "preservation.npz"
 _SAMPLES = 8
+_SAMPLE_BYTES = 16 * 1024
+"""Samples lie in the device's flash: no more of them than so many bytes of inputs hold, and one at least."""
 _SEED = 0
 _REAL_RANGE = 4.0
 """Real inputs of a model that takes float32 are normally distributed, within so many deviations."""
@@ -35,6 +37,7 @@ class Source:
     model_hash: SHA-256 of the ``.tflite``.
     inputs, outputs: a few samples by tensor name, each [n, ...], and what TFLite Micro computes of them.
     folder: the build folder; None for a file.
+    learned: whether the build's target has each filter packed at its own width.
     """
 
     graph: Graph
@@ -43,21 +46,24 @@ class Source:
     inputs: Arrays
     outputs: Arrays
     folder: Path | None
+    learned: bool = False
 
 
 def read_source(path: Path) -> Source:
     """Read a build folder or a ``.tflite`` file.
 
     The samples are certify samples of a build, evenly spaced over its classes, and random ones of a file.
-    Their outputs are those of the integer executor.
+    Their outputs are those of the integer executor. There are eight, or fewer where inputs are large.
 
     Raises
     ------
     FileFormatError: a file is missing or malformed, or not the one that the folder's manifest lists.
     """
     folder = path if path.is_dir() else None
+    learned = False
     if folder is not None:
-        check_manifest(folder, required=(MODEL, SAMPLES))
+        manifest = check_manifest(folder, required=(MODEL, SAMPLES))
+        learned = manifest.code.get("weights") == "learned"
     elif path.suffix != ".tflite":
         raise FileFormatError(
             "is neither a build folder nor a .tflite file",
@@ -70,23 +76,31 @@ def read_source(path: Path) -> Source:
     inputs = _random(graph) if folder is None else _recorded(graph, folder)
     outputs = reference.run_tensors(graph, inputs)
     name = graph.name if folder is not None and graph.name else path.stem
-    return Source(graph, name, sha256_bytes(data), inputs, outputs, folder)
+    return Source(graph, name, sha256_bytes(data), inputs, outputs, folder, learned)
 
 
 def _recorded(graph: Graph, folder: Path) -> Arrays:
     path = folder / SAMPLES
     certify = read_samples(read_npz(path), where=str(path))[CERTIFY]
     by_class = np.argsort(certify.labels, kind="stable")
-    chosen = by_class[np.linspace(0, len(by_class) - 1, min(_SAMPLES, len(by_class))).astype(int)]
+    count = min(_samples(graph), len(by_class))
+    chosen = by_class[np.linspace(0, len(by_class) - 1, count).astype(int)]
     return {graph.inputs[0]: certify.inputs[chosen]}
+
+
+def _samples(graph: Graph) -> int:
+    tensors = [graph[name] for name in graph.inputs]
+    size = sum(tensor.elements * tensor.dtype.numpy.itemsize for tensor in tensors)
+    return min(_SAMPLES, max(1, _SAMPLE_BYTES // size))
 
 
 def _random(graph: Graph) -> Arrays:
     chance = np.random.default_rng(_SEED)
+    count = _samples(graph)
 
     def values(name: str) -> NDArray[Any]:
         tensor = graph[name]
-        shape = (_SAMPLES, *(tensor.shape[1:] if tensor.shape[:1] == (1,) else tensor.shape))
+        shape = (count, *(tensor.shape[1:] if tensor.shape[:1] == (1,) else tensor.shape))
         if tensor.dtype is DType.FLOAT32:
             return np.clip(chance.standard_normal(shape), -_REAL_RANGE, _REAL_RANGE).astype(np.float32)
         if (rows := _rows(graph, name)) is not None:

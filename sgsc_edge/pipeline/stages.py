@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from sgsc_edge.artifacts import content_key, write_bytes, write_manifest, write_npz
+from sgsc_edge.c_code.write import VERSION, c_code
 from sgsc_edge.certification import (
     CertificationContext,
     GatePolicy,
@@ -126,7 +127,7 @@ def _rehearse_limits(build: Build, compressed: CompressedModel) -> None:
     living = shrink(compressed, build.untrained.sample).model
     graph = lower(_onnx(build, living, {}), build.target)
     check_arena(graph, build.target, unpacked=method not in LEARNED)
-    check_flash(len(_tflite(build, graph)), build.target)
+    check_flash(_in_flash(build, graph, _tflite(build, graph)), build.target)
 
 
 # --- choose the preservation set ------------------------------------------------------------------
@@ -212,6 +213,8 @@ def _export(build: Build, key: str) -> None:
             if not layer.is_gone
         ],
     }
+    if config.project.version is not None:
+        metadata[VERSION] = config.project.version
     if config.data.classes:
         metadata["classes"] = list(config.data.classes)
     model = _onnx(build, build.compressed, metadata)
@@ -227,8 +230,15 @@ def _lower(build: Build, key: str) -> None:
     graph = lower(build.folder / ONNX, build.target)
     check_arena(graph, build.target)
     data = _tflite(build, graph)
-    check_flash(len(data), build.target)
+    check_flash(_in_flash(build, graph, data), build.target)
     write_bytes(build.folder / TFLITE, data)
+
+
+def _in_flash(build: Build, graph: Graph, tflite: bytes) -> int:
+    """Bytes that the flash limit is for."""
+    if not build.target.packs:
+        return len(tflite)
+    return c_code(graph, name=graph.name, model_hash="", learned=True).constant_bytes
 
 
 def _tflite(build: Build, graph: Graph) -> bytes:
@@ -242,7 +252,8 @@ def _record_key(build: Build) -> str:
     test = build.samples.test.hashes if build.samples.test else ()
     # The manifest states all of these, also where a change of one leaves the models' bytes as they were.
     files = [build.digest(name) for name in sorted(_made_before(build, "record"))]
-    stated = [build.project.source_files(), build.project.config.compress.seed, _versions(_TOOLS)]
+    code = build.target.code.model_dump(mode="json")
+    stated = [build.project.source_files(), build.project.config.compress.seed, _versions(_TOOLS), code]
     return content_key(build.samples_key, list(test), files, stated)
 
 
@@ -261,6 +272,7 @@ def _record(build: Build, key: str) -> None:
         tools=_versions(_TOOLS),
         seeds={"compress": build.project.config.compress.seed},
         inputs=build.project.source_files(),
+        code=build.target.code.model_dump(mode="json"),
     )
 
 

@@ -118,9 +118,10 @@ class _Section(BaseModel):
 
 
 class ProjectSection(_Section):
-    """``[project]``."""
+    """``[project]``. ``version``: of the model, in the user's counting; it goes into the shipped files."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+    version: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=50)] | None = None
 
 
 class InputSection(_Section):

@@ -203,6 +203,7 @@ def folder(tmp_path: Path) -> Path:
         tools={"numpy": "2"},
         seeds={"build": 0},
         inputs={"model.py": "0" * 64},
+        code={"weights": "learned"},
     )
     return tmp_path
 
@@ -213,6 +214,7 @@ def test_the_manifest_lists_the_named_files(folder: Path) -> None:
         name: artifacts.sha256_bytes(name.encode()) for name in ["model.tflite", "package/readme.txt"]
     }
     assert (manifest.tools, manifest.seeds) == ({"numpy": "2"}, {"build": 0})
+    assert manifest.code == {"weights": "learned"}
 
 
 def test_an_edited_or_missing_file_is_named(folder: Path) -> None:

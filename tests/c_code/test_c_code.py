@@ -16,11 +16,13 @@ from graph.op_cases import CASES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sgsc_edge.c_code.calls.dispatch import CALLS
 from sgsc_edge.c_code.schedule import Schedule
 from sgsc_edge.c_code.write import c_code, identifier
 from sgsc_edge.errors import UnsupportedError
 from sgsc_edge.graph import ir, reference
 from sgsc_edge.graph.ir import DType, Graph, Node, Quantization, Tensor
+from sgsc_edge.graph.reference.executor import KERNELS
 from sgsc_edge.graph.write_tflite import write_tflite
 
 pytestmark = needs_gcc
@@ -81,15 +83,17 @@ def test_tflite_micro_agrees(name: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(made, run_tflm(write_tflite(graph), feeds["x"]))
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    ("name", "learned"), [*((name, False) for name in NETWORKS), ("residual", True), ("separable", True)]
+)
 @pytest.mark.parametrize("compiler", [GCC, CLANG], ids=["gcc", "clang"])
-def test_sanitizers_find_nothing(name: str, compiler: str | None, tmp_path: Path) -> None:
+def test_sanitizers_find_nothing(name: str, learned: bool, compiler: str | None, tmp_path: Path) -> None:
     """The self-test under AddressSanitizer and UndefinedBehaviorSanitizer, with all warnings as errors."""
     if compiler is None:
         pytest.skip("this compiler is not installed")
     graph = NETWORKS[name]
     feeds = random_inputs(graph)
-    written(graph, tmp_path, samples=(feeds, reference.run_tensors(graph, feeds)))
+    written(graph, tmp_path, samples=(feeds, reference.run_tensors(graph, feeds)), learned=learned)
     main = tmp_path / "main.c"
     main.write_text('#include "model.h"\nint main(void) { return sgsc_case_selftest(); }\n')
     sources = sorted(map(str, tmp_path.glob("*.c")))
@@ -177,6 +181,10 @@ def test_what_has_no_kernel_is_refused_by_name() -> None:
         c_code(graph, name="a", model_hash=HASH)
 
 
+def test_every_op_that_is_executed_becomes_a_call() -> None:
+    assert CALLS.keys() == KERNELS.keys() - {ir.Reshape}  # a reshaped value is the value
+
+
 def test_sums_that_may_leave_32_bits_are_refused() -> None:
     grid = Quantization.per_tensor(0.1, -128)
     weights = Quantization.per_tensor(0.1, 0)
@@ -189,6 +197,26 @@ def test_sums_that_may_leave_32_bits_are_refused() -> None:
     graph = Graph("g", tensors, (Node(ir.FullyConnected(), ("x", "w", "b"), ("y",), "fc"),), ("x",), ("y",))
     with pytest.raises(UnsupportedError, match="32 bits"):
         c_code(graph, name="a", model_hash=HASH)
+
+
+@pytest.mark.parametrize(
+    ("stated", "expected"),
+    [
+        ({"sgsc.version": b'"1.2.0+b7"'}, "1.2.0+b7"),
+        ({}, HASH[:12]),
+        ({"sgsc.version": b'"*/ 1"'}, HASH[:12]),
+        ({"sgsc.version": b"\xff"}, HASH[:12]),
+        ({"sgsc.version": b'""'}, HASH[:12]),
+    ],
+)
+def test_the_header_states_version_and_shapes(stated: dict[str, bytes], expected: str) -> None:
+    header = c_code(replace(NETWORKS["residual"], metadata=stated), name="a", model_hash=HASH).files[
+        "model.h"
+    ]
+    graph = NETWORKS["residual"]
+    assert f'#define SGSC_A_VERSION "{expected}"\n' in header
+    assert f"#define SGSC_A_INPUT_X_SHAPE {{{', '.join(map(str, graph['x'].shape))}}}\n" in header
+    assert f"#define SGSC_A_INPUT_X_SIZE {graph['x'].elements}\n" in header
 
 
 @pytest.mark.parametrize(

@@ -84,5 +84,5 @@ def write_folder(folder: Path, edit: Callable[[Arrays], object] = lambda arrays:
     (folder / "model.tflite").write_bytes(tiny_model.tflite_bytes())
     (folder / "model.qdq.onnx").write_bytes(tiny_model.onnx_bytes())
     write_npz(folder / "preservation.npz", arrays)
-    write_manifest(folder, BUILT, tools={"sgsc-edge": "0"}, seeds={"seed": 0}, inputs={})
+    write_manifest(folder, BUILT, tools={"sgsc-edge": "0"}, seeds={"seed": 0}, inputs={}, code={})
     return folder

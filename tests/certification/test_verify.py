@@ -103,7 +103,7 @@ def test_an_edited_file_is_named(folder: Path, name: str) -> None:
 def test_a_manifest_rewritten_to_fit_does_not_help(folder: Path) -> None:
     path = folder / "model.qdq.onnx"
     path.write_bytes(path.read_bytes() + b"\x00")
-    write_manifest(folder, BUILT, tools={}, seeds={}, inputs={})
+    write_manifest(folder, BUILT, tools={}, seeds={}, inputs={}, code={})
     with pytest.raises(FileFormatError, match=r"other files than those here: model\.qdq\.onnx"):
         verify_folder(folder)
 
@@ -293,6 +293,6 @@ def test_samples_for_another_model_are_refused(folder: Path) -> None:
 def test_a_hostile_model_is_refused_before_it_runs(folder: Path) -> None:
     path = folder / "model.tflite"
     path.write_bytes(path.read_bytes()[:300])
-    write_manifest(folder, BUILT, tools={}, seeds={}, inputs={})
+    write_manifest(folder, BUILT, tools={}, seeds={}, inputs={}, code={})
     with pytest.raises(FileFormatError):
         certify_folder(folder, context())

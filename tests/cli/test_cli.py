@@ -104,7 +104,7 @@ def test_version() -> None:
             "boards, runtimes.",
         ),
         (("targets", "--jsn"), "--json"),
-        (("build", "."), "Targets: tflite-int4, tflite-int8, tflm-int4."),
+        (("build", "."), "Targets: c-learned, tflite-int4, tflite-int8, tflm-int4."),
         (("verify",), "Missing argument 'FOLDER'"),
         (("targets", "extra"), "unexpected extra argument"),
     ],
@@ -138,8 +138,9 @@ def test_targets_as_text_and_json() -> None:
         "alignment",
     ]
     assert ["tflm-int4", "Conv2D", "4", "per-channel", "0", "unpacked"] in [row.split() for row in tables[1]]
-    assert tables[2][0].split()[-3:] == ["tflite-int4", "tflite-int8", "tflm-int4"]
-    assert ["Conv2D", "7", "6", "7"] in [row.split() for row in tables[2]]
+    assert "c-learned    Conv2D           1 to 8, learned  per-channel" in text.stdout
+    assert tables[2][0].split()[-4:] == ["c-learned", "tflite-int4", "tflite-int8", "tflm-int4"]
+    assert ["Conv2D", "6", "7", "6", "7"] in [row.split() for row in tables[2]]
     assert "litert   1 step " in tables[3][1]
     rows = {row["name"]: row for row in document(run("targets", "--json"))["targets"]}
     assert "tflm" in rows["tflite-int8"]["runtimes"]["required"]

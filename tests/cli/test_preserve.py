@@ -50,7 +50,7 @@ def preserve(*args: str | Path) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-m", "sgsc_edge.cli.main", "preserve", *map(str, args)],
         capture_output=True,
         text=True,
-        env={**clean, "OMP_NUM_THREADS": "1"},
+        env=clean,
         timeout=120,
         check=False,
     )

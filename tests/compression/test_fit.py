@@ -23,8 +23,8 @@ from sgsc_edge.compression.fit import (
     smallest_bytes,
     stored_bytes,
 )
+from sgsc_edge.compression.goal import Goal
 from sgsc_edge.compression.layers import QuantizedModel, quantize_model
-from sgsc_edge.compression.learned import Goal
 from sgsc_edge.errors import ConfigError
 
 

@@ -21,11 +21,13 @@ from sgsc_edge.compression.channels import follow
 from sgsc_edge.compression.compress import Compression, Guard, Method
 from sgsc_edge.compression.controller import Controller
 from sgsc_edge.compression.fit import fit, stored_bytes
+from sgsc_edge.compression.goal import Goal
 from sgsc_edge.compression.layers import QuantizedModel, quantize_model
-from sgsc_edge.compression.learned import TEMPERATURE, Goal, Learned
+from sgsc_edge.compression.learned import TEMPERATURE
 from sgsc_edge.compression.loop import Recipe, Trainer
 from sgsc_edge.compression.quantizer import WeightQuantizer
 from sgsc_edge.compression.sensitivity import sensitivity
+from sgsc_edge.compression.settling import Settling
 from sgsc_edge.compression.widths.legal import Device
 from sgsc_edge.targets import load_target
 
@@ -276,9 +278,10 @@ def test_the_teacher_sees_what_the_model_sees() -> None:
     [
         (Goal(280), (3, 9), "tflite-int8"),
         (Goal(200), (3, 9), "tflm-int4"),
+        (Goal(120), (3, 9), "c-learned"),
         (Goal(None, gamma=30.0), range(1, 12), "tflite-int8"),
     ],
-    ids=["budget", "narrow", "gamma"],
+    ids=["budget", "narrow", "packed", "gamma"],
 )
 def test_a_killed_compression_ends_as_an_unbroken_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, goal: Goal, epochs: Sequence[int], target: str
@@ -303,8 +306,8 @@ def test_at_the_end_channels_come_back_until_the_watch_set_holds() -> None:
     for layer in learned.layers.values():
         layer.set_mask(torch.arange(len(layer.mask)) == 0)
     rising = iter([0.1, 0.2, 0.3, 0.4, 0.5, 1.0, 1.0, 1.0])
-    learned.watch = lambda: next(rising)
-    learned._reopen()
+    learned.guarding.watch = lambda: next(rising)
+    learned.settling.reopen()
     assert all(bool(layer.mask.all()) for layer in learned.layers.values())
 
 
@@ -359,13 +362,13 @@ def learned_depths(folder: Path, gamma: float) -> dict[str, float]:
     recipe = Recipe(12, 32, learning_rate=1e-4, seed=0)
     depths: dict[str, float] = {}
 
-    class Watched(Learned):
-        def _settle(self) -> None:
-            super()._settle()
+    class Watched(Settling):
+        def settle(self) -> None:
+            super().settle()
             depths.update((name, float(bits.mean())) for name, bits in self.learned.items())
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sgsc_edge.compression.compress.Learned", Watched)
+        patch.setattr("sgsc_edge.compression.learned.Settling", Watched)
         replace(learning(None, gamma=gamma), model=model, recipe=recipe).run(folder, "key")
     assert history(folder)[-1]["watch_accuracy"] > 0.9
     return depths

@@ -16,7 +16,7 @@ from compression.test_loop import compression
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sgsc_edge.compression.learned import Goal
+from sgsc_edge.compression.goal import Goal
 from sgsc_edge.compression.quantizer import best_range, round_to
 from sgsc_edge.compression.widths import front
 from sgsc_edge.compression.widths.front import Front

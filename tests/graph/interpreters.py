@@ -75,7 +75,6 @@ class TflmWorker:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
             )
         assert self._process.stdin is not None
         message = pickle.dumps((model, inputs))

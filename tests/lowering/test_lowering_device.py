@@ -121,3 +121,5 @@ def test_a_file_that_the_flash_does_not_hold_is_refused() -> None:
     assert "compress.budget" in text
     assert "[export]" in text
     assert np.all([word in text for word in ("2,500", "fewer bits")])
+    with pytest.raises(ConfigError, match="the C code's constants take 12,500 bytes"):
+        check_flash(12_500, having(name="c-learned", flash=2500))

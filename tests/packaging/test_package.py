@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from c_code.hosted import GCC, STRICT, needs_gcc, run_c
 from c_code.networks import NETWORKS
-from certification.build_folders import write_folder
+from certification.build_folders import BUILT, write_folder
 
-from sgsc_edge.artifacts import read_npz
+from sgsc_edge.artifacts import read_npz, write_manifest
 from sgsc_edge.graph import ir, reference
 from sgsc_edge.graph.ir import DType, Graph, Node, Quantization, Tensor
 from sgsc_edge.graph.read_tflite import read_tflite
@@ -54,6 +54,26 @@ def test_a_build_folder(tmp_path: Path) -> None:
     outputs = np.frombuffer(ran.stdout, np.int8).reshape(arrays["certify_compressed_logits"].shape)
     np.testing.assert_array_equal(outputs, arrays["certify_compressed_logits"])
     assert b"passed" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("code", "option", "weights"),
+    [
+        ({}, (), "stored"),
+        ({"weights": "learned"}, (), "learned"),
+        ({"weights": "learned"}, ("stored",), "stored"),
+    ],
+)
+def test_weights_are_packed_where_the_target_or_an_option_says_so(
+    tmp_path: Path, code: dict[str, str], option: tuple[str, ...], weights: str
+) -> None:
+    folder = write_folder(tmp_path / "build")
+    write_manifest(folder, BUILT, tools={}, seeds={}, inputs={}, code=code)
+    done = package(folder, "--format", "c-code", *(part for o in option for part in ("--weights", o)))
+    assert done.returncode == 0, done.stderr
+    made = folder / "package" / "c-code"
+    assert json.loads((made / "package.json").read_text())["weights"] == weights
+    assert ("sgsc_unpack(" in (made / "model.c").read_text()) == (weights == "learned")
 
 
 def test_twice_gives_the_same_bytes(tmp_path: Path) -> None:

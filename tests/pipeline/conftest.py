@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -44,6 +43,7 @@ def test():
 CONFIG = """
 [project]
 name = "stripes"
+version = "2.1"
 [model]
 factory = "model:build"
 input = { shape = [1, 8, 8], dtype = "float32" }
@@ -86,7 +86,6 @@ def sgsc_edge(*arguments: str | Path, cwd: Path | None = None, timeout: float = 
         text=True,
         timeout=timeout,
         check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     return Ran(done.returncode, done.stdout, done.stderr)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -17,6 +16,7 @@ import safetensors.numpy
 from pipeline.conftest import CONFIG, Ran, sgsc_edge
 
 from sgsc_edge.artifacts import read_npz, sha256_file
+from sgsc_edge.graph.read_tflite import read_tflite
 from sgsc_edge.inspection import inspect_model
 
 FILES = {
@@ -77,6 +77,12 @@ def test_two_builds_are_byte_identical(built: Path, tmp_path: Path) -> None:
     for name in sorted(FILES):
         one, two = target(built) / name, tmp_path / "again" / "tflite-int8" / name
         assert one.read_bytes() == two.read_bytes(), name
+
+
+def test_the_shipped_files_state_the_models_version(built: Path, tmp_path: Path) -> None:
+    assert read_tflite((target(built) / "model.tflite").read_bytes()).metadata["sgsc.version"] == b'"2.1"'
+    assert sgsc_edge("package", target(built), "--format", "c-code", "--out", tmp_path / "c").code == 0
+    assert '#define SGSC_STRIPES_VERSION "2.1"' in (tmp_path / "c" / "model.h").read_text()
 
 
 def test_a_lost_artifact_is_made_again_without_training(built: Path) -> None:
@@ -189,8 +195,7 @@ def test_ctrl_c_ends_with_130_and_the_build_goes_on(built: Path, tmp_path: Path)
     out = tmp_path / "interrupted"
     command = [sys.executable, "-m", "sgsc_edge.cli.main", "build", str(built)]
     command += ["--target", "tflite-int8", "--out", str(out), "--set", "compress.epochs=60"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
     history = out / "tflite-int8" / "history.jsonl"
     deadline = time.monotonic() + 120
     while not history.exists() and time.monotonic() < deadline:

@@ -41,10 +41,7 @@ def files(folder: Path) -> dict[str, str]:
     return {path.name: sha256_file(path) for path in folder.iterdir() if path.name not in passing}
 
 
-def test_killed_at_random_moments_it_ends_with_the_same_files(
-    project: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+def test_killed_at_random_moments_it_ends_with_the_same_files(project: Callable[..., Path]) -> None:
     folder = project(config=SMALL)
     build = (sys.executable, "-m", "sgsc_edge.cli.main", "build", folder, "--target", TARGET)
     started = time.perf_counter()

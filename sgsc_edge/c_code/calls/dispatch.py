@@ -25,7 +25,7 @@ def calls(step: Step, operands: Operands, output: Tensor, learned: bool) -> list
     ------
     UnsupportedError: the op, or a type of its operands, has no kernel in C.
     """
-    make = _CALLS.get(type(step.node.op))
+    make = CALLS.get(type(step.node.op))
     data = (*operands[:1], output)
     if make is None or not all(tensor.dtype in (DType.INT8, DType.FLOAT32) for tensor in data):
         raise refused(step.node, output, "there is no C kernel for this op on these types")
@@ -36,7 +36,7 @@ def calls(step: Step, operands: Operands, output: Tensor, learned: bool) -> list
     return make(step, operands, output, learned)
 
 
-_CALLS: Mapping[type[ir.Op], Callable[[Step, Operands, Tensor, bool], list[Call]]] = MappingProxyType(
+CALLS: Mapping[type[ir.Op], Callable[[Step, Operands, Tensor, bool], list[Call]]] = MappingProxyType(
     {
         ir.Conv2D: layers.layer,
         ir.DepthwiseConv2D: layers.layer,

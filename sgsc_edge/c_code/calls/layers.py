@@ -13,7 +13,14 @@ from sgsc_edge.graph import ir
 from sgsc_edge.graph.ir import Activation, DType, Node, Tensor
 from sgsc_edge.graph.reference.common import scale, zero_point
 from sgsc_edge.graph.reference.matrix import Axis
-from sgsc_edge.numerics import INT32_MAX, INT32_MIN, pack_int4, quantize_multiplier, real_multiplier
+from sgsc_edge.numerics import (
+    INT32_MAX,
+    INT32_MIN,
+    pack_filters,
+    pack_int4,
+    quantize_multiplier,
+    real_multiplier,
+)
 
 
 def layer(step: Step, operands: Operands, output: Tensor, learned: bool) -> list[Call]:
@@ -60,7 +67,7 @@ def layer(step: Step, operands: Operands, output: Tensor, learned: bool) -> list
     }
     scratch = 0
     if learned:
-        width, (constants["weights"], constants["bits"]) = "learned", _pack(filters)
+        width, constants["weights"] = "learned", pack_filters(filters).view(np.int8)
         scratch = filters[0].size
     elif weights.dtype is DType.INT4:
         width, constants["weights"] = "int4", pack_int4(filters).view(np.int8)
@@ -121,20 +128,6 @@ def _folded_bias(
     if largest > INT32_MAX or folded.min(initial=0) < INT32_MIN or folded.max(initial=0) > INT32_MAX:
         raise refused(node, output, "its sums may leave 32 bits")
     return np.asarray(folded, np.int32)
-
-
-def _pack(filters: NDArray[np.int64]) -> tuple[NDArray[np.int8], NDArray[np.uint8]]:
-    """Filters at the smallest width that holds each, least significant bit first, and those widths; each
-    filter starts at a byte."""
-    widths, parts = [], []
-    for weights in filters.reshape(len(filters), -1):
-        bits = next(
-            b for b in range(1, 9) if -(2 ** (b - 1)) <= weights.min() and weights.max() < 2 ** (b - 1)
-        )
-        stream = (weights[:, np.newaxis] >> np.arange(bits)) & 1
-        parts.append(np.packbits(stream.reshape(-1).astype(np.uint8), bitorder="little"))
-        widths.append(bits)
-    return np.concatenate(parts).view(np.int8), np.array(widths, np.uint8)
 
 
 def _pool_of(step: Step, sums: tuple[int, int]) -> tuple[dict[str, int], tuple[int, int]]:

@@ -1,10 +1,10 @@
 /* A layer with weights: a convolution, its rescaling, and a maximum over windows of its outputs.
 
-   Weights are [out_c][kernel_h][kernel_w][group_in]. The sums run over inputs as they are: what the input's zero
-   point adds to them is in the bias, and padding counts as x_zero. A dense layer is a convolution of in_h pixels. */
+   Weights are [out_c][kernel_h][kernel_w][group_in]: a byte each, two in a byte, or a stream of bits. The sums run over
+   inputs as they are: what the input's zero point adds to them is in the bias, and padding counts as x_zero. A dense
+   layer is a convolution of in_h pixels. */
 typedef struct {
     const int8_t *weights;
-    const uint8_t *bits;       /* of each filter's weights, where they are stored at learned widths */
     const int32_t *bias;
     const int32_t *multiplier; /* one, or one a channel */
     const int8_t *shift;

@@ -1,19 +1,5 @@
 /* Values of a below zero times b, on their own multiplier; the others keep to that of a. */
-static void sgsc_prelu(const sgsc_binary *p, const int8_t *a, const int8_t *b, int8_t *y)
+static int32_t sgsc_prelu_of(const sgsc_binary *p, int32_t a, int32_t b)
 {
-    for (int32_t i = 0; i < p->size[0]; i++) {
-        for (int32_t j = 0; j < p->size[1]; j++) {
-            for (int32_t k = 0; k < p->size[2]; k++) {
-                const int8_t *u = a + i * p->a_step[0] + j * p->a_step[1] + k * p->a_step[2];
-                const int8_t *v = b + i * p->b_step[0] + j * p->b_step[1] + k * p->b_step[2];
-                for (int32_t n = p->size[3]; n > 0; n--, u += p->a_step[3], v += p->b_step[3]) {
-                    const int32_t value = *u - p->a_zero;
-                    const int32_t scaled =
-                        value < 0 ? sgsc_rescale(value * (*v - p->b_zero), p->multiplier, p->shift)
-                                  : sgsc_rescale(value, p->a_multiplier, p->a_shift);
-                    *y++ = sgsc_clamp(p->y_zero + scaled, p->low, p->high);
-                }
-            }
-        }
-    }
+    return a < 0 ? sgsc_rescale(a * b, p->multiplier, p->shift) : sgsc_rescale(a, p->a_multiplier, p->a_shift);
 }

@@ -1,16 +1,35 @@
-/* n weights of `bits` each, least significant bit first, to a byte each; the first byte behind them. */
-static const int8_t *sgsc_unpack(const int8_t *packed, int32_t bits, int32_t n, int8_t *weights)
+/* A stream of bits, the least significant bit of a byte first. */
+typedef struct {
+    const int8_t *next;
+    uint32_t held;
+    int32_t holds;
+} sgsc_bits;
+
+/* The next n weights, `bits` bits each, to a byte each; one bit is 1 or -1. */
+static void sgsc_take(sgsc_bits *from, int32_t bits, int32_t n, int8_t *weights)
 {
-    uint32_t held = 0;
-    int32_t holds = 0;
-    for (int32_t i = 0; i < n; i++) {
-        while (holds < bits) {
-            held |= (uint32_t)(uint8_t)*packed++ << holds;
+    const int32_t unused = 32 - bits;
+    const int32_t one = bits == 1;
+    const int8_t *next = from->next;
+    uint32_t held = from->held;
+    int32_t holds = from->holds;
+    for (; n > 0; n--) {
+        if (holds < bits) {
+            held |= (uint32_t)(uint8_t)*next++ << holds;
             holds += 8;
         }
-        weights[i] = (int8_t)((int32_t)(held << (32 - bits)) >> (32 - bits));
+        *weights++ = (int8_t)(((int32_t)(held << unused) >> unused) | one);
         held >>= bits;
         holds -= bits;
     }
-    return packed;
+    from->next = next;
+    from->held = held;
+    from->holds = holds;
+}
+
+/* The next filter of n weights: three bits say their width less 1, then they come. */
+static void sgsc_unpack(sgsc_bits *from, int32_t n, int8_t *weights)
+{
+    sgsc_take(from, 3, 1, weights);
+    sgsc_take(from, (weights[0] & 7) + 1, n, weights);
 }

@@ -9,7 +9,7 @@ from torch import nn
 
 from sgsc_edge.compression.channels import is_depthwise
 from sgsc_edge.compression.layers import QuantizedModel, QuantLayer
-from sgsc_edge.size import EIGHT_BITS, NARROW_BITS, Storage
+from sgsc_edge.size import EIGHT_BITS, NARROW_BITS, WIDE_BITS, Storage
 from sgsc_edge.targets import Target, Weights
 
 Storages = dict[str, tuple[Storage, ...]]
@@ -26,32 +26,55 @@ class Device:
     unpacks: whether 4-bit filters are unpacked into it while an op runs, beside its input, its output and
         what later ops read.
     joins: whether it executes the CONCATENATION behind a layer in two widths.
+    packs: whether it stores each channel at a width of its own.
     """
 
     rows: tuple[Weights, ...] = ()
     arena: int | None = None
     unpacks: bool = False
     joins: bool = True
+    packs: bool = False
 
     @staticmethod
     def of(target: Target) -> Device:
         """What a target says."""
         return Device(
-            target.weights, target.limits.arena, target.unpacks_any, "Concatenation" in target.versions
+            target.weights,
+            target.limits.arena,
+            target.unpacks_any,
+            "Concatenation" in target.versions,
+            target.packs,
         )
+
+    @property
+    def in_8_bits(self) -> Device:
+        """The same device, without narrower weights."""
+        return Device(packs=self.packs)
 
     def storages(self, model: QuantizedModel) -> Storages:
         """The storages of every layer, by its name; the first is 8 bits a weight, which any layer can have.
 
         A dense layer may be stored as the 1×1 convolution that lowering makes of it. Where a BatchNorm was
-        folded in, channels have scales of their own.
+        folded in, channels have scales of their own. Packed channels are listed with equal widths.
         """
-        return {name: (EIGHT_BITS, *self._narrow(layer)) for name, layer in model.layers()}
+        return {
+            name: self._packed(layer) if self.packs else (EIGHT_BITS, *self._narrow(layer))
+            for name, layer in model.layers()
+        }
 
     def rewrites(self, layer: QuantLayer, storage: Storage) -> bool:
         """Whether lowering makes a 1×1 convolution of a dense layer that is stored so."""
         dense = isinstance(layer.layer, nn.Linear)
-        return dense and not self._has("FullyConnected", storage.bits, storage.per_channel)
+        return (
+            dense
+            and not storage.packed
+            and not self._has("FullyConnected", storage.bits, storage.per_channel)
+        )
+
+    def _packed(self, layer: QuantLayer) -> tuple[Storage, ...]:
+        narrowest = 1 if self.rows else WIDE_BITS
+        widths = range(WIDE_BITS, narrowest - 1, -1)
+        return tuple(Storage.packing((bits,) * len(layer.mask)) for bits in widths)
 
     def _narrow(self, layer: QuantLayer) -> Iterator[Storage]:
         for per_channel in (True, False):

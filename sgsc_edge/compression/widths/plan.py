@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from sgsc_edge.size import EIGHT_BITS, WIDE_BITS, Storage
+from sgsc_edge.size import WIDE_BITS, Storage
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class LayerPlan:
     ----------
     inputs, outputs: channels that stay.
     depths: smallest, mean and largest learned depth of the channels that stay.
-    options: what could be had; ``chosen`` is one of their storages.
+    options: what could be had, 8 bits first; ``chosen`` is one of their storages.
     reason: in words.
     """
 
@@ -60,7 +60,7 @@ class LayerPlan:
     @property
     def bytes_in_8_bits(self) -> int:
         """With the same channels at 8 bits."""
-        return self._option(EIGHT_BITS).bytes
+        return self.options[0].bytes
 
     def wider(self, room: float) -> Option | None:
         """The smallest wider option that wins back half of what 8 bits would; None where none fits.
@@ -75,7 +75,7 @@ class LayerPlan:
             for option in self.options
             if option.bytes - self.bytes <= room and option.storage.is_wider_than(chosen)
         ]
-        half = (loss - self.loss_of(EIGHT_BITS)) / 2
+        half = (loss - self.options[0].loss) / 2
         enough = [option for option in fitting if loss - option.loss >= half]
         if enough:
             return min(enough, key=lambda option: option.bytes)
@@ -127,7 +127,7 @@ class Plan:
         if not gains:
             return None
         *_, number, storage = max(gains)
-        wider = replace(self.layers[number], chosen=storage, reason="the watch set had fallen in 4 bits")
+        wider = replace(self.layers[number], chosen=storage, reason="the watch set had fallen at fewer bits")
         return wider.name, Plan((*self.layers[:number], wider, *self.layers[number + 1 :]))
 
     def to_json(self) -> dict[str, Any]:
@@ -143,7 +143,8 @@ class Plan:
         """Take back :meth:`to_json`."""
 
         def storage(value: Mapping[str, Any]) -> Storage:
-            return Storage(value["bits"], value["per_channel"], tuple(value["wide"]))
+            wide, packed = tuple(value["wide"]), tuple(value["packed"])
+            return Storage(value["bits"], value["per_channel"], wide, packed)
 
         return Plan(
             tuple(

@@ -5,24 +5,30 @@ and for a layer in two widths the tensors and operators of the second) and an es
 it costs: the squared gradients of the guide loss (the empirical Fisher information), times the squared
 changes of the weights. Weights that lie on a grid of their learned depth already are not charged for what
 that depth has cost. The best plan for every size follows from them (``front``).
+
+Where channels are packed at widths of their own, a layer's options are a staircase: from all channels at one
+bit on, it is always the channel that gains most for a bit that gets the next ones.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from sgsc_edge.compression.channels import follow
 from sgsc_edge.compression.layers import QuantizedModel, QuantLayer
 from sgsc_edge.compression.ledger import Ledger
-from sgsc_edge.compression.quantizer import round_to
+from sgsc_edge.compression.quantizer import FLOOR_BITS, round_to
 from sgsc_edge.compression.widths.front import Front
 from sgsc_edge.compression.widths.legal import Device
 from sgsc_edge.compression.widths.plan import LayerPlan, Option, Plan
-from sgsc_edge.size import EIGHT_BITS, NARROW_BITS, Storage
+from sgsc_edge.size import EIGHT_BITS, NARROW_BITS, WIDE_BITS, Storage
 
 NARROW = Storage(NARROW_BITS)
 
@@ -33,6 +39,9 @@ names, a second operator, and the one that joins the outputs (tests hold it agai
 REWRITTEN_BYTES = 300
 """What a dense layer takes more in the file as a 1x1 convolution: the reshapes around it (tests hold it
 against files)."""
+
+_STEPS = 32
+"""Of a layer's staircase of widths, so many steps are tried at most."""
 
 _WIDE_SHARES = (1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4)
 """Shares of a layer's channels that are tried in 8 bits, the others in 4."""
@@ -59,13 +68,16 @@ class Choices:
         self.device = device
         self.layers, self.masks = dict(model.layers()), masks
         self.sizes, self.fisher = _sizes(model, masks), fisher
-        self._known: dict[tuple[str, Storage], torch.Tensor] = {}
+        self._known: dict[tuple[str, int, bool], torch.Tensor] = {}
         self.options: dict[str, tuple[Option, ...]] = {}
         self.refused: dict[str, str] = {}
         free = Ledger.of(model).free if device.joins else frozenset[str]()
         arena = math.inf if device.arena is None else device.arena
         for name, storages in device.storages(model).items():
             size = self.sizes[name]
+            if device.packs:
+                self.options[name] = tuple(self._packed(name, storages))
+                continue
             if device.unpacks and len(storages) > 1 and size.unpacked > arena:
                 storages = (EIGHT_BITS,)
                 self.refused[name] = (
@@ -77,25 +89,23 @@ class Choices:
                 found += self._in_two_widths(name, found[0].bytes)
             self.options[name] = tuple(found)
 
-    def _losses(self, name: str, storage: Storage) -> torch.Tensor:
-        """Of a storage in one width, by channel, float64 [O]; see :func:`_losses`."""
-        if (name, storage) not in self._known:
+    def _losses(self, name: str, bits: int, per_channel: bool = True) -> torch.Tensor:
+        """Of one width, by channel, float64 [O]; see :func:`_losses`."""
+        if (name, bits, per_channel) not in self._known:
             layer, mask = self.layers[name], self.masks[name]
-            self._known[name, storage] = (
+            self._known[name, bits, per_channel] = (
                 torch.zeros(len(mask), dtype=torch.float64)
                 if self.fisher is None
-                else _losses(layer, mask, self.fisher[name], storage)
+                else _losses(layer, mask, self.fisher[name], bits, shared=not per_channel)
             )
-        return self._known[name, storage]
+        return self._known[name, bits, per_channel]
 
     def _option(self, name: str, storage: Storage) -> Option:
-        losses = self._losses(name, replace(storage, wide=()))
-        if storage.wide:
-            wide = torch.zeros(len(losses), dtype=torch.bool)
-            wide[list(storage.wide)] = True
-            losses = losses.where(~wide, self._losses(name, EIGHT_BITS))
+        widths = storage.widths(len(self.masks[name]))
+        of_width = {bits: self._losses(name, bits, storage.per_channel) for bits in set(widths) if bits}
+        loss = sum(float(of_width[bits][channel]) for channel, bits in enumerate(widths) if bits)
         stored = storage.bytes(*self.sizes[name].stored) + self._added(name, storage)
-        return Option(storage, stored, float(losses.sum()))
+        return Option(storage, stored, loss)
 
     def _added(self, name: str, storage: Storage) -> int:
         """Bytes that a storage adds to a file beside weights, biases and scales."""
@@ -105,13 +115,22 @@ class Choices:
 
     def _in_two_widths(self, name: str, limit: int) -> Iterator[Option]:
         """The channels that lose most in 4 bits stay in 8, in several shares; what is worth its bytes."""
-        gains = self._losses(name, NARROW) - self._losses(name, EIGHT_BITS)
+        gains = self._losses(name, NARROW_BITS) - self._losses(name, WIDE_BITS)
         order = gains.argsort(descending=True, stable=True)
         order = order[self.masks[name][order] > 0]
         for count in sorted({math.ceil(share * len(order)) for share in _WIDE_SHARES}):
             storage = replace(NARROW, wide=tuple(sorted(order[:count].tolist())))
             if count < len(order) and (option := self._option(name, storage)).bytes < limit:
                 yield option
+
+    def _packed(self, name: str, storages: Sequence[Storage]) -> Iterator[Option]:
+        """8 bits for all channels, and the steps of the staircase up to there that are worth their bytes."""
+        mask = self.masks[name]
+        yield self._option(name, living(storages[0], mask))
+        if len(storages) > 1:
+            losses = torch.stack([self._losses(name, bits) for bits in range(1, WIDE_BITS + 1)], 1)
+            for widths in staircase(losses.numpy(), mask.numpy() > 0):
+                yield self._option(name, Storage.packing(widths.tolist()))
 
     def best(self, budget: float = math.inf) -> tuple[Plan, float]:
         """The plan with the least loss in a budget (bytes of all layers), and that loss.
@@ -128,9 +147,10 @@ class Choices:
         picks = []
         for name, options in self.options.items():
             wanted = living(storages[name], self.masks[name])
-            if wanted.wide and NARROW in (option.storage for option in options):
-                self.options[name] = options = (*options, self._option(name, wanted))
             known = [option.storage for option in options]
+            if wanted not in known and (wanted.packed or (wanted.wide and NARROW in known)):
+                self.options[name] = options = (*options, self._option(name, wanted))
+                known.append(wanted)
             picks.append(known.index(wanted) if wanted in known else 0)
         return self._plan(picks)
 
@@ -160,6 +180,9 @@ def layer_bytes(model: QuantizedModel, masks: Mapping[str, torch.Tensor]) -> int
 
 def living(storage: Storage, mask: torch.Tensor) -> Storage:
     """A storage of the channels that stay (float32 [O], 0 for others); one width where all have the same."""
+    if storage.packed:
+        pairs = zip(storage.packed, mask.tolist(), strict=True)
+        return Storage.packing([bits if alive else 0 for bits, alive in pairs])
     if not storage.wide:
         return storage
     wide = tuple(channel for channel in storage.wide if mask[channel] > 0)
@@ -205,13 +228,56 @@ def _depths(layer: QuantLayer, mask: torch.Tensor) -> tuple[float, float, float]
     return float(bits.min()), float(bits.mean()), float(bits.max())
 
 
-def _losses(layer: QuantLayer, mask: torch.Tensor, fisher: torch.Tensor, storage: Storage) -> torch.Tensor:
-    """Σ F · Δ² / 2 of rounding living channels to a storage of one width, from where their learned depth has
-    them; float64 [O]."""
+def staircase(losses: NDArray[np.float64], alive: NDArray[np.bool_]) -> Iterator[NDArray[np.int64]]:
+    """Widths of a layer's channels, int64 [O], from the fewest bits that are worth having up; 0 for the dead.
+
+    Each step up gives one channel the bits that save most loss for each of them; widths that a mix of others
+    beats (above the convex hull of a channel's losses) are passed over. Of many steps some are given.
+
+    Parameters
+    ----------
+    losses: [O, 8], of 1 to 8 bits.
+    alive: [O].
+    """
+    rises = sorted(
+        (-(at - loss) / (to - bits), channel, to)
+        for channel in np.flatnonzero(alive).tolist()
+        for (bits, at), (to, loss) in itertools.pairwise(_hull(losses[channel]))
+    )
+    widths = alive.astype(np.int64)
+    yield widths.copy()
+    given = 0
+    for number, (_, channel, to) in enumerate(rises, 1):
+        widths[channel] = to
+        if number * _STEPS // len(rises) > given:
+            given = number * _STEPS // len(rises)
+            yield widths.copy()
+
+
+def _hull(losses: NDArray[np.float64]) -> list[tuple[int, float]]:
+    """(bits, loss) of the widths that no mix of others beats, float64 [8] of 1 to 8 bits; losses fall."""
+    hull: list[tuple[int, float]] = []
+    for bits, loss in enumerate(losses.tolist(), 1):
+        if hull and loss >= hull[-1][1]:
+            continue
+        while len(hull) > 1:
+            (first, high), (second, middle) = hull[-2:]
+            if (high - middle) * (bits - second) > (middle - loss) * (second - first):
+                break
+            hull.pop()
+        hull.append((bits, loss))
+    return hull
+
+
+def _losses(
+    layer: QuantLayer, mask: torch.Tensor, fisher: torch.Tensor, bits: int, *, shared: bool
+) -> torch.Tensor:
+    """Σ F · Δ² / 2 of rounding living channels to so many bits, from where their learned depth has them;
+    float64 [O]."""
     with torch.no_grad():
         learned = layer.quantizer(layer.weight)
-        snapped = round_to(layer.weight, storage.bits, mask > 0, shared=not storage.per_channel)
-        deeper = (layer.quantizer.bits > storage.bits) | (not storage.per_channel)
+        snapped = round_to(layer.weight, bits, mask > 0, shared=shared)
+        deeper = (layer.quantizer.bits.clamp_min(FLOOR_BITS) > bits) | shared
         change: torch.Tensor = (snapped - learned).square().mul(fisher).flatten(1).sum(1)
         return change.mul(deeper & (mask > 0)).double().div(2)
 
@@ -222,11 +288,11 @@ def _reason(options: Sequence[Option], pick: int) -> str:
     if len(options) == 1:
         return "the target stores this layer's weights in 8 bits only"
     others = [option for option in options if option is not chosen]
-    if chosen.storage == EIGHT_BITS:
+    if pick == 0:
         nearest = min(others, key=lambda option: option.bytes)
         if nearest.bytes >= chosen.bytes:
-            return "4 bits would save nothing"
+            return "fewer bits would save nothing"
         saved, lost = chosen.bytes - nearest.bytes, nearest.loss - chosen.loss
         return f"{nearest.storage} would save {saved} bytes, for a loss of {lost:.2g}"
-    eight = next(option for option in options if option.storage == EIGHT_BITS)
+    eight = options[0]
     return f"saves {eight.bytes - chosen.bytes} bytes, for a loss of {max(chosen.loss - eight.loss, 0.0):.2g}"

@@ -1,26 +1,33 @@
 """How the layers of a model in training are stored.
 
-While depths are learned, every layer counts as stored in the smallest way that the target has. Then a plan is
-chosen (see ``snapping``), under a budget together with the channels that stay; and where the watch set asks
-for it, layers become wider again.
+While depths are learned, every layer counts as stored in the smallest way that the target has, or, where
+channels are packed at widths of their own, in few bits. Then a plan is chosen (see ``snapping``), under a
+budget together with the channels that stay; and where the watch set asks for it, layers become wider again.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from sgsc_edge.compression.fit import Masks, fit, kept_worth, stored_bytes
-from sgsc_edge.compression.layers import QuantizedModel
+from sgsc_edge.compression.layers import QuantizedModel, QuantLayer
+from sgsc_edge.compression.quantizer import MAX_BITS
 from sgsc_edge.compression.widths.legal import Device
 from sgsc_edge.compression.widths.plan import Plan
 from sgsc_edge.compression.widths.snapping import Choices, layer_bytes
-from sgsc_edge.size import Storage
+from sgsc_edge.size import NARROW_BITS, Storage
 
 log = logging.getLogger("sgsc_edge")
 
 _RESERVES = (0.0, 0.03, 0.1, 0.2, 0.35)
 """Shares of the budget that are tried for widths beyond the narrowest, rather than for channels."""
+
+_WIDTHS = (1, 2, 3, 4, 5, 6, 8)
+"""Mean widths for which channels are chosen, where each has a width of its own."""
+
+_WHILE_LEARNING = 3
+"""Bits at which such channels count while depths are learned."""
 
 
 class Storing:
@@ -36,7 +43,7 @@ class Storing:
         self.legal = device.storages(model)
         self.layers = dict(model.layers())
         self.plan: Plan | None = None
-        self._store(self._smallest)
+        self._store(self._equal(_WHILE_LEARNING) if device.packs else self._smallest)
 
     def take(self, plan: Plan) -> None:
         """Follow a plan; see also :meth:`snap`."""
@@ -46,18 +53,29 @@ class Storing:
     def choose(self, kept: Masks, fisher: Masks) -> None:
         """Plan without a budget: the smallest storages.
 
+        Packed channels take their learned depths, as whole bits; where none has been learned, the bytes of 4
+        bits each, where they matter most.
+
         Parameters
         ----------
         kept: layer name -> float32 [O], 0 for channels that are gone.
         fisher: see :func:`sgsc_edge.compression.sensitivity.fisher_information`.
         """
-        self.take(self._choices(kept, fisher).best()[0])
+        choices = self._choices(kept, fisher)
+        if not self.device.packs:
+            self.take(choices.best()[0])
+        elif any(bool((layer.quantizer.bits < MAX_BITS).any()) for layer in self.layers.values()):
+            self.take(choices.stored({name: _at_depth(layer) for name, layer in self.layers.items()}))
+        else:
+            self._store(self._equal(NARROW_BITS))
+            self.take(choices.best(layer_bytes(self.model, kept))[0])
 
     def choose_within(self, budget: int, alive: Masks, fisher: Masks, scores: Masks, samples: int) -> Masks:
         """Plan what costs least in a budget, channels and widths together; the channels that stay.
 
         With some of the budget set aside for wider layers, the other channels are chosen; then widths are, in
-        all of the budget.
+        all of the budget. Where each channel has a width of its own, channels are chosen for several means of
+        them instead.
 
         Parameters
         ----------
@@ -66,23 +84,38 @@ class Storing:
         samples: that the scores are summed over.
         """
         found = []
-        for reserve in _RESERVES if self._is_open else (0.0,):
-            self._store(self._smallest)
-            kept = fit(self.model, alive, scores, round((1 - reserve) * budget))
-            constants = stored_bytes(self.model, kept) - layer_bytes(self.model, kept)
-            best, loss = self._choices(kept, fisher).best(budget - constants)
+        for number, (storages, share) in enumerate(self._trials()):
+            self._store(storages)
+            kept = fit(self.model, alive, scores, round(share * budget))
+            best, loss = self._choices(kept, fisher).best(self._for_layers(budget, kept))
             lost = loss - kept_worth(self.model, kept, scores) / (2 * samples)
-            found.append((lost, reserve, best.storages()))
-        *_, storages = min(found, key=lambda each: each[:2])
-        self._store(storages)
-        kept = fit(self.model, alive, scores, budget)
-        self.take(self._choices(kept, fisher).stored(storages))
+            found.append((lost, number, best, kept))
+        *_, best, kept = min(found, key=lambda each: each[:2])
+        if not self.device.packs:  # of the bytes that widths have left over, channels come back
+            self._store(best.storages())
+            kept = fit(self.model, alive, scores, budget)
+            best = self._choices(kept, fisher).stored(best.storages())
+        self.take(best)
         return kept
+
+    def _trials(self) -> Iterator[tuple[Mapping[str, Storage], float]]:
+        """Storages at which channels are chosen, and in what share of the budget."""
+        if self.device.packs:
+            yield from ((self._equal(bits), 1.0) for bits in _WIDTHS)
+        else:
+            yield from ((self._smallest, 1 - share) for share in (_RESERVES if self._is_open else (0.0,)))
 
     def recount(self, kept: Masks, fisher: Masks) -> None:
         """Plan the same storages for other channels that stay."""
         if self.plan is not None:
             self.take(self._choices(kept, fisher).stored(self.plan.storages()))
+
+    def regain(self) -> None:
+        """Packed channels keep the bits that the controller has given them; others their layer's widths."""
+        for layer in self.layers.values():
+            if layer.storage.packed:
+                layer.storage = _at_depth(layer)
+            layer.quantizer.set_bits(layer.widths())
 
     def snap(self) -> None:
         """Round every layer as it will be stored."""
@@ -91,8 +124,12 @@ class Storing:
 
     def room(self, budget: int, kept: Masks) -> float:
         """Bytes of a budget that the plan leaves, as it counts them."""
-        constants = stored_bytes(self.model, kept) - layer_bytes(self.model, kept)
-        return budget - constants - (0 if self.plan is None else self.plan.bytes)
+        return self._for_layers(budget, kept) - (0 if self.plan is None else self.plan.bytes)
+
+    def _for_layers(self, budget: int, kept: Masks) -> int:
+        """What constant operands leave of a budget; the last byte of a packed layer counts as a full one."""
+        last = len(self.layers) if self.device.packs else 0
+        return budget - (stored_bytes(self.model, kept) - layer_bytes(self.model, kept)) - last
 
     def widen(self, room: float) -> list[str]:
         """Store layers wider until the estimated loss has halved, in ``room`` bytes at most; their names.
@@ -121,6 +158,10 @@ class Storing:
     def _choices(self, kept: Masks, fisher: Masks) -> Choices:
         return Choices(self.model, kept, self.device, fisher)
 
+    def _equal(self, bits: int) -> dict[str, Storage]:
+        """All channels packed at one width."""
+        return {name: Storage.packing((bits,) * len(layer.mask)) for name, layer in self.layers.items()}
+
     @property
     def _smallest(self) -> dict[str, Storage]:
         return {name: min(legal) for name, legal in self.legal.items()}
@@ -133,3 +174,9 @@ class Storing:
     def _store(self, storages: Mapping[str, Storage]) -> None:
         for name, layer in self.layers.items():
             layer.storage = storages[name]
+
+
+def _at_depth(layer: QuantLayer) -> Storage:
+    """Living channels packed at their depths, in whole bits."""
+    widths = layer.quantizer.bits.detach().ceil().clamp(1, MAX_BITS) * layer.mask
+    return Storage.packing([int(bits) for bits in widths.tolist()])

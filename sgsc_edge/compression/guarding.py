@@ -1,0 +1,121 @@
+"""What the watch set and the guide samples say while a model is trained.
+
+λ, where it is not fixed, is the multiplier of a constraint: it rises while the watch metric lies below its
+floor, and comes back to 1 above it. Where the metric has fallen too far, the controller gives bits back.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+
+import torch
+
+from sgsc_edge.compression.channels import set_masks
+from sgsc_edge.compression.controller import Controller
+from sgsc_edge.compression.fit import Masks
+from sgsc_edge.compression.goal import Goal
+from sgsc_edge.compression.layers import QuantizedModel
+from sgsc_edge.compression.ledger import Ledger
+from sgsc_edge.compression.sensitivity import fisher_information, sensitivity
+
+log = logging.getLogger("sgsc_edge")
+
+_GUIDE_GAIN = 0.5
+"""Growth of log λ at a check that finds the watch metric at the controller's trip; as much down at none."""
+
+_GUIDE_STRONGEST = 4.0
+"""Bound of λ where it moves."""
+
+_NO_DROP = 1e-3
+"""Stands for an allowed drop of 0 where a fall is measured by it."""
+
+
+class Guarding:
+    """Watches a model in training.
+
+    Parameters
+    ----------
+    watch: measures the watch set: higher is better.
+    refresh: makes BatchNorm fit the present weights.
+    batch: (inputs, labels) on which sensitivities are measured; never of the watch set.
+
+    Attributes
+    ----------
+    guide_weight: λ.
+    forget: ids of parameters that were set anew; see :class:`sgsc_edge.compression.strategy.Strategy`.
+    """
+
+    def __init__(
+        self,
+        model: QuantizedModel,
+        goal: Goal,
+        controller: Controller,
+        *,
+        watch: Callable[[], float],
+        refresh: Callable[[], None],
+        batch: tuple[torch.Tensor, torch.Tensor],
+    ) -> None:
+        self.model, self.goal, self.controller = model, goal, controller
+        self.layers = dict(model.layers())
+        self.watch, self.refresh, self.batch = watch, refresh, batch
+        self.guide_weight = 1.0 if goal.guide_weight is None else goal.guide_weight
+        self.forget: set[int] = set()
+
+    @property
+    def looks(self) -> bool:
+        """Whether anything follows from the watch set."""
+        return self.goal.guard or self._moves
+
+    @property
+    def _moves(self) -> bool:
+        """Whether λ follows the watch metric."""
+        return self.goal.guide_weight is None
+
+    def metric(self) -> float:
+        """The watch metric of the present weights."""
+        self.refresh()
+        return self.watch()
+
+    def fall(self, metric: float) -> float:
+        """How far a metric lies below float's."""
+        return self.controller.baseline - metric
+
+    def follow(self, metric: float) -> None:
+        """Move λ by how far a metric is below its floor."""
+        if self._moves:
+            allowed = max(self.controller.release, _NO_DROP)
+            below = self.fall(metric) / allowed - 1
+            grown = self.guide_weight * math.exp(_GUIDE_GAIN * min(max(below, -1.0), 1.0))
+            self.guide_weight = min(max(grown, 1.0), _GUIDE_STRONGEST)
+
+    def rest(self) -> None:
+        """What learning had to bear is over: λ, where it moves, starts anew."""
+        if self._moves:
+            self.guide_weight = 1.0
+
+    def protect(self, step: int, metric: float) -> bool:
+        """Let the controller judge a measurement; whether it gave channels bits back."""
+        depths = {name: layer.quantizer.bits.detach() * layer.mask for name, layer in self.layers.items()}
+        scores = self.sensitivity() if self.controller.acts(metric) else {}
+        changed = self.controller.check(step, metric, depths, scores, Ledger.of(self.model).members)
+        for name, bits in changed.items():
+            layer = self.layers[name]
+            layer.quantizer.set_bits(torch.where(bits > 0, bits, layer.quantizer.bits))
+            self.forget.update((id(layer.quantizer.bits), id(layer.quantizer.log2_range)))
+        if changed:
+            living = {name: (bits > 0).to(bits.dtype) for name, bits in (depths | changed).items()}
+            set_masks(self.model, living)
+            log.info(
+                "controller: watch fell by %.4f at step %d; channels get bits back", self.fall(metric), step
+            )
+        return bool(changed)
+
+    def sensitivity(self) -> Masks:
+        """See :func:`sgsc_edge.compression.sensitivity.sensitivity`."""
+        return sensitivity(self.model, *self.batch)
+
+    def fisher(self) -> Masks:
+        """See :func:`sgsc_edge.compression.sensitivity.fisher_information`."""
+        return fisher_information(self.model, *self.batch)

@@ -1,0 +1,122 @@
+"""The second phase: channels and widths that meet the budget are chosen, and all is fine-tuned at them.
+
+While the watch metric lies below its floor, layers become wider again where there is room.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+
+import torch
+
+from sgsc_edge.compression.channels import follow, living_masks, set_masks
+from sgsc_edge.compression.fit import stored_bytes
+from sgsc_edge.compression.goal import Goal
+from sgsc_edge.compression.guarding import Guarding
+from sgsc_edge.compression.layers import QuantizedModel, QuantLayer
+from sgsc_edge.compression.quantizer import FLOOR_BITS
+from sgsc_edge.compression.widths.storing import Storing
+
+log = logging.getLogger("sgsc_edge")
+
+
+class Settling:
+    """Brings a model from learned depths to widths that the target stores.
+
+    Parameters
+    ----------
+    step: the last one of the learning phase.
+
+    Attributes
+    ----------
+    learned: layer name -> depths [O] at the end of learning; empty before.
+    """
+
+    def __init__(
+        self, model: QuantizedModel, goal: Goal, guarding: Guarding, storing: Storing, step: int
+    ) -> None:
+        self.model, self.goal, self.guarding, self.storing, self.step = model, goal, guarding, storing, step
+        self.layers = dict(model.layers())
+        self.learned: dict[str, torch.Tensor] = {}
+
+    @property
+    def done(self) -> bool:
+        """Whether depths are no longer learned."""
+        return bool(self.learned)
+
+    def settle(self) -> None:
+        """Choose channels and widths, and stop learning depths."""
+        guarding, budget = self.guarding, self.goal.budget
+        guarding.refresh()
+        self.learned = {name: layer.quantizer.bits.detach().clone() for name, layer in self.layers.items()}
+        alive, fisher = living_masks(self.model), guarding.fisher()
+        if budget is None:
+            self.storing.choose(alive, fisher)
+        else:
+            samples = len(guarding.batch[1])
+            alive = self.storing.choose_within(budget, alive, fisher, guarding.sensitivity(), samples)
+        set_masks(self.model, alive)
+        self.storing.snap()
+        for layer in self.layers.values():
+            layer.quantizer.bits.requires_grad_(False)
+        if budget is None and self.goal.guard and self.goal.presses:
+            self.reopen()
+            self.storing.recount(living_masks(self.model), fisher)
+        guarding.rest()
+        self.storing.report()
+        log.info(
+            "compress: widths chosen; %d bytes stored%s%s",
+            stored_bytes(self.model, living_masks(self.model)),
+            "" if budget is None else f" of {budget}",
+            f", {self.learned_bytes():.0f} at learned widths" if self.goal.presses else "",
+        )
+
+    def reopen(self) -> None:
+        """Before channels are gone for good, let the controller bring back what the watch set misses."""
+        changed = True
+        while changed:
+            self.guarding.controller.last = math.inf  # nothing is trained in between: no recovery to wait for
+            changed = self.guarding.protect(self.step, self.guarding.metric())
+            self.storing.regain()
+
+    def look_back(self, epoch: int) -> None:
+        """Between two epochs: λ follows the watch set; where that has fallen, layers grow wider.
+
+        First comes the one that loses most for its bytes by being stored in few bits, if there is room.
+        """
+        if not self.guarding.looks:
+            return
+        metric = self.guarding.metric()
+        self.guarding.follow(metric)
+        fall = self.guarding.fall(metric)
+        if not self.goal.guard or self.storing.plan is None or fall <= self.guarding.controller.release:
+            return
+        budget = self.goal.budget
+        room = math.inf if budget is None else self.storing.room(budget, living_masks(self.model))
+        for name in self.storing.widen(room):
+            layer = self.layers[name]
+            self.guarding.forget.update((id(layer.quantizer.log2_range), id(layer.weight)))
+            now = f"{name} {layer.storage}"
+            log.info("compress: watch %.4f below float before epoch %d: %s", fall, epoch + 1, now)
+
+    @torch.no_grad()
+    def learned_bytes(self) -> float:
+        """Bytes if every channel were stored at its own whole depth (no TFLite format does that)."""
+        uses = follow(self.model, living_masks(self.model))
+        whole = {name: self._whole(name, layer) for name, layer in self.layers.items()}
+        return float(sum(use.stored_bytes(whole[use.name]).sum() for use in uses))
+
+    def _whole(self, name: str, layer: QuantLayer) -> torch.Tensor:
+        """Whole depths, float32 [O]; where packed channels have settled, those that are stored."""
+        if self.done and layer.storage.packed:
+            return layer.widths()
+        return self.learned.get(name, layer.quantizer.bits).clamp_min(FLOOR_BITS).ceil()
+
+    def resume(self, learned: dict[str, torch.Tensor]) -> None:
+        """Go on where a checkpoint has stopped."""
+        self.learned = learned
+        for layer in self.layers.values():
+            layer.quantizer.bits.requires_grad_(not self.done)
+            layer.quantizer.settled = self.done
+            layer.quantizer.shared = self.done and not layer.storage.per_channel
