@@ -90,7 +90,7 @@ def encode(frame: Frame) -> bytes:
     """The bytes of a frame.
 
     >>> encode(Frame(HELLO, 7, b"")).hex()
-    '5347010107000000000000009b343f3d'
+    '5347010207000000000000005e08b204'
     """
     header = _HEADER.pack(MAGIC, frame.type, VERSION, frame.sequence, len(frame.payload))
     crc = zlib.crc32(header)

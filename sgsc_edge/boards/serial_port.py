@@ -13,7 +13,7 @@ from pathlib import Path
 import serial
 from serial.tools import list_ports
 
-from sgsc_edge.errors import BoardError, LinkError
+from sgsc_edge.errors import BoardError
 
 USB = re.compile(r"usb:([0-9a-f]{4}):([0-9a-f]{4})")
 _REMEDIES = {
@@ -73,7 +73,7 @@ class SerialBoard:
             raise self._gone() from error
 
     def read(self, timeout_s: float) -> bytes:
-        """What the firmware has written; ``LinkError`` where the port has gone."""
+        """What the firmware has written; ``BoardError`` where the port has gone."""
         try:
             self._serial.timeout = timeout_s
             first: bytes = self._serial.read(1)
@@ -89,7 +89,7 @@ class SerialBoard:
         """Close the port."""
         self._serial.close()
 
-    def _gone(self) -> LinkError:
-        return LinkError(
+    def _gone(self) -> BoardError:
+        return BoardError(
             f"the port {self._port} has gone", where=self._board, remedy="check the cable, and run it again"
         )

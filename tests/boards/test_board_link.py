@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import zlib
 from collections.abc import Sequence
 from typing import Literal
 
@@ -114,6 +115,8 @@ def test_after_any_few_faults_every_answer_comes_and_is_right(
     assert link.hello().output_bytes == 10
     assert [link.run(row) for row in inputs] == [expected(row) for row in inputs]
     assert link.selftest() == 0
+    part = image("dense", BOARD).segments[0].data[3:500]
+    assert link.check(3, len(part)) == zlib.crc32(part)
 
 
 @given(inputs=rows(4), seed=st.integers(0, 2**32), rate=st.sampled_from([0.002, 0.01, 0.05]))

@@ -151,7 +151,7 @@ def test_a_port_that_goes_away() -> None:
     os.close(here)
     os.close(there)
     link = Link(device, 10, timeout_s=5.0, faults=faults("dense", ARM.name))
-    with pytest.raises(LinkError, match=r"the port /dev/pts/.* has gone"):
+    with pytest.raises(BoardError, match=r"the port /dev/pts/.* has gone"):
         link.hello()
     device.close()
 

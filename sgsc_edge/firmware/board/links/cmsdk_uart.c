@@ -1,8 +1,8 @@
 /* The transport over the UART of Arm's Cortex-M System Design Kit: one byte each way, no buffer. */
 #include "core.h"
 
-enum { SEND_FULL = 1, RECEIVE_FULL = 2 };   /* of `state` */
-enum { SEND = 1, RECEIVE = 2 };             /* of `control` */
+enum { SEND_FULL = 1, RECEIVE_FULL = 2 }; /* of `state` */
+enum { SEND = 1, RECEIVE = 2 };           /* of `control` */
 enum { LEAST_DIVISOR = 16, FRAME_BITS = 10 };
 
 struct uart {
@@ -16,10 +16,12 @@ struct uart {
 /* The device, switched on when it is first needed. */
 static struct uart *device(void)
 {
+    static uint8_t ready;
     struct uart *uart = (struct uart *)SGSC_UART_BASE;
     const uint32_t divisor = SGSC_UART_CLOCK / SGSC_UART_BAUD;
 
-    if ((uart->control & (SEND | RECEIVE)) != (SEND | RECEIVE)) {
+    if (!ready) {
+        ready = 1;
         uart->divisor = divisor < LEAST_DIVISOR ? LEAST_DIVISOR : divisor;
         uart->control = SEND | RECEIVE;
         (void)uart->data; /* empties the register; QEMU then sends what it had no room for */

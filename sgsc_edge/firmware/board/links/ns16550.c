@@ -2,19 +2,21 @@
 #include "core.h"
 
 enum { DATA = 0, INTERRUPTS = 1, BUFFERS = 2, LINE = 3, STATE = 5 };
-enum { DIVISOR_LOW = 0, DIVISOR_HIGH = 1 };                   /* while LINE has DIVISOR */
-enum { EIGHT_BITS = 3, DIVISOR = 0x80 };                      /* of LINE */
-enum { BUFFERS_ON = 7 };                                      /* of BUFFERS: on, and emptied */
-enum { RECEIVED = 1, SEND_EMPTY = 0x20, LINE_IDLE = 0x40 };   /* of STATE */
+enum { DIVISOR_LOW = 0, DIVISOR_HIGH = 1 };                 /* while LINE has DIVISOR */
+enum { EIGHT_BITS = 3, DIVISOR = 0x80 };                    /* of LINE */
+enum { BUFFERS_ON = 7 };                                    /* of BUFFERS: on, and emptied */
+enum { RECEIVED = 1, SEND_EMPTY = 0x20, LINE_IDLE = 0x40 }; /* of STATE */
 enum { SAMPLES_A_BIT = 16 };
 
-/* The device, set up when it is first needed: at reset its interrupts are off and its line has no length. */
+/* The device, set up when it is first needed. */
 static volatile uint8_t *device(void)
 {
+    static uint8_t ready;
     volatile uint8_t *uart = (volatile uint8_t *)SGSC_UART_BASE;
     const uint32_t divisor = SGSC_UART_CLOCK / (SAMPLES_A_BIT * SGSC_UART_BAUD);
 
-    if (uart[LINE] != EIGHT_BITS) {
+    if (!ready) {
+        ready = 1;
         uart[INTERRUPTS] = 0;
         uart[LINE] = EIGHT_BITS | DIVISOR;
         uart[DIVISOR_LOW] = (uint8_t)divisor;

@@ -46,7 +46,9 @@ __attribute__((naked, used, aligned(4))) static void board_trap(void)
 static void close_memory(void)
 {
     enum { READ = 1, WRITE = 2, EXECUTE = 4, UP_TO = 1 << 3, REGION = 3 << 3, LOCKED = 1 << 7 };
-    const uint32_t first = (uint32_t)(LOCKED | UP_TO | READ | EXECUTE) << 8 | (uint32_t)(LOCKED | UP_TO | READ | WRITE) << 24;
+    const uint32_t flash = LOCKED | UP_TO | READ | EXECUTE;
+    const uint32_t ram = LOCKED | UP_TO | READ | WRITE;
+    const uint32_t first = flash << 8 | ram << 24;
     uint32_t second = (uint32_t)(LOCKED | REGION) << 8;
     uint32_t device = 0;
 
@@ -54,7 +56,8 @@ static void close_memory(void)
     device = SGSC_UART_BASE >> 2 | 0x1FFu;
     second |= LOCKED | REGION | READ | WRITE;
 #endif
-    /* A core without the protection traps on its first register, and goes on behind its last. */
+    /* Entries 0 and 2 are where flash and RAM begin, 1 and 3 are these, 4 is the device, 5 all the rest. A core
+     * without the protection traps on its first register, and goes on behind its last. */
     __asm__ volatile(".option arch, +zicsr\n\t"
                      "la t0, 1f\n\t"
                      "csrw mtvec, t0\n\t"
