@@ -123,6 +123,7 @@ def steps(folder: Path, board: Board, toolchain: Kind | None, samples: int | Non
             f"compile and link it for {board.chip.cpu}: {compiler.version} ({' '.join(compiler.command)})",
             f"write {build.image(board)}",
             _loading(board),
+            "have the board read its flash back, and compare it with that file",
             f"run the self-test, then {len(chosen.ids)} of {build.total} samples of {SAMPLES}, and compare",
             f"write {build.certificate(board)}",
         )
