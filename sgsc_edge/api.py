@@ -183,6 +183,7 @@ def flash(
     *,
     toolchain: Literal["gcc", "zig"] | None = None,
     samples: int | None = None,
+    timeout_s: float | None = None,
 ) -> BoardCertificate:
     """Put a certified build on a board and certify what the board computes.
 
@@ -191,11 +192,13 @@ def flash(
     board: a board's name, or the path of its ``.toml``.
     toolchain: the compiler; None for the system's, else the pip-installed one.
     samples: certify samples to run, evenly over the classes; None for all.
+    timeout_s: seconds to wait for one answer of the board; None for as many as boards of its kind have.
     """
     from sgsc_edge import flash as flashing
     from sgsc_edge.boards.description import load_board
 
-    return flashing.flash(Path(folder), load_board(board), toolchain=toolchain, samples=samples)
+    described = load_board(board)
+    return flashing.flash(Path(folder), described, toolchain=toolchain, samples=samples, timeout_s=timeout_s)
 
 
 def flash_steps(

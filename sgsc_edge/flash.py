@@ -122,7 +122,12 @@ def steps(folder: Path, board: Board, toolchain: Kind | None, samples: int | Non
 
 
 def flash(
-    folder: Path, board: Board, *, toolchain: Kind | None = None, samples: int | None = None
+    folder: Path,
+    board: Board,
+    *,
+    toolchain: Kind | None = None,
+    samples: int | None = None,
+    timeout_s: float | None = None,
 ) -> BoardCertificate:
     """Build the firmware of a certified build, run it on a board and certify what the board computes.
 
@@ -131,6 +136,7 @@ def flash(
     toolchain: the compiler; None for the system's, else the pip-installed one.
     samples: certify samples to run, evenly over the classes; None for all. Samples of must_keep, and those
         whose decision compression or a runtime changed, are always among them.
+    timeout_s: seconds to wait for one answer; None for as many as boards of its kind have.
 
     Raises
     ------
@@ -151,7 +157,7 @@ def flash(
     log.info("firmware: %s", build.image(board))
     chosen = build.choose(samples)
     fed = chosen.inputs.reshape(len(chosen.inputs), -1)
-    run = run_image(image, package, board, fed, toolchain=compiler.version)
+    run = run_image(image, package, board, fed, toolchain=compiler.version, timeout_s=timeout_s)
     expected = reference.run(source.graph, chosen.inputs).reshape(len(fed), -1)
     document = _statement(build, board, run, chosen, expected)
     write_json(build.certificate(board), document)

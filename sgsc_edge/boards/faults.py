@@ -88,7 +88,12 @@ class Faults:
 
     def hang(self, what: str, pc: int) -> TrapError:
         """Of a firmware that gives no answer and is at ``pc``."""
-        return TrapError(f"{what}: it hangs, or is slow,", pc=pc, function=self._function(pc))
+        return TrapError(
+            f"{what}: it hangs, or is slow,",
+            pc=pc,
+            function=self._function(pc),
+            remedy="a slow board may need a longer time limit (--timeout)",
+        )
 
     def _function(self, address: int | None) -> str | None:
         return None if address is None else self._image.function_at(address & ~1)

@@ -222,7 +222,7 @@ class Link:
             raise self._faults.hang(f"no answer to {_NAMES[kind]} within {self._timeout_s:g} s", pc)
         raise LinkError(
             f"no answer to {_NAMES[kind]} within {self._timeout_s:g} s, sent {_times(self._attempts)}",
-            remedy="check the connection; a slow board may need a longer time limit",
+            remedy="check the connection; a slow board may need a longer time limit (--timeout)",
         )
 
     def _frames(self) -> Iterator[Frame]:

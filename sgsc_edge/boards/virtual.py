@@ -187,8 +187,9 @@ class VirtualBoard:
             while emulator.is_alive():
                 emulator.join(_LOOK_S)
         except BaseException:
-            self._uc.emu_stop()
-            emulator.join()
+            while emulator.is_alive():  # again: before it has started, it forgets that it is to stop
+                self._uc.emu_stop()
+                emulator.join(_LOOK_S)
             raise
         if failures and self._trap is None:
             invalid = failures[0].errno == uc.UC_ERR_INSN_INVALID

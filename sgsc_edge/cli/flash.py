@@ -21,10 +21,21 @@ from sgsc_edge.cli.output import CONTEXT, Result, command_options
     help="Certify samples to run; changed decisions and must_keep samples always run.",
 )
 @click.option("--toolchain", type=click.Choice(["gcc", "zig"]), help="The compiler; default: what is there.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="How long to wait for one answer of the board; default: 120, over a UART 10.",
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @command_options
 def command(
-    folder: Path, board: str, samples: str, toolchain: Literal["gcc", "zig"] | None, dry_run: bool
+    folder: Path,
+    board: str,
+    samples: str,
+    toolchain: Literal["gcc", "zig"] | None,
+    timeout: float | None,
+    dry_run: bool,
 ) -> Result:
     """Put the model of FOLDER, a certified build, on a board, and certify what the board computes.
 
@@ -38,5 +49,5 @@ def command(
     if dry_run:
         lines = flash_steps(folder, board, toolchain=toolchain, samples=count)
         return Result({"steps": list(lines)}, "\n".join(lines))
-    made = flash(folder, board, toolchain=toolchain, samples=count)
+    made = flash(folder, board, toolchain=toolchain, samples=count, timeout_s=timeout)
     return Result(made.document, made.to_text(), made.exit_code)
