@@ -9,7 +9,8 @@
     │   ├── DataError             data set, labels, samples
     │   ├── FileFormatError       an .onnx, .tflite, .npz or certificate that is malformed or edited
     │   ├── UnsupportedError      an op that cannot be lowered exactly, or not for this target
-    │   └── OutputError           the output folder cannot be written, or is in use
+    │   └── OutputError           the output folder cannot be written
+    │       └── FolderInUseError      by another process
     ├── BoardError            4   a board, its firmware or the link to it
     │   ├── ToolchainError        no cross-compiler, or it refused the firmware
     │   ├── ImageError            the firmware does not fit the board
@@ -97,6 +98,10 @@ class UnsupportedError(InputError):
 
 class OutputError(InputError):
     """The output folder cannot be written, is full, or is in use by another process."""
+
+
+class FolderInUseError(OutputError):
+    """Another process works in the folder."""
 
 
 class BoardError(SgscError):

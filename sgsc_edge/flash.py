@@ -7,8 +7,9 @@ each must be what the certified ``.tflite`` gives. The result is a statement of 
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgsc_edge.artifacts import (
+    FolderLock,
     canonical_json,
     check_manifest,
+    output_errors,
     read_npz,
+    remove_leftovers,
     sha256_bytes,
     sha256_file,
     write_bytes,
@@ -29,9 +33,9 @@ from sgsc_edge.boards.available import require
 from sgsc_edge.boards.description import Board
 from sgsc_edge.boards.run import BoardRun, run_image
 from sgsc_edge.certification.certificate import CERTIFICATE_NAME, Certificate, read_certificate
-from sgsc_edge.certification.records import STATEMENT_TYPE
+from sgsc_edge.certification.records import STATEMENT_TYPE, Verdict
 from sgsc_edge.certification.samples import CERTIFY, MUST_KEEP, SampleSet, read_samples
-from sgsc_edge.errors import FileFormatError
+from sgsc_edge.errors import FileFormatError, FolderInUseError, OutputError
 from sgsc_edge.firmware.package import read_package
 from sgsc_edge.firmware.toolchain import Kind, find_toolchain
 from sgsc_edge.graph import reference
@@ -41,8 +45,10 @@ from sgsc_edge.packaging.source import MODEL, SAMPLES
 log = logging.getLogger(__name__)
 
 BOARD_PREDICATE_TYPE = "urn:sgsc-edge:board-certificate:v1"
-PASSED, FAILED = "PASSED", "FAILED"
+PACKAGE, CODE = "package", "c-code"
+_EXIT_CODES = {Verdict.PASSED: 0, Verdict.FAILED: 1, Verdict.NOT_MEASURED: 3}
 _SHOWN = 5
+_ROOM = "make room there and make it writable, or copy the build folder to where it can be written"
 
 
 @dataclass(frozen=True)
@@ -60,8 +66,8 @@ class BoardCertificate:
 
     @property
     def exit_code(self) -> int:
-        """0 passed, 1 failed."""
-        return 0 if self.predicate["verdict"] == PASSED else 1
+        """0 passed, 1 failed, 3 where the build itself was not measured."""
+        return _EXIT_CODES[Verdict(self.predicate["verdict"])]
 
     def to_text(self) -> str:
         """For people, the verdict first."""
@@ -74,9 +80,11 @@ class BoardCertificate:
         counted = "not counted" if instructions is None else f"{instructions:,} per inference"
         failed = p["selftest"]
         tested = f"self-test differs at sample {failed}" if failed else "self-test passed"
+        certified = p["build_verdict"]
+        build = "" if certified == Verdict.PASSED else f"; the build's own certificate says {certified}"
         return "\n".join(
             (
-                f"{p['verdict']}  {p['board']}: {equal}{shown if differing else ''}; {tested}",
+                f"{p['verdict']}  {p['board']}: {equal}{shown if differing else ''}; {tested}{build}",
                 f"instructions  {counted}",
                 f"flash         {sizes['flash']:,} of {limits['flash']:,} bytes: code {sizes['code']:,}, "
                 f"weights {sizes['weights']:,}, other constants {sizes['constants']:,}, "
@@ -142,8 +150,16 @@ def flash(
     ------
     FileFormatError: the folder is no certified build, or its files do not belong together.
     UnsupportedError: an op has no kernel in C.
+    OutputError: the folder cannot be written, or another process works in it.
     BoardError: the compiler, the board, its memory or the link.
     """
+    with _alone_in(folder):
+        return _flash(folder, board, toolchain, samples, timeout_s)
+
+
+def _flash(
+    folder: Path, board: Board, toolchain: Kind | None, samples: int | None, timeout_s: float | None
+) -> BoardCertificate:
     build = _Build.read(folder)
     require(board)
     compiler = find_toolchain(board.chip, toolchain)
@@ -153,6 +169,8 @@ def flash(
     package_c_code(source, build.code)
     package = read_package(build.code)
     image = build_image(package, board.chip, compiler, board.link)
+    with output_errors(build.certificate(board)):  # of another image: it says nothing about this one
+        build.certificate(board).unlink(missing_ok=True)
     write_bytes(build.image(board), image.elf)
     log.info("firmware: %s", build.image(board))
     chosen = build.choose(samples)
@@ -162,6 +180,23 @@ def flash(
     document = _statement(build, board, run, chosen, expected)
     write_json(build.certificate(board), document)
     return BoardCertificate(build.certificate(board), document)
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """The folder's lock, without what killed writers left; errors of writing say what helps here."""
+    if not folder.is_dir():
+        raise FileFormatError("is no folder", where=str(folder), remedy="give build/<target> of a build")
+    try:
+        with FolderLock(folder):
+            for part in (folder, folder / PACKAGE, folder / PACKAGE / CODE):
+                if part.is_dir():
+                    remove_leftovers(part)
+            yield
+    except FolderInUseError as error:
+        raise FolderInUseError(error.message, where=error.where, remedy="wait for it to end") from error
+    except OutputError as error:
+        raise OutputError(error.message, where=error.where, remedy=_ROOM) from error
 
 
 def _loading(board: Board) -> str:
@@ -191,23 +226,24 @@ class _Build:
         """Read what ``build`` wrote; FileFormatError where files do not belong together."""
         files = check_manifest(folder, required=(MODEL, SAMPLES)).files
         certified = read_certificate(folder / CERTIFICATE_NAME)
-        if certified.subjects.get(MODEL) != files[MODEL]:
-            raise FileFormatError(
-                f"is about another {MODEL} than the one here",
-                where=str(folder / CERTIFICATE_NAME),
-                remedy="restore the certificate that belongs to this folder, or build again",
-            )
+        for name in (MODEL, SAMPLES):
+            if certified.subjects.get(name) != files[name]:
+                raise FileFormatError(
+                    f"is about another {name} than the one here",
+                    where=str(folder / CERTIFICATE_NAME),
+                    remedy="restore the certificate that belongs to this folder, or build again",
+                )
         path = folder / SAMPLES
         return _Build(folder, certified, read_samples(read_npz(path), where=str(path)))
 
     @property
     def code(self) -> Path:
         """Where the C code goes."""
-        return self.folder / "package" / "c-code"
+        return self.folder / PACKAGE / CODE
 
     def image(self, board: Board) -> Path:
         """Where the firmware goes."""
-        return self.folder / "package" / f"firmware.{board.name}.elf"
+        return self.folder / PACKAGE / f"firmware.{board.name}.elf"
 
     def certificate(self, board: Board) -> Path:
         """Where the board's certificate goes."""
@@ -256,8 +292,10 @@ def _statement(
         for name, got, wanted in zip(chosen.ids, run.outputs, expected, strict=True)
         if not np.array_equal(got, wanted)
     ]
+    certified = build.certified.verdict
     predicate: dict[str, Any] = {
-        "verdict": FAILED if differing or run.selftest else PASSED,
+        "verdict": Verdict.FAILED if differing or run.selftest else certified,
+        "build_verdict": certified,
         "board": board.name,
         "chip": board.chip.model_dump(mode="json"),
         "reached": board.reach.model_dump(mode="json", exclude_none=True),
@@ -277,7 +315,7 @@ def _statement(
     subjects = {
         MODEL: sha256_file(build.folder / MODEL),
         CERTIFICATE_NAME: sha256_file(build.folder / CERTIFICATE_NAME),
-        f"package/{build.image(board).name}": run.image_sha256,
+        f"{PACKAGE}/{build.image(board).name}": run.image_sha256,
     }
     document: dict[str, Any] = {
         "_type": STATEMENT_TYPE,

@@ -20,7 +20,7 @@ collect_ignore_glob = ["conftest.py", "*/conftest.py"]
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """``@pytest.mark.needs("program", ...)``: without one of them a test is skipped; in CI it fails."""
-    wanted = [name for mark in item.iter_markers("needs") for name in mark.args]
+    wanted = dict.fromkeys(name for mark in item.iter_markers("needs") for name in mark.args)
     if missing := [name for name in wanted if shutil.which(name) is None]:
         reason = f"not installed: {', '.join(missing)}"
         if os.environ.get("CI"):

@@ -103,18 +103,15 @@ def test_an_integer_that_differs_fails(folder: Path, monkeypatch: pytest.MonkeyP
     assert f"differs: {name}" in made.to_text()
 
 
-def small_board(folder: Path) -> Path:
-    """The board with a kilobyte of flash."""
+@pytest.mark.parametrize(("size", "says"), [("512", "bytes of flash"), ("256", "bytes of RAM")])
+def test_a_board_that_is_too_small(size: str, says: str, folder: Path, tmp_path: Path) -> None:
     text = (board_folder() / f"{BOARD}.toml").read_text()
-    path = folder / "small.toml"
-    path.write_text(text.replace('"512 KiB"', '"1 KiB"').replace(BOARD, "small"))
-    return path
-
-
-def test_a_board_that_is_too_small(folder: Path, tmp_path: Path) -> None:
-    done = flash(folder, "--board", small_board(tmp_path))
+    small = tmp_path / "small.toml"
+    changed = text.replace(f'"{size} KiB"', '"1 KiB"').replace(BOARD, "small")
+    small.write_text(changed.replace('"4 KiB"', "1016"))
+    done = flash(folder, "--board", small)
     assert done.returncode == 4, done.stderr
-    assert "bytes of flash" in done.stderr
+    assert says in done.stderr
     assert not list(folder.glob("certificate.small.json"))
 
 
@@ -132,9 +129,33 @@ def edited_certificate(folder: Path) -> None:
     path.write_text(path.read_text().replace('"PASSED"', '"FAILED"', 1))
 
 
+def edited_samples(folder: Path) -> None:
+    with (folder / "preservation.npz").open("ab") as file:
+        file.write(b"\0")
+
+
+def certificate_of_another_build(folder: Path) -> None:
+    """The same model, judged by other samples."""
+    other = write_folder(folder.parent / "other", without_last_certify_sample)
+    certify_folder(other, context())
+    shutil.copyfile(other / "certificate.json", folder / "certificate.json")
+
+
+def without_last_certify_sample(arrays: dict[str, np.ndarray]) -> None:
+    for name in [name for name in arrays if name.startswith("certify_")]:
+        arrays[name] = arrays[name][:-1]
+
+
+def removed(folder: Path) -> None:
+    shutil.rmtree(folder)
+
+
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
+        (removed, "is no folder"),
+        (edited_samples, "preservation.npz: has changed since manifest.json was written"),
+        (certificate_of_another_build, "is about another preservation.npz than the one here"),
         (uncertified, "certificate.json"),
         (edited_model, "manifest.json"),
         (edited_certificate, "has been edited"),
@@ -148,9 +169,21 @@ def test_files_that_do_not_belong_together(spoil, says: str, folder: Path) -> No
     assert not (folder / f"certificate.{BOARD}.json").exists()
 
 
+def test_a_build_that_failed_gets_no_pass_on_a_board(tmp_path: Path) -> None:
+    """It runs, so that one can look, and the board's certificate says what the build's does."""
+    folder = write_folder(tmp_path / "build")
+    assert certify_folder(folder, context(max_drop=0.0)).exit_code == 1
+    made = flashing.flash(folder, load_board(BOARD), samples=5)
+    verdicts = (made.predicate["verdict"], made.predicate["build_verdict"], made.exit_code)
+    assert verdicts == ("FAILED", "FAILED", 1)
+    assert made.predicate["differing"] == []
+    assert "the build's own certificate says FAILED" in made.to_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
+        (("--board", BOARD, "--timeout", "0"), "--timeout"),
         (("--board", "virtual-cortex-m44"), "did you mean 'virtual-cortex-m4'"),
         (("--board", BOARD, "--samples", "0"), "neither a number nor 'all'"),
         (("--board", BOARD, "--samples", "some"), "neither a number nor 'all'"),

@@ -18,7 +18,7 @@ from sgsc_edge.artifacts.files import (
     write_bytes,
     write_json,
 )
-from sgsc_edge.errors import FileFormatError, OutputError
+from sgsc_edge.errors import FileFormatError, FolderInUseError
 
 if sys.platform == "win32":
     import msvcrt
@@ -182,7 +182,7 @@ class Stamps:
 
 
 class FolderLock:
-    """Context manager: one process at a time works in ``folder``; the second gets an ``OutputError``.
+    """Context manager: one process at a time works in ``folder``; the second gets a ``FolderInUseError``.
 
     The operating system drops the lock when its holder dies, so a killed build leaves none behind.
     """
@@ -199,7 +199,7 @@ class FolderLock:
             _lock(file)
         except OSError as error:
             file.close()
-            raise OutputError(
+            raise FolderInUseError(
                 "another sgsc-edge process is working in this folder",
                 where=str(self._path.parent),
                 remedy="wait for it to end, or choose another folder with --out",

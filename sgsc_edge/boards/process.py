@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from sgsc_edge.artifacts import output_errors
 from sgsc_edge.errors import BoardError
 
 if TYPE_CHECKING:  # it needs a package of the extra `device`
@@ -46,10 +47,11 @@ class BoardProcess:
         inherited: Sequence[int] = (),
     ) -> None:
         self._ended = ended
-        self._scratch = tempfile.TemporaryDirectory(prefix="sgsc-edge-")
-        elf = Path(self._scratch.name) / "firmware.elf"
-        elf.write_bytes(image.elf)
-        elf.chmod(0o700)
+        with output_errors(Path(tempfile.gettempdir())):
+            self._scratch = tempfile.TemporaryDirectory(prefix="sgsc-edge-")
+            elf = Path(self._scratch.name) / "firmware.elf"
+            elf.write_bytes(image.elf)
+            elf.chmod(0o700)
         self._log = (Path(self._scratch.name) / "log").open("w+b")
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", _END_WITH_PARENT, *command(elf)],

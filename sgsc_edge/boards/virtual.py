@@ -173,27 +173,33 @@ class VirtualBoard:
         Unicorn (2.1.4) does not keep.
         """
         pc = self._uc.reg_read(arm.UC_ARM_REG_PC)
-        failures: list[unicorn.UcError] = []
+        failures: list[BaseException] = []
 
         def emulate() -> None:
             try:
                 self._uc.emu_start(pc | 1, _NOWHERE, timeout=max(1, int(seconds * 1e6)))
-            except unicorn.UcError as error:
+            except BaseException as error:
                 failures.append(error)
+            finally:
+                done.set()
 
-        emulator = threading.Thread(target=emulate)
-        emulator.start()
+        # An event and no join: after a join that Ctrl-C interrupts, Python (3.11) takes the thread for ended.
+        done = threading.Event()
+        threading.Thread(target=emulate).start()
         try:
-            while emulator.is_alive():
-                emulator.join(_LOOK_S)
+            while not done.wait(_LOOK_S):
+                pass
         except BaseException:
-            while emulator.is_alive():  # again: before it has started, it forgets that it is to stop
+            while not done.is_set():  # again: before it has started, it forgets that it is to stop
                 self._uc.emu_stop()
-                emulator.join(_LOOK_S)
+                done.wait(_LOOK_S)
             raise
-        if failures and self._trap is None:
-            invalid = failures[0].errno == uc.UC_ERR_INSN_INVALID
-            self._trap = self._make_trap("undefined instruction" if invalid else str(failures[0]))
+        for error in failures:
+            if not isinstance(error, unicorn.UcError):
+                raise error
+            if self._trap is None:
+                invalid = error.errno == uc.UC_ERR_INSN_INVALID
+                self._trap = self._make_trap("undefined instruction" if invalid else str(error))
         if self._trap is not None:
             raise self._trap
 

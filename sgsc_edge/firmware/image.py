@@ -19,6 +19,7 @@ from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
 
+from sgsc_edge.artifacts import output_errors
 from sgsc_edge.errors import FileFormatError, ImageError
 from sgsc_edge.firmware.chip import Chip, Uart
 from sgsc_edge.firmware.linker_script import (
@@ -111,9 +112,13 @@ def build_image(package: Package, chip: Chip, toolchain: Toolchain, uart: Uart |
 
     The link goes through ``uart``; without one as the chip's architecture has it, by semihosting for example.
 
-    Raises ``ToolchainError`` (the compiler refused) and ``ImageError`` (too large for flash or RAM).
+    Raises ``ToolchainError`` (the compiler refused), ``ImageError`` (too large for flash or RAM) and
+    ``OutputError`` (no room for temporary files).
     """
-    with tempfile.TemporaryDirectory(prefix="sgsc-edge-") as name:
+    with (
+        output_errors(Path(tempfile.gettempdir())),
+        tempfile.TemporaryDirectory(prefix="sgsc-edge-") as name,
+    ):
         folder = Path(name)
         objects = _compile(package, chip, toolchain, uart, folder)
         (folder / "chip.ld").write_text(linker_script(chip), encoding="utf-8")

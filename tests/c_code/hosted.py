@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,8 +13,7 @@ import pytest
 from sgsc_edge.c_code.write import CCode, c_code
 from sgsc_edge.graph.ir import Graph
 
-GCC, CLANG = shutil.which("gcc"), shutil.which("clang")
-needs_gcc = pytest.mark.skipif(GCC is None, reason="gcc is not installed")
+needs_gcc = pytest.mark.needs("gcc")
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-Wconversion", "-Wshadow", "-Wstrict-prototypes")
 HASH = "ab" * 32
 
@@ -31,7 +29,7 @@ def written(graph: Graph, folder: Path, *, name: str = "case", learned: bool = F
 def compiled(folder: Path, *options: str) -> Path:
     library = folder / "model.so"
     sources = [str(folder / f"{name}.c") for name in ("model", "weights", "selftest")]
-    command = [str(GCC), *STRICT, *options, "-fPIC", "-shared", "-o", str(library), *sources]
+    command = ["gcc", *STRICT, *options, "-fPIC", "-shared", "-o", str(library), *sources]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return library

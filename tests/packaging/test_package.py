@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from c_code.hosted import GCC, STRICT, needs_gcc, run_c
+from c_code.hosted import STRICT, needs_gcc, run_c
 from c_code.networks import NETWORKS
 from certification.build_folders import BUILT, write_folder
 
@@ -21,8 +20,6 @@ from sgsc_edge.graph.ir import DType, Graph, Node, Quantization, Tensor
 from sgsc_edge.graph.read_tflite import read_tflite
 from sgsc_edge.graph.write_tflite import write_tflite
 from sgsc_edge.packaging import read_source
-
-CMAKE = shutil.which("cmake")
 
 
 def package(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -46,7 +43,7 @@ def test_a_build_folder(tmp_path: Path) -> None:
     assert {name: (folder / name).read_bytes() for name in before} == before
     example = tmp_path / "example"
     sources = [*map(str, made.glob("*.c")), str(made / "example" / "main.c")]
-    subprocess.run([str(GCC), *STRICT, "-I", str(made), "-o", str(example), *sources], check=True)
+    subprocess.run(["gcc", *STRICT, "-I", str(made), "-o", str(example), *sources], check=True)
     arrays = read_npz(folder / "preservation.npz")
     ran = subprocess.run(
         [str(example)], input=arrays["certify_inputs"].tobytes(), capture_output=True, check=True
@@ -86,7 +83,7 @@ def test_twice_gives_the_same_bytes(tmp_path: Path) -> None:
         assert path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes()
 
 
-@pytest.mark.skipif(CMAKE is None or GCC is None, reason="cmake or gcc is not installed")
+@pytest.mark.needs("cmake", "gcc")
 def test_a_file_from_elsewhere_builds_with_cmake(tmp_path: Path) -> None:
     graph = NETWORKS["separable"]
     (tmp_path / "3 nets.tflite").write_bytes(write_tflite(graph))
@@ -97,7 +94,7 @@ def test_a_file_from_elsewhere_builds_with_cmake(tmp_path: Path) -> None:
     assert json.loads((folder / "package.json").read_text())["weights"] == "learned"
     build = tmp_path / "cmake"
     for command in (["-S", str(folder), "-B", str(build)], ["--build", str(build)]):
-        subprocess.run([str(CMAKE), *command], check=True, capture_output=True)
+        subprocess.run(["cmake", *command], check=True, capture_output=True)
     x = np.random.default_rng(5).integers(-128, 128, (4, 16, 16, 1)).astype(np.int8)
     ran = subprocess.run([str(build / "example")], input=x.tobytes(), capture_output=True, check=True)
     outputs = np.frombuffer(ran.stdout, np.int8).reshape(4, -1)
