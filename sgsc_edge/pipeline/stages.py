@@ -127,7 +127,7 @@ def _rehearse_limits(build: Build, compressed: CompressedModel) -> None:
     living = shrink(compressed, build.untrained.sample).model
     graph = lower(_onnx(build, living, {}), build.target)
     check_arena(graph, build.target, unpacked=method not in LEARNED)
-    check_flash(_in_flash(build, graph, _tflite(build, graph)), build.target)
+    _check_flash(build, graph, _tflite(build, graph))
 
 
 # --- choose the preservation set ------------------------------------------------------------------
@@ -172,12 +172,12 @@ def _control(build: Build, key: str) -> None:
 
 
 def _compress_key(build: Build) -> str:
-    learned: list[object] = []
+    learned: list[object] = ["packed"] if build.target.packs else []
     if build.untrained.method in LEARNED:
         device = build.untrained.device
         arena = None if device.arena is None else [device.arena, device.unpacks]
         how = [arena, device.joins] if build.storages else []
-        learned = [asdict(build.guard), build.storages, *how]
+        learned += [asdict(build.guard), build.storages, *how]
     return content_key(
         _training_key(build), build.project.config_hash("compress"), build.untrained.method, learned
     )
@@ -230,15 +230,16 @@ def _lower(build: Build, key: str) -> None:
     graph = lower(build.folder / ONNX, build.target)
     check_arena(graph, build.target)
     data = _tflite(build, graph)
-    check_flash(_in_flash(build, graph, data), build.target)
+    _check_flash(build, graph, data)
     write_bytes(build.folder / TFLITE, data)
 
 
-def _in_flash(build: Build, graph: Graph, tflite: bytes) -> int:
-    """Bytes that the flash limit is for."""
-    if not build.target.packs:
-        return len(tflite)
-    return c_code(graph, name=graph.name, model_hash="", learned=True).constant_bytes
+def _check_flash(build: Build, graph: Graph, tflite: bytes) -> None:
+    """Refuse what the target's flash does not hold: the ``.tflite``, or the constants of packed C code."""
+    size = len(tflite)
+    if build.target.packs:
+        size = c_code(graph, name=graph.name, model_hash="0" * 64, learned=True).constant_bytes
+    check_flash(size, build.target)
 
 
 def _tflite(build: Build, graph: Graph) -> bytes:
