@@ -110,14 +110,19 @@ def build_image(package: Package, chip: Chip, toolchain: Toolchain) -> Image:
 
     Raises ``ToolchainError`` (the compiler refused) and ``ImageError`` (too large for flash or RAM).
     """
+    image = link_image(package, chip, toolchain)
+    check_fit(image.sizes, chip)
+    return image
+
+
+def link_image(package: Package, chip: Chip, toolchain: Toolchain) -> Image:
+    """``build_image``, whatever the size: an image that is larger than the chip can be looked at, too."""
     with tempfile.TemporaryDirectory(prefix="sgsc-edge-") as name:
         folder = Path(name)
         objects = _compile(package, chip, toolchain, folder)
         (folder / "chip.ld").write_text(linker_script(chip), encoding="utf-8")
         toolchain.link(objects, "chip.ld", RESET, "firmware.elf", chip, folder)
-        image = read_image((folder / "firmware.elf").read_bytes())
-    check_fit(image.sizes, chip)
-    return image
+        return read_image((folder / "firmware.elf").read_bytes())
 
 
 def _compile(package: Package, chip: Chip, toolchain: Toolchain, folder: Path) -> list[str]:

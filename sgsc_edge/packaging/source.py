@@ -26,6 +26,16 @@ Arrays = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, eq=False)
+class Model:
+    """A device graph, its name, the SHA-256 of its ``.tflite``, and its build folder (None: a file)."""
+
+    graph: Graph
+    name: str
+    model_hash: str
+    folder: Path | None
+
+
+@dataclass(frozen=True, eq=False)
 class Source:
     """A model to package.
 
@@ -55,6 +65,14 @@ def read_source(path: Path) -> Source:
     ------
     FileFormatError: a file is missing or malformed, or not the one that the folder's manifest lists.
     """
+    model = read_model(path)
+    inputs = _random(model.graph) if model.folder is None else _recorded(model.graph, model.folder)
+    outputs = reference.run_tensors(model.graph, inputs)
+    return Source(model.graph, model.name, model.model_hash, inputs, outputs, model.folder)
+
+
+def read_model(path: Path) -> Model:
+    """Read the model of a build folder or of a ``.tflite`` file; raises as ``read_source`` does."""
     folder = path if path.is_dir() else None
     if folder is not None:
         check_manifest(folder, required=(MODEL, SAMPLES))
@@ -67,10 +85,8 @@ def read_source(path: Path) -> Source:
     file = path / MODEL if folder is not None else path
     data = read_bytes(file, MAX_FILE_BYTES)
     graph = read_tflite(data, where=str(file))
-    inputs = _random(graph) if folder is None else _recorded(graph, folder)
-    outputs = reference.run_tensors(graph, inputs)
     name = graph.name if folder is not None and graph.name else path.stem
-    return Source(graph, name, sha256_bytes(data), inputs, outputs, folder)
+    return Model(graph, name, sha256_bytes(data), folder)
 
 
 def _recorded(graph: Graph, folder: Path) -> Arrays:

@@ -1,0 +1,1 @@
+"""What models take of microcontrollers, counted on virtual boards."""
