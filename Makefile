@@ -89,7 +89,7 @@ lint: $(STAMPS)/dev  ## ruff and mypy only
 
 # --- benchmarks: results go to benchmarks/results/*.json and into docs/results.md ----------------------------
 
-.PHONY: bench-exactness bench-digits bench-budget bench-networks bench-mnist bench-mnist-budget bench-mnist-narrow bench-mixed-plan bench-learned bench-scaling bench-step bench-preserve bench-lowering bench-cli bench-reproducible bench-resume bench-device bench-report
+.PHONY: bench-exactness bench-digits bench-budget bench-networks bench-mnist bench-mnist-budget bench-mnist-narrow bench-mixed-plan bench-learned bench-scaling bench-step bench-preserve bench-lowering bench-cli bench-instructions bench-reproducible bench-resume bench-device bench-report
 bench-exactness: $(STAMPS)/demo  ## kernels against the integer executor, on the certify sets
 	$(BIN)/python -m benchmarks.exactness
 
@@ -131,6 +131,9 @@ bench-lowering: $(STAMPS)/demo  ## lowering time against onnx2tf (makes an envir
 
 bench-cli: $(STAMPS)/demo  ## wall time of --help and verify
 	$(BIN)/python -m benchmarks.cli_time
+
+bench-instructions: $(STAMPS)/dev $(DIGITS)/float.safetensors $(MNIST)/float.safetensors  ## costs of kernels by core and compiler, fitted and checked (half an hour)
+	$(BIN)/python -m benchmarks.device.instructions
 
 bench-reproducible: $(STAMPS)/demo  ## two builds, byte for byte
 	$(BIN)/python -m benchmarks.reproducible

@@ -55,6 +55,11 @@ SECTIONS = {
     "preserve_time": ("Preservation set", "Grad-CAM, uncertainty and clusters of the 60,000 MNIST samples."),
     "lowering_time": ("Lowering time", "Whole processes, runs of both converters alternating."),
     "cli_time": ("Command line", "Whole processes, warm file cache."),
+    "device.instructions": (
+        "Estimates for microcontrollers",
+        "What `inspect --board` estimates of networks that its table was not fitted to, beside counts of the "
+        "virtual boards and linked images.",
+    ),
     "resume_kill": (
         "Killed builds",
         "Digits under a budget with a control; killed once, each build at its own moment, and started again.",

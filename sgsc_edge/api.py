@@ -12,8 +12,11 @@ from sgsc_edge.errors import ConfigError
 
 if TYPE_CHECKING:
     from sgsc_edge.boards.available import AvailableBoard
+    from sgsc_edge.boards.description import Board
     from sgsc_edge.certification.certificate import Certificate
     from sgsc_edge.flash import BoardCertificate
+    from sgsc_edge.footprint import Footprint
+    from sgsc_edge.graph.ir import Graph
     from sgsc_edge.inspection import Comparison, Inspection
     from sgsc_edge.packaging.c_code import Packaged
     from sgsc_edge.preservation.selection import Selection
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
     from sgsc_edge.runtimes import Available
     from sgsc_edge.targets import Target
 
+DEFAULT_TARGET = "tflite-int8"
+_PROJECT_FILES = ("sgsc.toml", "pyproject.toml")
 # Modules of the extra `build` and the packages they come in: checked first, so that their absence is a
 # message and not a traceback.
 _BUILD_PACKAGES = {
@@ -50,6 +55,7 @@ def build(
     targets: Sequence[str | Path],
     out: str | Path = "build",
     settings: Sequence[str] = (),
+    board: str | Path | None = None,
 ) -> dict[str, Certificate]:
     """Compress, lower and certify a project for each target; results lie in ``out/<target>/``.
 
@@ -59,12 +65,14 @@ def build(
     targets: names of shipped targets, or paths of target files.
     out: the folder that holds one folder a target.
     settings: ``"section.key=value"`` overrides, as ``--set`` takes them.
+    board: a board's name, or the path of its ``.toml``: what does not fit it is refused.
 
     Returns the certificates by target; whether they passed is theirs to say (``exit_code``). Raises
     ``SgscError``.
     """
+    fitting = None if board is None else load_board(board)
     return {
-        target.name: build_target(loaded, target, Path(out))
+        target.name: build_target(loaded, target, Path(out), fitting)
         for loaded, target in prepare(project, targets, settings)
     }
 
@@ -84,11 +92,18 @@ def prepare(
     return ((loaded.for_target(name), target) for name, target in chosen.items())
 
 
-def build_target(project: Project, target: Target, out: Path) -> Certificate:
+def build_target(project: Project, target: Target, out: Path, board: Board | None = None) -> Certificate:
     """Build one target into ``out/<target>/``."""
     from sgsc_edge import pipeline
 
-    return pipeline.build(project, target, out / target.name)
+    return pipeline.build(project, target, out / target.name, board)
+
+
+def load_board(name_or_path: str | Path) -> Board:
+    """A board by its name, or by the path of its ``.toml``."""
+    from sgsc_edge.boards import description
+
+    return description.load_board(name_or_path)
 
 
 def preserve(
@@ -150,6 +165,60 @@ def compare(first: str | Path, second: str | Path) -> Comparison:
     return inspection.compare(inspect(first), inspect(second))
 
 
+def fit(
+    source: str | Path,
+    board: str | Path,
+    *,
+    target: str | Path | None = None,
+    settings: Sequence[str] = (),
+    toolchain: Literal["gcc", "zig"] | None = None,
+) -> Footprint:
+    """What a model takes of a board: flash, RAM, instructions, layer by layer.
+
+    Parameters
+    ----------
+    source: a build folder, a ``.tflite`` file, or a project's folder: its network, calibrated, not trained.
+    board: a board's name, or the path of its ``.toml``.
+    target: of a project; None for ``tflite-int8``.
+    settings: of a project, as :func:`build` takes them; others have none.
+    toolchain: the compiler; None for the system's, else the pip-installed one, else sizes are estimated.
+    """
+    from sgsc_edge.footprint import compiler_for, footprint
+    from sgsc_edge.packaging import read_model
+    from sgsc_edge.targets import load_target
+
+    path, loaded = Path(source), load_board(board)
+    compiler = compiler_for(loaded.chip, toolchain)
+    if path.suffix == ".onnx":
+        raise ConfigError(
+            "an .onnx is not what a board runs",
+            where=str(path),
+            remedy="give the project's folder, the build folder beside it, or a .tflite",
+        )
+    if path.suffix == ".toml" or any((path / name).is_file() for name in _PROJECT_FILES):
+        wanted = DEFAULT_TARGET if target is None else target
+        graph, learned = lowered(path, wanted, settings), load_target(wanted).packs
+    elif target is not None:
+        raise ConfigError(
+            "a target is for projects; this model is lowered already",
+            where=str(path),
+            remedy="leave --target out, or give the project's folder",
+        )
+    else:
+        model = read_model(path)
+        graph, learned = model.graph, model.learned
+    return footprint(
+        graph, loaded.chip, model=str(path), board=loaded.name, compiler=compiler, learned=learned
+    )
+
+
+def lowered(project: str | Path, target: str | Path = DEFAULT_TARGET, settings: Sequence[str] = ()) -> Graph:
+    """A project's network for a target, calibrated and not trained."""
+    from sgsc_edge import pipeline
+
+    return next(pipeline.untrained_graph(*each) for each in prepare(project, [target], settings))
+
+
 def package(
     source: str | Path,
     kind: str = "c-code",
@@ -195,7 +264,6 @@ def flash(
     timeout_s: seconds to wait for one answer of the board; None for as many as boards of its kind have.
     """
     from sgsc_edge import flash as flashing
-    from sgsc_edge.boards.description import load_board
 
     described = load_board(board)
     return flashing.flash(Path(folder), described, toolchain=toolchain, samples=samples, timeout_s=timeout_s)
@@ -210,7 +278,6 @@ def flash_steps(
 ) -> tuple[str, ...]:
     """What :func:`flash` would do, a line a step."""
     from sgsc_edge import flash as flashing
-    from sgsc_edge.boards.description import load_board
 
     return flashing.steps(Path(folder), load_board(board), toolchain, samples).lines
 

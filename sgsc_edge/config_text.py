@@ -17,17 +17,34 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sgsc_edge.errors import ConfigError
 
 Key = tuple[str | int, ...]
 ModelT = TypeVar("ModelT", bound=BaseModel)
+NamedT = TypeVar("NamedT", bound="NamedTable")
 
 MAX_TOML_BYTES = 2**20
 UNITS = {"B": 1, "kB": 1000, "MB": 1000**2, "KiB": 1024, "MiB": 1024**2}
+
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+
+
+class Table(BaseModel):
+    """Base of the tables of a file: immutable, unknown keys refused, no silent conversions."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class NamedTable(Table):
+    """A whole file ``<name>.toml`` about one thing."""
+
+    name: Name
+    description: Annotated[str, Field(min_length=1)]
 
 
 @dataclass(frozen=True)
@@ -232,6 +249,37 @@ def validate(model: type[ModelT], file: TomlFile, *, remedy: str) -> ModelT:
         problems = [Problem(file.locate(key), key, text) for key, text in findings(model, error)]
         raise_problems(problems, where=file.label, remedy=remedy)
         raise  # unreachable: a ValidationError has at least one finding
+
+
+def named_file(model: type[NamedT], name_or_path: str | Path, folder: Path, *, kind: str) -> NamedT:
+    """One of the shipped files of a kind by name, or one of the user's own by path to its ``.toml``.
+
+    Parameters
+    ----------
+    folder: where the shipped ones lie.
+    kind: what the files describe, as the option that takes it is called: ``target``.
+
+    Raises
+    ------
+    ConfigError: unknown name (with the nearest), every problem of the file at once, or a name in the file
+        that is not the file's.
+    """
+    path = Path(name_or_path)
+    if path.suffix != ".toml":
+        names = sorted(found.stem for found in folder.glob("*.toml"))
+        if str(name_or_path) not in names:
+            raise ConfigError(
+                f"unknown {kind} '{name_or_path}'{nearest(str(name_or_path), names)}",
+                where=f"--{kind}",
+                remedy=f"choose one of {', '.join(names)}, or give the path of a {kind}'s .toml file",
+            )
+        path = folder / f"{name_or_path}.toml"
+    found = validate(model, read_toml(path), remedy=f"correct the {kind} file")
+    if found.name != path.stem:
+        raise ConfigError(
+            f"holds the {kind} '{found.name}'", where=str(path), remedy=f"name the file {found.name}.toml"
+        )
+    return found
 
 
 def findings(model: type[BaseModel], error: ValidationError) -> list[tuple[Key, str]]:

@@ -465,8 +465,9 @@ def pack_filters(filters: ArrayLike) -> NDArray[np.uint8]:
     return np.packbits(np.concatenate(parts).astype(np.uint8), bitorder="little")
 
 
-def _flat_filters(filters: ArrayLike) -> NDArray[np.int64]:
-    values = np.asarray(filters, np.int64)
+def _flat_filters(filters: ArrayLike) -> NDArray[np.int16]:
+    """Filters as rows, int16 [filters, weights]: wide enough for the magnitude of -128."""
+    values = np.asarray(filters)
     if values.size == 0 or values.min() < -128 or values.max() > 127:
         raise OverflowError("filters have weights, in -128 to 127")
-    return values.reshape(len(values), -1)
+    return values.reshape(len(values), -1).astype(np.int16)

@@ -11,13 +11,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from sgsc_edge.config_text import nearest, parse_size, read_toml, validate
-from sgsc_edge.errors import ConfigError
+from sgsc_edge.config_text import Name, NamedTable, Table, named_file, nearest, parse_size
 from sgsc_edge.graph.op_rules import OP_RULES
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
 Granularity = Literal["per-tensor", "per-channel"]
 
 
@@ -45,13 +43,7 @@ DeviceOp = Annotated[str, AfterValidator(_device_op)]
 Size = Annotated[int, BeforeValidator(_size), Field(gt=0)]  # bytes; written "256 kB"
 
 
-class _Table(BaseModel):
-    """Base of the tables: immutable, unknown keys refused, no silent conversions."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class Activations(_Table):
+class Activations(Table):
     """Values between ops."""
 
     dtype: Literal["int8", "int16", "float32"]
@@ -64,7 +56,7 @@ def channel_axis(op: str) -> int:
     return 3 if op == "DepthwiseConv2D" else 0
 
 
-class Weights(_Table):
+class Weights(Table):
     """One legal storage of an op's weights; an op may have several rows.
 
     ``axis`` is the channel axis of the device layout (OHWI 0, depthwise 1HWC 3), absent per tensor.
@@ -87,7 +79,7 @@ class Weights(_Table):
         return self
 
 
-class Runtimes(_Table):
+class Runtimes(Table):
     """Who must execute the model (missing: not measured, exit 3) and who may."""
 
     required: Annotated[tuple[Name, ...], Field(min_length=1, strict=False)]
@@ -101,7 +93,7 @@ class Runtimes(_Table):
         return self
 
 
-class Tolerance(_Table):
+class Tolerance(Table):
     """By how much a runtime may differ from the integer executor in some ops, on equal inputs, and why.
 
     ``steps`` counts output integers. Where no row names a runtime and an op, the two are equal.
@@ -113,7 +105,7 @@ class Tolerance(_Table):
     reason: Annotated[str, Field(min_length=10)]
 
 
-class Code(_Table):
+class Code(Table):
     """That the device runs generated C code, and how that stores weights.
 
     ``weights``: ``learned`` packs each output channel of every layer at a width of its own, 1 to 8 bits; the
@@ -123,7 +115,7 @@ class Code(_Table):
     weights: Literal["learned", "stored"] = "stored"
 
 
-class Limits(_Table):
+class Limits(Table):
     """What the device has, in bytes; absent means that the target sets no limit.
 
     ``flash``: for the ``.tflite``; ``arena``: RAM for the values between ops.
@@ -133,15 +125,13 @@ class Limits(_Table):
     arena: Size | None = None
 
 
-class Target(_Table):
+class Target(NamedTable):
     """A validated ``targets/<name>.toml``.
 
     ``alignment``: constant data starts at multiples of so many bytes of the file; the format asks for 16.
     ``versions``: the newest version of each op that the target executes; ops without a row it does not.
     """
 
-    name: Name
-    description: Annotated[str, Field(min_length=1)]
     format: Literal["tflite"]
     alignment: Literal[16, 32, 64] = 16
     activations: Activations
@@ -236,17 +226,7 @@ def load_target(name_or_path: str | Path) -> Target:
 
     Raises ``ConfigError``: unknown name (with the nearest), or every problem of the file at once.
     """
-    path = Path(name_or_path)
-    if path.suffix == ".toml":
-        return _read_target(path)
-    names = target_names()
-    if str(name_or_path) not in names:
-        raise ConfigError(
-            f"unknown target '{name_or_path}'{nearest(str(name_or_path), names)}",
-            where="--target",
-            remedy=f"choose one of {', '.join(names)}, or give the path of a target's .toml file",
-        )
-    return _read_target(target_folder() / f"{name_or_path}.toml")
+    return named_file(Target, name_or_path, target_folder(), kind="target")
 
 
 def available_targets() -> list[Target]:
@@ -264,12 +244,3 @@ def target_folder() -> Path:
     package = Path(__file__).parent
     installed = package / "data" / "targets"
     return installed if installed.is_dir() else package.parent / "targets"
-
-
-def _read_target(path: Path) -> Target:
-    target = validate(Target, read_toml(path), remedy="correct the target file")
-    if target.name != path.stem:
-        raise ConfigError(
-            f"holds the target '{target.name}'", where=str(path), remedy=f"name the file {target.name}.toml"
-        )
-    return target

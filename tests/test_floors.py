@@ -37,6 +37,7 @@ FLOORS = {
     "inspection": 5,
     "certification": 5,
     "boards": 5,
+    "footprint": 5,
     "packaging": 6,
     "pipeline": 6,
     "flash": 7,
@@ -99,6 +100,7 @@ import sys
 import sgsc_edge.api, sgsc_edge.cli.main, sgsc_edge.certification, sgsc_edge.inspection, sgsc_edge.lowering
 import sgsc_edge.project, sgsc_edge.runtimes, sgsc_edge.targets
 import sgsc_edge.boards.qemu, sgsc_edge.boards.run, sgsc_edge.boards.virtual, sgsc_edge.firmware.image
+import sgsc_edge.footprint
 for name in sgsc_edge.cli.main.COMMANDS:
     __import__(f"sgsc_edge.cli.{name}")
 assert "torch" not in sys.modules

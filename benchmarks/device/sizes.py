@@ -23,7 +23,7 @@ from benchmarks.record import ROOT, Row, finish
 from sgsc_edge.artifacts import sha256_file
 from sgsc_edge.boards.description import load_board
 from sgsc_edge.boards.run import BoardRun, run_package
-from sgsc_edge.firmware.package import read_package
+from sgsc_edge.firmware.package import Package, read_package
 from sgsc_edge.firmware.toolchain import KINDS, Kind
 from sgsc_edge.packaging.source import read_source
 
@@ -35,7 +35,7 @@ import hashlib, sys
 from pathlib import Path
 from sgsc_edge.boards.description import load_board
 from sgsc_edge.firmware.image import build_image
-from sgsc_edge.firmware.package import read_package
+from sgsc_edge.firmware.package import Package, read_package
 from sgsc_edge.firmware.toolchain import find_toolchain
 chip = load_board(sys.argv[2]).chip
 image = build_image(read_package(Path(sys.argv[1])), chip, find_toolchain(chip, sys.argv[3]))
@@ -51,7 +51,11 @@ def main() -> int:
     virtual = [name for name in names if load_board(name).reach.via == "unicorn"]
     runs = {(name, kind): one(folder, name, kind) for name in virtual for kind in KINDS}
     payload = payload_bytes(source)
-    rows = [*limits(folder, runs[JUDGED, "gcc"], payload), *columns(runs), *twice(source, names)]
+    rows = [
+        *limits(read_package(folder), runs[JUDGED, "gcc"], payload),
+        *columns(runs),
+        *twice(source, names),
+    ]
     detail = {
         f"{name}, {kind}": {"instructions": made.instructions, **asdict(made.sizes), **asdict(made.stack)}
         for (name, kind), made in runs.items()
@@ -72,9 +76,8 @@ def payload_bytes(source: Path) -> int:
     return sum(graph[name].data.nbytes for node in layers for name in node.inputs[1:])  # type: ignore[union-attr]
 
 
-def limits(folder: Path, made: BoardRun, payload: int) -> list[Row]:
+def limits(package: Package, made: BoardRun, payload: int) -> list[Row]:
     """The figures that are judged."""
-    package = read_package(folder)
     ends = package.input_bytes + package.output_bytes
     ram = package.arena_bytes + ends + made.stack.total
     share = made.sizes.weights / payload

@@ -11,10 +11,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from sgsc_edge.config_text import nearest, read_toml, validate
-from sgsc_edge.errors import ConfigError
-from sgsc_edge.firmware.chip import Chip, Table, Uart
-from sgsc_edge.targets import Name, target_folder
+from sgsc_edge.config_text import NamedTable, Table, named_file
+from sgsc_edge.firmware.chip import Chip, Uart
+from sgsc_edge.targets import target_folder
 
 # Cores that Unicorn emulates; its M0 executes what an M0+ does.
 UNICORN_CPUS = ("cortex-m0plus", "cortex-m3", "cortex-m4", "cortex-m7", "cortex-m33")
@@ -40,11 +39,9 @@ class Reach(Table):
         return self
 
 
-class Board(Table):
+class Board(NamedTable):
     """A validated board file. ``link``: the UART of the link; None for the architecture's way."""
 
-    name: Name
-    description: Annotated[str, Field(min_length=1)]
     chip: Chip
     reach: Reach
     link: Uart | None = None
@@ -67,17 +64,7 @@ def load_board(name_or_path: str | Path) -> Board:
 
     Raises ``ConfigError``: unknown name (with the nearest), or every problem of the file at once.
     """
-    path = Path(name_or_path)
-    if path.suffix == ".toml":
-        return _read_board(path)
-    names = board_names()
-    if str(name_or_path) not in names:
-        raise ConfigError(
-            f"unknown board '{name_or_path}'{nearest(str(name_or_path), names)}",
-            where="--board",
-            remedy=f"choose one of {', '.join(names)}, or give the path of a board's .toml file",
-        )
-    return _read_board(board_folder() / f"{name_or_path}.toml")
+    return named_file(Board, name_or_path, board_folder(), kind="board")
 
 
 def board_names() -> list[str]:
@@ -88,12 +75,3 @@ def board_names() -> list[str]:
 def board_folder() -> Path:
     """Where the shipped boards lie: beside the targets."""
     return target_folder() / "boards"
-
-
-def _read_board(path: Path) -> Board:
-    board = validate(Board, read_toml(path), remedy="correct the board file")
-    if board.name != path.stem:
-        raise ConfigError(
-            f"holds the board '{board.name}'", where=str(path), remedy=f"name the file {board.name}.toml"
-        )
-    return board

@@ -56,10 +56,10 @@ def lay_out(buffers: Sequence[Buffer]) -> Layout:
     orders = [
         sorted(buffers, key=key)
         for key in (
-            lambda b: (-_rounded(b.size), b.first, b.name),
-            lambda b: (-_rounded(b.size) * (b.last - b.first + 1), b.first, b.name),
-            lambda b: (b.first, -_rounded(b.size), b.name),
-            lambda b: (-b.last, -_rounded(b.size), b.name),
+            lambda b: (-rounded(b.size), b.first, b.name),
+            lambda b: (-rounded(b.size) * (b.last - b.first + 1), b.first, b.name),
+            lambda b: (b.first, -rounded(b.size), b.name),
+            lambda b: (-b.last, -rounded(b.size), b.name),
         )
     ]
     best = min((_first_fit(order) for order in orders), key=lambda found: found[1])
@@ -81,7 +81,7 @@ def lower_bound(buffers: Sequence[Buffer]) -> int:
     """Bytes that are alive at once, at the step where they are most."""
     return max(
         (
-            sum(_rounded(other.size) for other in buffers if other.first <= buffer.first <= other.last)
+            sum(rounded(other.size) for other in buffers if other.first <= buffer.first <= other.last)
             for buffer in buffers
         ),
         default=0,
@@ -93,17 +93,16 @@ def _first_fit(order: Sequence[Buffer]) -> tuple[dict[str, int], int]:
     placed: list[tuple[int, Buffer]] = []
     for buffer in order:
         offset = 0
-        taken = sorted(
-            (start, start + _rounded(other.size)) for start, other in placed if other.meets(buffer)
-        )
+        taken = sorted((start, start + rounded(other.size)) for start, other in placed if other.meets(buffer))
         for start, end in taken:
-            if start - offset >= _rounded(buffer.size):
+            if start - offset >= rounded(buffer.size):
                 break
             offset = max(offset, end)
         placed.append((offset, buffer))
-    size = max((start + _rounded(buffer.size) for start, buffer in placed), default=0)
+    size = max((start + rounded(buffer.size) for start, buffer in placed), default=0)
     return {buffer.name: start for start, buffer in placed}, size
 
 
-def _rounded(size: int) -> int:
+def rounded(size: int) -> int:
+    """Bytes that a value of ``size`` bytes takes: a multiple of the alignment."""
     return -(-size // ALIGNMENT) * ALIGNMENT

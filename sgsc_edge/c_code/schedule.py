@@ -101,11 +101,15 @@ class Memory:
     ----------
     place: value -> offset in the arena.
     scratch: offset of what a step needs for itself, by its number.
+    buffers: what was laid out; several values may lie in one.
+    lives: value -> the first and the last step that has it.
     """
 
     layout: Layout
     place: Mapping[str, int]
     scratch: Mapping[int, int]
+    buffers: tuple[Buffer, ...]
+    lives: Mapping[str, tuple[int, int]]
 
 
 def arrange(schedule: Schedule, scratch: Sequence[int]) -> Memory:
@@ -130,9 +134,11 @@ def arrange(schedule: Schedule, scratch: Sequence[int]) -> Memory:
             else replace(known, size=max(known.size, size), last=max(known.last, last))
         )
     own = [Buffer(f"#{number}", size, number, number) for number, size in enumerate(scratch) if size]
-    layout = lay_out([*buffers.values(), *own])
+    laid_out = (*buffers.values(), *own)
+    layout = lay_out(laid_out)
     place = {name: layout.offsets[shared.get(name, name)] for name in lives}
-    return Memory(layout, place, {int(b.name[1:]): layout.offsets[b.name] for b in own})
+    scratches = {int(b.name[1:]): layout.offsets[b.name] for b in own}
+    return Memory(layout, place, scratches, laid_out, lives)
 
 
 def _overwritten(schedule: Schedule, lives: Mapping[str, tuple[int, int]]) -> dict[str, str]:

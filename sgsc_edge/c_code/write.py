@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sgsc_edge.c_code.calls import Call, calls, float_literal
 from sgsc_edge.c_code.kernel_text import kernel_sources
 from sgsc_edge.c_code.memory_plan import Layout
-from sgsc_edge.c_code.schedule import Memory, Schedule, arrange
+from sgsc_edge.c_code.schedule import Memory, Schedule, Step, arrange
 from sgsc_edge.errors import UnsupportedError
 from sgsc_edge.graph.ir import DType, Graph, Tensor
 
@@ -27,6 +27,9 @@ VERSION = "version"
 """A model's version in the user's counting: entry ``sgsc.version`` of its metadata, a JSON string."""
 _VERSION = re.compile(r'"([A-Za-z0-9][A-Za-z0-9._+-]{0,49})"')
 _HASH_DIGITS = 12
+
+_SAMPLES = 8
+_SAMPLE_BYTES = 16 * 1024
 
 _TYPES = {DType.INT8: "int8_t", DType.INT32: "int32_t", DType.FLOAT32: "float"}
 _WIDTH = 100
@@ -43,6 +46,15 @@ _TAKEN = frozenset(_KEYWORDS.split())
 
 
 @dataclass(frozen=True, eq=False)
+class Written:
+    """A step as it was written: its calls, and the bytes of constants that no step before it has."""
+
+    step: Step
+    calls: tuple[Call, ...]
+    constant_bytes: int
+
+
+@dataclass(frozen=True, eq=False)
 class CCode:
     """The files of a package by name, and what they take.
 
@@ -50,7 +62,8 @@ class CCode:
     ----------
     name: of the model, as part of C names.
     input_bytes, output_bytes: of the structs that the caller holds.
-    arena: the layout of the values between steps.
+    steps: in the order in which they run.
+    memory: where the values between steps lie.
     constant_bytes: of weights, biases, multipliers and tables.
     """
 
@@ -58,8 +71,19 @@ class CCode:
     files: Mapping[str, str]
     input_bytes: int
     output_bytes: int
-    arena: Layout
+    steps: tuple[Written, ...]
+    memory: Memory
     constant_bytes: int
+
+    @property
+    def calls(self) -> list[Call]:
+        """Of all steps."""
+        return [call for step in self.steps for call in step.calls]
+
+    @property
+    def arena(self) -> Layout:
+        """The layout of the values between steps."""
+        return self.memory.layout
 
 
 def c_code(
@@ -96,9 +120,15 @@ def c_code(
         files,
         sum(_bytes(graph[name]) for name in graph.inputs),
         sum(_bytes(graph[name]) for name in graph.outputs),
-        writer.memory.layout,
-        sum(array.nbytes for array in writer.constants.values()),
+        tuple(map(Written, writer.schedule.steps, map(tuple, writer.calls), writer.step_bytes)),
+        writer.memory,
+        writer.constant_bytes(),
     )
+
+
+def selftest_samples(graph: Graph) -> int:
+    """How many samples a self-test holds: they lie in the device's flash, so their inputs are limited."""
+    return min(_SAMPLES, max(1, _SAMPLE_BYTES // sum(_bytes(graph[name]) for name in graph.inputs)))
 
 
 def identifier(name: str) -> str:
@@ -138,6 +168,7 @@ class _Writer:
         )
         self.constants: dict[str, Array] = {}
         self.parameters: list[str] = []
+        self.step_bytes: list[int] = []
         self.body = self._body()
 
     # --- model.h ----------------------------------------------------------------------------------
@@ -238,8 +269,10 @@ int sgsc_{self.name}_selftest(void);
         lines = []
         for number, (step, made) in enumerate(zip(self.schedule.steps, self.calls, strict=True)):
             source = step.node.source or step.node.outputs[0]
+            before = self.constant_bytes()
             for part, call in enumerate(made):
                 lines.append(f"    {self._call(number, part, call, step.output)} /* {_comment(source)} */")
+            self.step_bytes.append(self.constant_bytes() - before)
         for name, source_name in self._copies():
             lines.append(f"    {self._copy(name, source_name)}")
         unused = [] if any("input->" in line for line in lines) else ["    (void)input;"]
@@ -316,6 +349,10 @@ int sgsc_{self.name}_selftest(void);
             name += "_"
         self.constants[name] = array
         return name
+
+    def constant_bytes(self) -> int:
+        """Of all constant data so far."""
+        return sum(array.nbytes for array in self.constants.values())
 
     def declarations(self) -> str:
         lines = [f"extern const {_c_type(a)} {name}[{a.size}];" for name, a in self.constants.items()]

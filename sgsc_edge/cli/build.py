@@ -12,6 +12,7 @@ from sgsc_edge.cli.output import CONTEXT, Result, command_options, error_documen
 from sgsc_edge.errors import Interrupted, SgscError
 
 if TYPE_CHECKING:
+    from sgsc_edge.boards.description import Board
     from sgsc_edge.project import Project
     from sgsc_edge.targets import Target
 
@@ -69,16 +70,25 @@ SET: dict[str, Any] = {
     help="Learned depths, mixed widths, 8 bits, or calibration only; short for --set compress.method=...",
 )
 @click.option("--set", "settings", **SET)
+@click.option("--board", help="Refuse what does not fit this board: its name, or the path of its .toml file.")
 @command_options
 def command(
-    project: Path, targets: tuple[str, ...], out: Path, method: str | None, settings: tuple[str, ...]
+    project: Path,
+    targets: tuple[str, ...],
+    out: Path,
+    method: str | None,
+    settings: tuple[str, ...],
+    board: str | None,
 ) -> Result:
     """Compress, lower and certify PROJECT (a folder with sgsc.toml) for one or more targets."""
-    from sgsc_edge.api import prepare
+    from sgsc_edge.api import load_board, prepare
 
+    fitting = None if board is None else load_board(board)
     if method is not None:
         settings = (*settings, f"compress.method={method}")
-    outcomes = [_build(loaded, target, out) for loaded, target in prepare(project, targets, settings)]
+    outcomes = [
+        _build(loaded, target, out, fitting) for loaded, target in prepare(project, targets, settings)
+    ]
     return Result(
         {"builds": [outcome.document for outcome in outcomes]},
         "\n\n".join(outcome.text for outcome in outcomes),
@@ -86,7 +96,7 @@ def command(
     )
 
 
-def _build(project: Project, target: Target, out: Path) -> Result:
+def _build(project: Project, target: Target, out: Path, board: Board | None) -> Result:
     """One target's outcome; an error of one target does not keep the others from being built."""
     from sgsc_edge.api import build_target
     from sgsc_edge.cli.certificate_text import certificate_text
@@ -94,7 +104,7 @@ def _build(project: Project, target: Target, out: Path) -> Result:
     folder = out / target.name
     document: dict[str, Any] = {"target": target.name, "folder": str(folder)}
     try:
-        certificate = build_target(project, target, out)
+        certificate = build_target(project, target, out, board)
     except Interrupted:
         raise
     except SgscError as error:

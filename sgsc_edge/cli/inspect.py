@@ -1,24 +1,79 @@
-"""``sgsc-edge inspect MODEL [OTHER]``."""
+"""``sgsc-edge inspect MODEL [OTHER]``, and ``sgsc-edge inspect SOURCE --board NAME``."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any, Literal
 
 import click
 
+from sgsc_edge.cli.build import SET
 from sgsc_edge.cli.output import CONTEXT, Result, command_options
+from sgsc_edge.errors import InputError
+
+Kind = Literal["gcc", "zig"]
+
+_BOARD: dict[str, Any] = {
+    "allow_from_autoenv": False,  # it asks something else
+    "help": "Does it fit? A board's name, or the path of a board's .toml file.",
+}
+_TARGET: dict[str, Any] = {
+    "allow_from_autoenv": False,  # for a build that may be several
+    "help": "With --board, of a project: the target.  [default: tflite-int8]",
+}
+_TOOLCHAIN: dict[str, Any] = {
+    "type": click.Choice(["gcc", "zig"]),
+    "help": "With --board: the compiler; default: what is there.",
+}
 
 
 @click.command("inspect", context_settings=CONTEXT)
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("other", type=click.Path(path_type=Path), required=False)
+@click.option("--board", **_BOARD)
+@click.option("--target", "-t", **_TARGET)
+@click.option("--set", "settings", **SET)
+@click.option("--toolchain", **_TOOLCHAIN)
 @command_options
-def command(model: Path, other: Path | None) -> Result:
+def command(
+    model: Path,
+    other: Path | None,
+    board: str | None,
+    target: str | None,
+    settings: tuple[str, ...],
+    toolchain: Kind | None,
+) -> Result:
     """Show ops, widths, shapes, quantization and bytes of MODEL, an .onnx or .tflite file.
 
     With OTHER, a second file, both side by side: tensors by name, bytes and differences.
+
+    With --board, MODEL is a project's folder, a build folder or a .tflite file: flash, RAM and estimated
+    instructions on the board, layer by layer. Exit code 2 where it does not fit.
     """
     from sgsc_edge.api import compare, inspect
 
-    found = inspect(model) if other is None else compare(model, other)
-    return Result(found.to_json(), found.to_text())
+    if board is None:
+        found = inspect(model) if other is None else compare(model, other)
+        return Result(found.to_json(), found.to_text())
+    if other is not None:
+        raise click.UsageError("--board takes one model")
+    return _fit(model, board, target, settings, toolchain)
+
+
+def _fit(
+    model: Path, board: str, target: str | None, settings: tuple[str, ...], toolchain: Kind | None
+) -> Result:
+    from sgsc_edge.api import fit
+    from sgsc_edge.cli.footprint_text import footprint_text
+    from sgsc_edge.footprint import excesses, verdict
+
+    found = fit(model, board, target=target, settings=settings, toolchain=toolchain)
+    broken = excesses(found)
+    document = {
+        **found.to_json(),
+        "fits": not broken,
+        "verdict": verdict(found),
+        "excesses": [asdict(excess) for excess in broken],
+    }
+    return Result(document, footprint_text(found), InputError.exit_code if broken else 0)

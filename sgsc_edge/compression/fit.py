@@ -76,7 +76,11 @@ def check_budget(model: QuantizedModel, budget: int) -> None:
             "model.factory a smaller network",
         )
     if budget >= whole:
-        log.info("compress: the budget of %d bytes holds the whole network, %d bytes", budget, whole)
+        log.info(
+            "compress: the budget of %d bytes holds the whole network, %d bytes at its smallest widths",
+            budget,
+            whole,
+        )
 
 
 def remove_until(

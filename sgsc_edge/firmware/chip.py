@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from sgsc_edge.config_text import nearest
+from sgsc_edge.config_text import Table, nearest
 from sgsc_edge.targets import Size
 
 # The smallest unit in which flash and RAM are placed and counted, in bytes.
@@ -112,12 +112,6 @@ def _cpu(name: str) -> str:
     if name not in CPUS:
         raise ValueError(f"'{name}' is no known core{nearest(name, CPUS)} (known: {', '.join(CPUS)})")
     return name
-
-
-class Table(BaseModel):
-    """Base of the tables of a board file: immutable, unknown keys refused, no silent conversions."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Memory(Table):

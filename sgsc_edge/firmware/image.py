@@ -115,6 +115,13 @@ def build_image(package: Package, chip: Chip, toolchain: Toolchain, uart: Uart |
     Raises ``ToolchainError`` (the compiler refused), ``ImageError`` (too large for flash or RAM) and
     ``OutputError`` (no room for temporary files).
     """
+    image = link_image(package, chip, toolchain, uart)
+    check_fit(image.sizes, chip)
+    return image
+
+
+def link_image(package: Package, chip: Chip, toolchain: Toolchain, uart: Uart | None = None) -> Image:
+    """``build_image``, whatever the size: an image that is larger than the chip can be looked at, too."""
     with (
         output_errors(Path(tempfile.gettempdir())),
         tempfile.TemporaryDirectory(prefix="sgsc-edge-") as name,
@@ -123,9 +130,7 @@ def build_image(package: Package, chip: Chip, toolchain: Toolchain, uart: Uart |
         objects = _compile(package, chip, toolchain, uart, folder)
         (folder / "chip.ld").write_text(linker_script(chip), encoding="utf-8")
         toolchain.link(objects, "chip.ld", RESET, "firmware.elf", chip, folder)
-        image = read_image((folder / "firmware.elf").read_bytes())
-    check_fit(image.sizes, chip)
-    return image
+        return read_image((folder / "firmware.elf").read_bytes())
 
 
 def _compile(

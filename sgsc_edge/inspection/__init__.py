@@ -31,5 +31,7 @@ def inspect_model(path: str | Path) -> Inspection:
 
         return inspect_onnx(path)
     raise FileFormatError(
-        f"the ending '{path.suffix}' is not known", where=str(path), remedy="give a .tflite or an .onnx file"
+        f"the ending '{path.suffix}' is not known",
+        where=str(path),
+        remedy="give a .tflite or an .onnx file; with --board, a project's or a build's folder does, too",
     )

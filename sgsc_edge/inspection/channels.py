@@ -28,14 +28,13 @@ _ENTRY = f"sgsc.{CHANNELS}"
 _MAX_BYTES = 1 << 20
 _MAX_CHANNELS = 2**31 - 1
 
+_Layers = list[tuple[list[str], int]]
+"""Names of a layer's parts, and the output channels that it had before."""
+
 
 def channel_bits(weights: NDArray[np.int8], axis: int) -> tuple[int, ...]:
     """The fewest bits that hold each channel of a layer's weights, which lie along ``axis``."""
     return tuple(filter_widths(np.moveaxis(weights, axis, 0)).tolist()) if weights.size else ()
-
-
-_Layers = list[tuple[list[str], int]]
-"""Names of a layer's parts, and the output channels that it had before."""
 
 
 def with_channels_removed(

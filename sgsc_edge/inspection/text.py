@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 _SUFFIXES = ("_dequantized", "_quantized")
 
 
@@ -19,7 +21,7 @@ def printable(text: str, width: int = 60) -> str:
     return clean if len(clean) <= width else f"{clean[:half]}…{clean[-half:]}"
 
 
-def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns as wide as their widest cell; numbers right-aligned."""
     cells = [header, *(tuple(printable(cell, 80) for cell in row) for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]

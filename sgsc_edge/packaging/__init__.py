@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from sgsc_edge.packaging.c_code import package_c_code
-from sgsc_edge.packaging.source import Source, read_source
+from sgsc_edge.packaging.source import Source, read_model, read_source
 
-__all__ = ["Source", "package_c_code", "read_source"]
+__all__ = ["Source", "package_c_code", "read_model", "read_source"]

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgsc_edge.artifacts import check_manifest, read_bytes, read_npz, sha256_bytes
+from sgsc_edge.c_code.write import selftest_samples
 from sgsc_edge.certification.samples import CERTIFY, read_samples
 from sgsc_edge.errors import FileFormatError
 from sgsc_edge.graph import reference
@@ -17,14 +18,25 @@ from sgsc_edge.graph.ir import DType, Gather, Graph
 from sgsc_edge.graph.read_tflite import MAX_FILE_BYTES, read_tflite
 
 MODEL, SAMPLES = "model.tflite", "preservation.npz"
-_SAMPLES = 8
-_SAMPLE_BYTES = 16 * 1024
-"""Samples lie in the device's flash: no more of them than so many bytes of inputs hold, and one at least."""
 _SEED = 0
 _REAL_RANGE = 4.0
 """Real inputs of a model that takes float32 are normally distributed, within so many deviations."""
 
 Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A device graph, its name, the SHA-256 of its ``.tflite``, and its build folder (None: a file).
+
+    ``learned``: whether the build's target has each filter packed at its own width.
+    """
+
+    graph: Graph
+    name: str
+    model_hash: str
+    folder: Path | None
+    learned: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +58,7 @@ class Source:
     inputs: Arrays
     outputs: Arrays
     folder: Path | None
-    learned: bool = False
+    learned: bool
 
 
 def read_source(path: Path) -> Source:
@@ -59,6 +71,14 @@ def read_source(path: Path) -> Source:
     ------
     FileFormatError: a file is missing or malformed, or not the one that the folder's manifest lists.
     """
+    model = read_model(path)
+    inputs = _random(model.graph) if model.folder is None else _recorded(model.graph, model.folder)
+    outputs = reference.run_tensors(model.graph, inputs)
+    return Source(model.graph, model.name, model.model_hash, inputs, outputs, model.folder, model.learned)
+
+
+def read_model(path: Path) -> Model:
+    """Read the model of a build folder or of a ``.tflite`` file; raises as ``read_source`` does."""
     folder = path if path.is_dir() else None
     learned = False
     if folder is not None:
@@ -73,30 +93,22 @@ def read_source(path: Path) -> Source:
     file = path / MODEL if folder is not None else path
     data = read_bytes(file, MAX_FILE_BYTES)
     graph = read_tflite(data, where=str(file))
-    inputs = _random(graph) if folder is None else _recorded(graph, folder)
-    outputs = reference.run_tensors(graph, inputs)
     name = graph.name if folder is not None and graph.name else path.stem
-    return Source(graph, name, sha256_bytes(data), inputs, outputs, folder, learned)
+    return Model(graph, name, sha256_bytes(data), folder, learned)
 
 
 def _recorded(graph: Graph, folder: Path) -> Arrays:
     path = folder / SAMPLES
     certify = read_samples(read_npz(path), where=str(path))[CERTIFY]
     by_class = np.argsort(certify.labels, kind="stable")
-    count = min(_samples(graph), len(by_class))
+    count = min(selftest_samples(graph), len(by_class))
     chosen = by_class[np.linspace(0, len(by_class) - 1, count).astype(int)]
     return {graph.inputs[0]: certify.inputs[chosen]}
 
 
-def _samples(graph: Graph) -> int:
-    tensors = [graph[name] for name in graph.inputs]
-    size = sum(tensor.elements * tensor.dtype.numpy.itemsize for tensor in tensors)
-    return min(_SAMPLES, max(1, _SAMPLE_BYTES // size))
-
-
 def _random(graph: Graph) -> Arrays:
     chance = np.random.default_rng(_SEED)
-    count = _samples(graph)
+    count = selftest_samples(graph)
 
     def values(name: str) -> NDArray[Any]:
         tensor = graph[name]

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from sgsc_edge.artifacts import content_key, read_bytes, sha256_file
+from sgsc_edge.boards.description import Board
 from sgsc_edge.compression.compress import Compression, Guard
 from sgsc_edge.compression.fold import CompressedModel, load_tensors
 from sgsc_edge.compression.goal import Goal
@@ -46,11 +47,12 @@ _NOBODY = (torch.empty(0), torch.empty(0, dtype=torch.int64))
 
 @dataclass(frozen=True, eq=False)
 class Build:
-    """One run of the road: a project, a target, and the folder that the files go to."""
+    """One run of the road: a project, a target, the folder that the files go to, a board that it must fit."""
 
     project: Project
     target: Target
     folder: Path
+    board: Board | None = None
 
     @cached_property
     def model(self) -> nn.Module:

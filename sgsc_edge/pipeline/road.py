@@ -14,6 +14,7 @@ from sgsc_edge.artifacts import (
     package_hash,
     remove_leftovers,
 )
+from sgsc_edge.boards.description import Board
 from sgsc_edge.certification import Certificate, check_runtime_names, read_certificate
 from sgsc_edge.pipeline.context import CERTIFICATE, Build
 from sgsc_edge.pipeline.stages import STAGES, Stage, stated_policy
@@ -23,13 +24,16 @@ from sgsc_edge.targets import Target
 log = logging.getLogger("sgsc_edge")
 
 
-def build(project: Project, target: Target, folder: Path) -> Certificate:
+def build(project: Project, target: Target, folder: Path, board: Board | None = None) -> Certificate:
     """Build a project (with the target's overrides in force) into ``folder`` and certify it there.
+
+    ``board``: what is too large for its flash or RAM is refused, before training where that changes no size.
 
     Raises
     ------
-    InputError: the project, its model or its data are wrong, an op cannot be lowered, or the folder
-        cannot be written or is in use.
+    InputError: the project, its model or its data are wrong, an op cannot be lowered, the model does not
+        fit the board, or the folder cannot be written or is in use.
+    ToolchainError: what the board's chip would hold can neither be compiled here nor estimated.
 
     A gate that fails, or is not measured, raises nothing: see ``Certificate.exit_code``.
     """
@@ -37,7 +41,7 @@ def build(project: Project, target: Target, folder: Path) -> Certificate:
         folder.mkdir(parents=True, exist_ok=True)
     with FolderLock(folder):
         remove_leftovers(folder)
-        this = Build(project, target, folder)
+        this = Build(project, target, folder, board)
         check_runtime_names(stated_policy(this).runtimes)
         for stage in STAGES:
             if stage.needed(this):

@@ -8,6 +8,7 @@ unchanged build does nothing and a killed one goes on where it stopped.
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -19,7 +20,7 @@ import safetensors.torch
 import torch
 from numpy.typing import NDArray
 
-from sgsc_edge.artifacts import content_key, write_bytes, write_manifest, write_npz
+from sgsc_edge.artifacts import content_key, read_bytes, write_bytes, write_manifest, write_npz
 from sgsc_edge.c_code.write import VERSION, c_code
 from sgsc_edge.certification import (
     CertificationContext,
@@ -35,7 +36,9 @@ from sgsc_edge.compression.fold import CompressedModel
 from sgsc_edge.compression.loop import CALIBRATION_SAMPLES
 from sgsc_edge.compression.shrink import shrink
 from sgsc_edge.export import export_onnx
+from sgsc_edge.footprint import compiler_for, follows_from, footprint, require_fit, verdict, write_code
 from sgsc_edge.graph.ir import Graph
+from sgsc_edge.graph.read_tflite import read_tflite
 from sgsc_edge.graph.write_tflite import Form, write_tflite
 from sgsc_edge.inspection.channels import CHANNELS
 from sgsc_edge.lowering import check_arena, check_flash, lower
@@ -45,6 +48,7 @@ from sgsc_edge.pipeline.context import (
     CONTROL,
     CONTROL_HISTORY,
     MANIFEST,
+    MAX_BYTES,
     ONNX,
     PRESERVATION,
     SELECTION,
@@ -55,8 +59,11 @@ from sgsc_edge.pipeline.recording import recorded
 from sgsc_edge.preservation.selection import SCHEMA as SELECTION_SCHEMA
 from sgsc_edge.preservation.selection import write_selection
 from sgsc_edge.preservation.sets import check_model, choose
+from sgsc_edge.project import Project
 from sgsc_edge.runtimes import available
-from sgsc_edge.targets import Limits
+from sgsc_edge.targets import Limits, Target
+
+log = logging.getLogger("sgsc_edge")
 
 _SCORING_TOOLS = ("torch", "captum", "scikit-learn")
 _EXPORT_TOOLS = ("torch", "onnx", "onnxscript")
@@ -97,6 +104,7 @@ def _rehearse_key(build: Build) -> str:
         [build.untrained.method, build.untrained.goal.budget],
         build.target.model_dump(mode="json"),
         build.project.config_hash("export") if build.target.limits.flash else None,
+        _board_key(build),
         _versions(_EXPORT_TOOLS),
         torch.get_num_threads(),
     )
@@ -106,7 +114,9 @@ def _rehearse(build: Build, key: str) -> None:
     """What cannot ship is refused before anything takes long: nothing is scored or trained yet."""
 
     def ships(compressed: CompressedModel) -> None:
-        lower(_onnx(build, compressed, {}), build.target)
+        graph = lower(_onnx(build, compressed, {}), build.target)
+        if build.board is not None:
+            write_code(graph, "model")  # what has no kernel in C is refused
         _rehearse_limits(build, compressed)
 
     check_model(build.project, build.model, build.data, CALIBRATION_SAMPLES)
@@ -122,12 +132,29 @@ def _rehearse_limits(build: Build, compressed: CompressedModel) -> None:
     The file is measured without its metadata. With learned widths it is open which filters are unpacked.
     """
     method = build.untrained.method
-    if method == "sgsc" or build.target.limits == Limits():
+    if method == "sgsc" or (build.target.limits == Limits() and build.board is None):
         return
-    living = shrink(compressed, build.untrained.sample).model
-    graph = lower(_onnx(build, living, {}), build.target)
+    graph = _living(build, compressed)
     check_arena(graph, build.target, unpacked=method not in LEARNED)
-    check_flash(_in_flash(build, graph, _tflite(build, graph)), build.target)
+    _check_flash(build, graph, _tflite(build, graph))
+    _check_board(build, graph)
+
+
+def _living(build: Build, compressed: CompressedModel) -> Graph:
+    """The device graph without the channels that are dead."""
+    living = shrink(compressed, build.untrained.sample).model
+    return lower(_onnx(build, living, {}), build.target)
+
+
+def untrained_graph(project: Project, target: Target) -> Graph:
+    """What a build would ship without training: every living channel, in the fewest bits that are sure.
+
+    Nothing is written. Raises ``InputError`` as a build does before it trains.
+    """
+    build = Build(project, target, folder=project.root)  # of which nothing is read
+    graphs: list[Graph] = []
+    build.untrained.rehearse(lambda compressed: graphs.append(_living(build, compressed)))
+    return graphs[0]
 
 
 # --- choose the preservation set ------------------------------------------------------------------
@@ -172,12 +199,12 @@ def _control(build: Build, key: str) -> None:
 
 
 def _compress_key(build: Build) -> str:
-    learned: list[object] = []
+    learned: list[object] = ["packed"] if build.target.packs else []
     if build.untrained.method in LEARNED:
         device = build.untrained.device
         arena = None if device.arena is None else [device.arena, device.unpacks]
         how = [arena, device.joins] if build.storages else []
-        learned = [asdict(build.guard), build.storages, *how]
+        learned += [asdict(build.guard), build.storages, *how]
     return content_key(
         _training_key(build), build.project.config_hash("compress"), build.untrained.method, learned
     )
@@ -230,19 +257,56 @@ def _lower(build: Build, key: str) -> None:
     graph = lower(build.folder / ONNX, build.target)
     check_arena(graph, build.target)
     data = _tflite(build, graph)
-    check_flash(_in_flash(build, graph, data), build.target)
+    _check_flash(build, graph, data)
     write_bytes(build.folder / TFLITE, data)
 
 
-def _in_flash(build: Build, graph: Graph, tflite: bytes) -> int:
-    """Bytes that the flash limit is for."""
-    if not build.target.packs:
-        return len(tflite)
-    return c_code(graph, name=graph.name, model_hash="", learned=True).constant_bytes
+def _check_flash(build: Build, graph: Graph, tflite: bytes) -> None:
+    """Refuse what the target's flash does not hold: the ``.tflite``, or the constants of packed C code."""
+    size = len(tflite)
+    if build.target.packs:
+        size = c_code(graph, name=graph.name, model_hash="0" * 64, learned=True).constant_bytes
+    check_flash(size, build.target)
 
 
 def _tflite(build: Build, graph: Graph) -> bytes:
     return write_tflite(graph, Form(**build.project.config.export.model_dump()), build.target.alignment)
+
+
+# --- fit the board --------------------------------------------------------------------------------
+
+
+def _board_key(build: Build) -> list[object] | None:
+    return None if build.board is None else follows_from(build.board.chip)
+
+
+def _fit_key(build: Build) -> str:
+    return content_key(build.digest(TFLITE), _board_key(build))
+
+
+def _fit(build: Build, key: str) -> None:
+    _check_board(build, read_tflite(read_bytes(build.folder / TFLITE, MAX_BYTES)))
+
+
+def _check_board(build: Build, graph: Graph) -> None:
+    """Refuse what the board's flash and RAM cannot hold; without a board nothing is checked."""
+    if build.board is None:
+        return
+    chip = build.board.chip
+    found = footprint(
+        graph,
+        chip,
+        model=TFLITE,
+        board=build.board.name,
+        compiler=compiler_for(chip),
+        learned=build.target.packs,
+    )
+    require_fit(found)
+    log.info("%s", verdict(found))
+
+
+def _has_board(build: Build) -> bool:
+    return build.board is not None
 
 
 # --- record the samples ---------------------------------------------------------------------------
@@ -347,6 +411,7 @@ STAGES = (
     Stage("compress", (COMPRESSED, HISTORY, CONTROLLER_LOG, PLAN), _compress_key, _compress, shared=True),
     Stage("export", (ONNX,), _export_key, _export),
     Stage("lower", (TFLITE,), _lower_key, _lower),
+    Stage("fit", (), _fit_key, _fit, needed=_has_board),
     Stage("record", (PRESERVATION, MANIFEST), _record_key, _record),
     Stage("certify", (CERTIFICATE,), _certify_key, _certify),
 )

@@ -60,7 +60,8 @@ def test_report_shows_rows_or_says_that_nothing_was_measured(results: Path) -> N
 @pytest.mark.parametrize("name", report.SECTIONS)
 def test_every_section_has_its_script(name: str) -> None:
     assert importlib.util.find_spec(f"benchmarks.{name}") is not None
-    assert f'finish("{name}"' in (ROOT / "benchmarks" / f"{name}.py").read_text().replace("\n        ", "")
+    script = (ROOT / "benchmarks" / f"{name.replace('.', '/')}.py").read_text()
+    assert f'finish("{name}"' in script.replace("\n        ", "")
 
 
 def test_one_different_integer_is_not_exact() -> None:

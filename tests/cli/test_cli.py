@@ -298,7 +298,7 @@ from types import SimpleNamespace as S
 CODES = {codes}
 def prepare(project, targets, settings):
     return [(None, S(name=name)) for name in targets]
-def build_target(project, target, out):
+def build_target(project, target, out, board):
     code = CODES[target.name]
     if code in (2, 5):
         raise {{2: e.DataError, 5: e.InternalError}}[code]("wrong")

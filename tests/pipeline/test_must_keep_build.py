@@ -86,7 +86,7 @@ def flip_the_first(folder: Path, arrays: dict[str, Any]) -> None:
         arrays[f"must_keep_{field}"][0] = arrays[f"guide_{field}"][others[0]]
     write_npz(folder / "preservation.npz", arrays)
     manifest = json.loads((folder / MANIFEST_NAME).read_text())
-    stated = {name: manifest[name] for name in ("tools", "seeds", "inputs")}
+    stated = {name: manifest[name] for name in ("tools", "seeds", "inputs", "code")}
     write_manifest(folder, manifest["files"], **stated)
     certify_folder(folder, read_certificate(folder / "certificate.json").context)
 

@@ -86,3 +86,12 @@ def test_what_training_may_make_smaller_is_judged_when_it_is_lowered(built: Path
         with pytest.raises(InputError, match=message):
             RUN["lower"](of(built, target(built, "small", limits=limits), budget), "")
         assert not written.exists()
+
+
+def test_flash_holds_the_constants_of_code_that_packs_them(built: Path) -> None:
+    """Not the ``.tflite`` that is certified, which is larger than the limit."""
+    code = '[code]\nweights = "learned"'
+    RUN["lower"](of(built, target(built, "packs", limits=f"flash = 500\n{code}")), "")
+    assert (built / "build" / SHIPPED / "model.tflite").stat().st_size > 500
+    with pytest.raises(InputError, match=r"the C code's constants take .* more than the flash for it"):
+        RUN["lower"](of(built, target(built, "packs", limits=f"flash = 100\n{code}")), "")

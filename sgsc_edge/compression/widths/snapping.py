@@ -56,6 +56,7 @@ class Choices:
     device: the storages to choose from, and what else decides.
     fisher: layer name -> squared gradients of its weights (``sensitivity.fisher_information``); without it,
         rounding is taken to cost nothing.
+    known: what rounding to widths costs, once computed; choices of a model whose weights stay can share it.
     """
 
     def __init__(
@@ -64,11 +65,12 @@ class Choices:
         masks: Mapping[str, torch.Tensor],
         device: Device,
         fisher: Mapping[str, torch.Tensor] | None = None,
+        known: dict[tuple[str, int], torch.Tensor] | None = None,
     ) -> None:
         self.device = device
         self.layers, self.masks = dict(model.layers()), masks
         self.sizes, self.fisher = _sizes(model, masks), fisher
-        self._known: dict[tuple[str, int, bool], torch.Tensor] = {}
+        self._known = {} if known is None else known
         self.options: dict[str, tuple[Option, ...]] = {}
         self.refused: dict[str, str] = {}
         free = Ledger.of(model).free if device.joins else frozenset[str]()
@@ -91,19 +93,20 @@ class Choices:
 
     def _losses(self, name: str, bits: int, per_channel: bool = True) -> torch.Tensor:
         """Of one width, by channel, float64 [O]; see :func:`_losses`."""
-        if (name, bits, per_channel) not in self._known:
-            layer, mask = self.layers[name], self.masks[name]
-            self._known[name, bits, per_channel] = (
-                torch.zeros(len(mask), dtype=torch.float64)
-                if self.fisher is None
-                else _losses(layer, mask, self.fisher[name], bits, shared=not per_channel)
-            )
-        return self._known[name, bits, per_channel]
+        layer, alive = self.layers[name], self.masks[name] > 0
+        if self.fisher is None:
+            return torch.zeros(len(alive), dtype=torch.float64)
+        if not per_channel:  # which range they share depends on the channels
+            return _losses(layer, alive, self.fisher[name], bits, shared=True) * alive
+        if (name, bits) not in self._known:
+            self._known[name, bits] = _losses(layer, alive, self.fisher[name], bits, shared=False)
+        return self._known[name, bits] * alive
 
     def _option(self, name: str, storage: Storage) -> Option:
         widths = storage.widths(len(self.masks[name]))
-        of_width = {bits: self._losses(name, bits, storage.per_channel) for bits in set(widths) if bits}
-        loss = sum(float(of_width[bits][channel]) for channel, bits in enumerate(widths) if bits)
+        own = torch.tensor(widths)
+        losses = (self._losses(name, bits, storage.per_channel)[own == bits] for bits in set(widths) if bits)
+        loss = sum((float(each.sum()) for each in losses), 0.0)
         stored = storage.bytes(*self.sizes[name].stored) + self._added(name, storage)
         return Option(storage, stored, loss)
 
@@ -270,16 +273,20 @@ def _hull(losses: NDArray[np.float64]) -> list[tuple[int, float]]:
 
 
 def _losses(
-    layer: QuantLayer, mask: torch.Tensor, fisher: torch.Tensor, bits: int, *, shared: bool
+    layer: QuantLayer, alive: torch.Tensor, fisher: torch.Tensor, bits: int, *, shared: bool
 ) -> torch.Tensor:
-    """Σ F · Δ² / 2 of rounding living channels to so many bits, from where their learned depth has them;
-    float64 [O]."""
+    """Σ F · Δ² / 2 of rounding channels to so many bits, from where their depth has them; float64 [O].
+
+    Parameters
+    ----------
+    alive: bool [O], those that count where the range is ``shared``.
+    """
     with torch.no_grad():
         learned = layer.quantizer(layer.weight)
-        snapped = round_to(layer.weight, bits, mask > 0, shared=shared)
+        snapped = round_to(layer.weight, bits, alive, shared=shared)
         deeper = (layer.quantizer.bits.clamp_min(FLOOR_BITS) > bits) | shared
         change: torch.Tensor = (snapped - learned).square().mul(fisher).flatten(1).sum(1)
-        return change.mul(deeper & (mask > 0)).double().div(2)
+        return change.mul(deeper).double().div(2)
 
 
 def _reason(options: Sequence[Option], pick: int) -> str:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 
+import torch
+
 from sgsc_edge.compression.fit import Masks, fit, kept_worth, stored_bytes
 from sgsc_edge.compression.layers import QuantizedModel, QuantLayer
 from sgsc_edge.compression.quantizer import MAX_BITS
@@ -84,17 +86,19 @@ class Storing:
         samples: that the scores are summed over.
         """
         found = []
+        known: dict[tuple[str, int], torch.Tensor] = {}
         for number, (storages, share) in enumerate(self._trials()):
             self._store(storages)
             kept = fit(self.model, alive, scores, round(share * budget))
-            best, loss = self._choices(kept, fisher).best(self._for_layers(budget, kept))
+            choices = self._choices(kept, fisher, known)
+            best, loss = choices.best(self._for_layers(budget, kept))
             lost = loss - kept_worth(self.model, kept, scores) / (2 * samples)
             found.append((lost, number, best, kept))
         *_, best, kept = min(found, key=lambda each: each[:2])
         if not self.device.packs:  # of the bytes that widths have left over, channels come back
             self._store(best.storages())
             kept = fit(self.model, alive, scores, budget)
-            best = self._choices(kept, fisher).stored(best.storages())
+            best = self._choices(kept, fisher, known).stored(best.storages())
         self.take(best)
         return kept
 
@@ -155,8 +159,10 @@ class Storing:
             for layer in self.plan.layers:
                 log.info("plan: %s", layer)
 
-    def _choices(self, kept: Masks, fisher: Masks) -> Choices:
-        return Choices(self.model, kept, self.device, fisher)
+    def _choices(
+        self, kept: Masks, fisher: Masks, known: dict[tuple[str, int], torch.Tensor] | None = None
+    ) -> Choices:
+        return Choices(self.model, kept, self.device, fisher, known)
 
     def _equal(self, bits: int) -> dict[str, Storage]:
         """All channels packed at one width."""
