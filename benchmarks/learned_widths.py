@@ -6,7 +6,7 @@ code. Storage is the packed weights with their widths over the bits that these w
 are those of an inference on the virtual Cortex-M4 over those of the same integers in 8 bits. Test sets are
 measured and choose nothing::
 
-    python -m benchmarks.learned_widths [--seeds 0 1 2]
+    python -m benchmarks.learned_widths [--seeds 0 1 2] [--no-mnist]
 """
 
 from __future__ import annotations
@@ -71,7 +71,9 @@ def main() -> int:
     """Build and compare."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    seeds = parser.parse_args().seeds
+    parser.add_argument("--no-mnist", action="store_true", help="leave out what takes longest")
+    arguments = parser.parse_args()
+    seeds = arguments.seeds
     digits = {seed: trained("digits", seed) for seed in seeds}
     wanted = [(target, budget) for budget in BUDGETS for target in TARGETS]
     folders = {
@@ -85,8 +87,9 @@ def main() -> int:
             name: within(trained("digits", 0, model), 0, NETWORK_BUDGET, LEARNED)
             for name, model in NETWORKS.items()
         },
-        "MNIST CNN": within(trained("mnist", 0), 0, MNIST_BUDGET, LEARNED),
     }
+    if not arguments.no_mnist:
+        networks["MNIST CNN"] = within(trained("mnist", 0), 0, MNIST_BUDGET, LEARNED)
     costs = {name: cost(folder) for name, folder in networks.items()}
     detail = {
         "seeds": seeds,
