@@ -204,6 +204,12 @@ def fit(
             where=str(path),
             remedy="leave --target out, or give the project's folder",
         )
+    elif path.is_dir() and not (path / "manifest.json").is_file():
+        raise ConfigError(
+            "is neither a project (sgsc.toml) nor a build (manifest.json)",
+            where=str(path),
+            remedy="give a project's folder, build/<target>, or a .tflite",
+        )
     else:
         model = read_model(path)
         graph, learned = model.graph, model.learned

@@ -74,26 +74,26 @@ _WINDOWS = ((2, 2), (3, 2), (4, 4), (3, 1))
 
 def networks() -> dict[str, Graph]:
     """By name; the same every time."""
-    parts = (_layers(DType.INT8, 1), _layers(DType.INT4, 2), _walks(), _pools(), _mixtures())
+    parts = (_layers(DType.INT8), _layers(DType.INT4), _walks(), _pools(), _mixtures())
     return {name: graph for part in parts for name, graph in part}
 
 
-def _layers(dtype: DType, step: int) -> Iterator[tuple[str, Graph]]:
-    """Every ``step``-th layer, in front of a pool or not, and some in front of others."""
-    for number, (height, width, inputs, channels, size, stride, groups) in enumerate(_CONVOLUTIONS[::step]):
+def _layers(dtype: DType) -> Iterator[tuple[str, Graph]]:
+    """Every layer, in front of a pool or not, and some in front of others."""
+    for number, (height, width, inputs, channels, size, stride, groups) in enumerate(_CONVOLUTIONS):
         b = _Networks(1, height, width, inputs)
         x = b.conv("x", channels, size, stride, groups, dtype)
         yield f"conv-{dtype}-{number}", b.graph(x if number % 2 else _pooled(b, x))
         if number % 2 == 0:
             x = b.conv(x, 6, 3, 1, 1, dtype)
             yield f"convs-{dtype}-{number}", b.graph(b.conv(x, 9, 1, 1, 1, dtype))
-    for number, (height, width, inputs, multiplier, stride) in enumerate(_DEPTHWISE[::step]):
+    for number, (height, width, inputs, multiplier, stride) in enumerate(_DEPTHWISE):
         b = _Networks(1, height, width, inputs)
         x = b.depthwise("x", stride, multiplier, dtype)
         yield f"depthwise-{dtype}-{number}", b.graph(x if number % 2 else _pooled(b, x))
         x = b.depthwise(b.conv(x, 8, 1, 1, 1, dtype), 1, 1, dtype)
         yield f"separable-{dtype}-{number}", b.graph(b.conv(x, 10, 1, 1, 1, dtype))
-    for number, (inputs, channels) in enumerate(_DENSE[::step]):
+    for number, (inputs, channels) in enumerate(_DENSE):
         b = _Networks(1, 1, 1, inputs)
         yield f"dense-{dtype}-{number}", b.graph(b.dense("x", channels, dtype))
 

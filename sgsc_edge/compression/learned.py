@@ -15,7 +15,6 @@ target stores, and all is fine-tuned. With no size to press on there is nothing 
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -35,8 +34,6 @@ from sgsc_edge.compression.settling import Settling
 from sgsc_edge.compression.strategy import Strategy, task_losses
 from sgsc_edge.compression.widths.plan import Plan
 from sgsc_edge.compression.widths.storing import Storing
-
-log = logging.getLogger("sgsc_edge")
 
 LEARNING_SHARE = 0.6
 """Share of the epochs in which depths are learned."""

@@ -16,6 +16,7 @@ sys.path.append(str(ROOT))  # benchmarks/ is not part of the installed package
 from benchmarks import (  # noqa: E402
     digits_seeds,
     exactness,
+    learned_widths,
     lowering_time,
     mnist_int8,
     mnist_narrow,
@@ -177,3 +178,27 @@ def test_int4_has_less_than_a_share_of_what_int8_needs(wide: int, narrow: int, v
     assert (row.value, row.met) == (value, met)
     assert [one.met for one in each] == [None] * 5
     assert (first.met, second.met) == (True, True)
+
+
+@pytest.mark.parametrize(("wrong", "met"), [(3, True), (4, True), (5, False)])
+def test_learned_widths_have_no_more_errors_at_equal_bytes(wrong: int, met: bool) -> None:
+    budgets = (*learned_widths.BUDGETS, *learned_widths.IN_CODE.values())
+    measured = {
+        (target, budget): [learned_widths.Accuracy(errors, 0.98, round(0.99 * budget), budget)]
+        for budget in budgets
+        for target, errors in zip(learned_widths.TARGETS, (8, 4, wrong), strict=True)
+    }
+    verdicts = [row.met for row in learned_widths.accuracy_rows(measured) if row.limit]
+    assert verdicts == [met, met, True]
+
+
+def test_packed_filters_cost_little_more_than_the_bits_of_their_widths() -> None:
+    filters = np.zeros((2, 1, 1, 40), np.int8)
+    filters[0], filters[1, 0, 0, 0] = 1, 100  # 1 bit and 8 bits a weight
+    weights = Tensor("w", filters.shape, DType.INT8, Quantization.per_tensor(1.0, 0), filters)
+    values = {name: Tensor(name, (1, 1, 1, 40), DType.INT8) for name in "xy"}
+    graph = Graph("g", values | {"w": weights}, (Node(ir.Conv2D(), ("x", "w"), ("y",)),), ("x",), ("y",))
+    assert learned_widths.packed(graph) == (40 * 9, 80, 46)
+    cost = learned_widths.Cost(8 * 46 / (40 * 9), 1.6, 4.5)
+    storage, instructions = learned_widths.cost_rows({"g": cost})
+    assert (storage.met, instructions.met) == (True, False)

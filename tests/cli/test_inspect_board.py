@@ -63,7 +63,7 @@ def test_a_model_that_does_not_fit(folder: Path, tmp_path: Path) -> None:
         (("model.tflite", "model.tflite", "--board", BOARD), 2, "--board takes one model"),
         (("model.tflite", "--board", "virtual-cortex-m44"), 2, "did you mean 'virtual-cortex-m4'?"),
         ((".", "--board", BOARD, "--target", "tflite-int8"), 2, "a target is for projects"),
-        (("absent", "--board", BOARD), 2, "absent"),
+        (("..", "--board", BOARD), 2, "neither a project (sgsc.toml) nor a build"),
         (("model.tflite", "--board", BOARD, "--toolchain", "gcc"), 4, "no cross-compiler for a cortex-m4"),
     ],
 )

@@ -55,13 +55,18 @@ def test_a_board_that_is_too_small_is_refused_before_samples_are_scored(built: P
     assert not (out / "tflite-int8" / "preservation.json").exists()
 
 
-def test_under_a_budget_the_board_is_asked_when_the_model_is_lowered(built: Path) -> None:
+def test_under_a_budget_the_board_is_asked_when_the_model_is_lowered(
+    built: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     board = load_board(small_board(built, ram="5 KiB"))
     tight = board.model_copy(update={"chip": board.chip.model_copy(update={"stack": 5000})})
     budget = building(built, tight, "compress.budget=400 B")
     STAGE["rehearse"].run(budget, "")
     with pytest.raises(InputError, match="bytes of RAM"):
         STAGE["fit"].run(budget, "")
+    with caplog.at_level("INFO", logger="sgsc_edge"):
+        STAGE["fit"].run(building(built, load_board(M4), "compress.budget=400 B"), "")
+    assert f"fits {M4}: " in caplog.text
 
 
 def test_a_board_changes_the_keys_of_what_checks_it(built: Path) -> None:
