@@ -45,7 +45,8 @@ from sgsc_edge.packaging.source import MODEL, SAMPLES
 log = logging.getLogger(__name__)
 
 BOARD_PREDICATE_TYPE = "urn:sgsc-edge:board-certificate:v1"
-PACKAGE, CODE = "package", "c-code"
+# Code for boards. What `package` writes is the user's, who chooses its weights and its name.
+PACKAGE, CODE = "package", "firmware"
 _EXIT_CODES = {Verdict.PASSED: 0, Verdict.FAILED: 1, Verdict.NOT_MEASURED: 3}
 _SHOWN = 5
 _ROOM = "make room there and make it writable, or copy the build folder to where it can be written"
@@ -87,7 +88,7 @@ class BoardCertificate:
                 f"{p['verdict']}  {p['board']}: {equal}{shown if differing else ''}; {tested}{build}",
                 f"instructions  {counted}",
                 f"flash         {sizes['flash']:,} of {limits['flash']:,} bytes: code {sizes['code']:,}, "
-                f"weights {sizes['weights']:,}, other constants {sizes['constants']:,}, "
+                f"weights {sizes['weights']:,} ({p['weights']}), other constants {sizes['constants']:,}, "
                 f"board {sizes['board']:,}; {p['verified_bytes']:,} read back and equal",
                 f"RAM           {sizes['ram'] + sizes['stack']:,} of {limits['ram']:,} bytes: arena "
                 f"{sizes['arena']:,}, stack {sizes['stack']:,} ({stack['total']:,} used, "
@@ -167,7 +168,7 @@ def _flash(
     from sgsc_edge.firmware.image import build_image
 
     source = read_source(folder)
-    package_c_code(source, build.code)
+    written = package_c_code(source, build.code).description
     package = read_package(build.code)
     image = build_image(package, board.chip, compiler, board.link)
     with output_errors(build.certificate(board)):  # of another image: it says nothing about this one
@@ -178,7 +179,7 @@ def _flash(
     fed = chosen.inputs.reshape(len(chosen.inputs), -1)
     run = run_image(image, package, board, fed, toolchain=compiler.version, timeout_s=timeout_s)
     expected = reference.run(source.graph, chosen.inputs).reshape(len(fed), -1)
-    document = _statement(build, board, run, chosen, expected)
+    document = _statement(build, board, run, chosen, expected, weights=written["weights"])
     write_json(build.certificate(board), document)
     return BoardCertificate(build.certificate(board), document)
 
@@ -286,7 +287,13 @@ class _Build:
 
 
 def _statement(
-    build: _Build, board: Board, run: BoardRun, chosen: _Samples, expected: NDArray[np.int8]
+    build: _Build,
+    board: Board,
+    run: BoardRun,
+    chosen: _Samples,
+    expected: NDArray[np.int8],
+    *,
+    weights: str,
 ) -> dict[str, Any]:
     differing = [
         name
@@ -300,6 +307,7 @@ def _statement(
         "board": board.name,
         "chip": board.chip.model_dump(mode="json"),
         "reached": board.reach.model_dump(mode="json", exclude_none=True),
+        "weights": weights,
         "toolchain": run.toolchain,
         "target": build.certified.predicate.target,
         "build_certificate_digest": build.certified.predicate.digest,

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from certification.build_folders import WRONG, context, write_folder
+from certification.build_folders import BUILT, WRONG, context, write_folder
 
+from sgsc_edge import api
 from sgsc_edge import flash as flashing
-from sgsc_edge.artifacts import canonical_json, sha256_bytes, sha256_file
+from sgsc_edge.artifacts import canonical_json, sha256_bytes, sha256_file, write_manifest
 from sgsc_edge.boards.description import board_folder, load_board
 from sgsc_edge.certification.verify import certify_folder
 from sgsc_edge.graph import reference
@@ -49,6 +50,9 @@ def test_the_board_computes_what_was_certified(folder: Path) -> None:
     assert json.loads((folder / f"certificate.{BOARD}.json").read_text()) == document
     predicate = document["predicate"]
     assert (predicate["verdict"], predicate["samples"], predicate["differing"]) == ("PASSED", 56, [])
+    assert (
+        predicate["weights"] == json.loads((folder / "package/firmware/package.json").read_text())["weights"]
+    )
     assert predicate["instructions_per_inference"] > 1000
     assert predicate["sizes"]["code"] < predicate["verified_bytes"] <= predicate["sizes"]["flash"]
     assert 0 < predicate["stack"]["inference"] <= predicate["stack"]["total"]
@@ -62,6 +66,20 @@ def test_the_board_computes_what_was_certified(folder: Path) -> None:
     assert digest == sha256_bytes(canonical_json(document))
     certified = json.loads((folder / "certificate.json").read_text())
     assert predicate["build_certificate_digest"] == certified["predicate"]["digest"]
+
+
+@pytest.mark.parametrize("weights", ["stored", "learned"])
+def test_code_that_the_user_packaged_stays_and_the_certificate_says_which_weights_ran(
+    weights: str, folder: Path
+) -> None:
+    write_manifest(folder, BUILT, tools={}, seeds={}, inputs={}, code={"weights": weights})
+    certify_folder(folder, context())
+    api.package(folder, name="mine", learned=weights != "learned")
+    packaged = {path: path.read_bytes() for path in (folder / "package" / "c-code").glob("*.*")}
+    made = flashing.flash(folder, load_board(BOARD), samples=1)
+    assert {path: path.read_bytes() for path in packaged} == packaged
+    assert (made.predicate["verdict"], made.predicate["weights"]) == ("PASSED", weights)
+    assert f"({weights})" in made.to_text()
 
 
 def test_a_dry_run_says_the_steps_and_takes_none(folder: Path) -> None:

@@ -21,6 +21,7 @@ from sgsc_edge.artifacts.folder import (
     Manifest,
     Stamps,
     check_manifest,
+    is_inside,
     write_manifest,
 )
 from sgsc_edge.artifacts.sources import package_hash, sources_hash
@@ -36,6 +37,7 @@ __all__ = [
     "canonical_json",
     "check_manifest",
     "content_key",
+    "is_inside",
     "npz_bytes",
     "output_errors",
     "package_hash",

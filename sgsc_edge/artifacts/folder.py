@@ -82,6 +82,18 @@ def check_manifest(folder: Path, required: Collection[str] = ()) -> Manifest:
     return manifest
 
 
+def is_inside(name: str) -> bool:
+    """Whether ``name`` is the path of a file inside the folder that lists it, on every system.
+
+    >>> is_inside("example/main.c"), is_inside("../main.c"), is_inside("/main.c")
+    (True, False, False)
+    """
+    path = PurePosixPath(name)
+    return bool(path.parts) and not (
+        ".." in path.parts or "\\" in name or ":" in name or "\0" in name or path.is_absolute()
+    )
+
+
 def _manifest_tables(manifest: Manifest) -> dict[str, Mapping[str, object]]:
     return {
         "files": manifest.files,
@@ -106,8 +118,7 @@ def _parse_manifest(document: object, path: Path) -> Manifest:
         if not isinstance(table, dict) or any(type(value) is not kind for value in table.values()):
             refuse(f"'{key}' must map names to {kind.__name__}")
     for name in document["files"]:
-        parts = PurePosixPath(name).parts
-        if not parts or ".." in parts or "\\" in name or ":" in name or PurePosixPath(name).is_absolute():
+        if not is_inside(name):
             refuse(f"lists '{name}', which is not a path inside the folder")
     return Manifest(**{key: document[key] for key in tables})
 

@@ -44,8 +44,8 @@ _NAMES = {HELLO: "HELLO", RUN: "RUN", SELFTEST: "SELFTEST", STACK: "STACK", CHEC
 class Transport(Protocol):
     """Bytes to a board and back, in order, perhaps not all of them."""
 
-    def write(self, data: bytes) -> None:
-        """Send bytes."""
+    def write(self, data: bytes, timeout_s: float) -> None:
+        """Send bytes; what cannot be sent within ``timeout_s`` seconds is dropped."""
 
     def read(self, timeout_s: float) -> bytes:
         """What has come, at least one byte; empty where nothing comes within ``timeout_s`` seconds."""
@@ -147,7 +147,8 @@ class Link:
     Parameters
     ----------
     output_bytes: of the model; no answer is longer than that, or than HELLO's.
-    timeout_s: seconds to wait for an answer before the request is sent again.
+    timeout_s: seconds for a request and its answer, before the request is sent again.
+    byte_s: seconds that the line takes for a byte, on top of that; 0 where it takes none.
     attempts: how often a request is sent before ``LinkError``.
     sequence: the first sequence number; drawn at random where it is not given.
     faults: says what a fault means that the firmware reports.
@@ -159,6 +160,7 @@ class Link:
         output_bytes: int,
         *,
         timeout_s: float,
+        byte_s: float = 0.0,
         attempts: int = 5,
         sequence: int | None = None,
         faults: Faults,
@@ -167,13 +169,15 @@ class Link:
         self._decoder = Decoder(output_bytes)
         self._output_bytes = output_bytes
         self._timeout_s = timeout_s
+        self._byte_s = byte_s
         self._attempts = attempts
         self._sequence = secrets.randbits(32) if sequence is None else sequence
         self._faults = faults
 
     def settle(self, input_bytes: int) -> None:
         """End what an earlier session may have left half-sent: fill up the input that is waited for."""
-        self._transport.write(bytes(input_bytes + _CHECKSUM.size))
+        rest = bytes(input_bytes + _CHECKSUM.size)
+        self._transport.write(rest, self._limit(len(rest)))
 
     def hello(self) -> Hello:
         """Ask the firmware what it is."""
@@ -184,9 +188,12 @@ class Link:
         """One inference: the input's bytes to the output's."""
         return self._request(RUN, data, self._output_bytes)
 
-    def selftest(self) -> int:
-        """Run the golden vectors that are built in; 0 where they pass."""
-        result: int = struct.unpack("<i", self._request(SELFTEST, b"", 4))[0]
+    def selftest(self, more_s: float = 0.0) -> int:
+        """Run the golden vectors that are built in; 0 where they pass.
+
+        ``more_s``: seconds that they may take beyond the time of one answer.
+        """
+        result: int = struct.unpack("<i", self._request(SELFTEST, b"", 4, more_s))[0]
         return result
 
     def stack(self) -> StackUse:
@@ -203,13 +210,19 @@ class Link:
         with contextlib.suppress(LinkError):
             self._request(BYE, b"", 0)
 
-    def _request(self, kind: int, payload: bytes, answer_bytes: int) -> bytes:
-        """Send until the answer of ``answer_bytes`` comes."""
+    def _limit(self, size: int) -> float:
+        """Seconds in which ``size`` bytes have gone over the line, and what they ask for has been done."""
+        return self._timeout_s + size * self._byte_s
+
+    def _request(self, kind: int, payload: bytes, answer_bytes: int, more_s: float = 0.0) -> bytes:
+        """Send until the answer of ``answer_bytes`` comes; ``more_s``: seconds beyond the usual ones."""
         self._sequence = (self._sequence + 1) % 2**32
         data = encode(Frame(kind, self._sequence, payload))
+        limit = self._limit(len(data) + len(encode(Frame(kind, 0, bytes(answer_bytes))))) + more_s
         for _ in range(self._attempts):
-            self._transport.write(data)
-            for frame in self._frames():
+            deadline = time.monotonic() + limit
+            self._transport.write(data, limit)
+            for frame in self._frames(deadline):
                 if frame.type == FAULT and len(frame.payload) == _FAULT.size:
                     raise self._faults.trap(fault_of(frame.payload))
                 if frame.sequence != self._sequence or frame.type not in (kind | ANSWER, ERROR):
@@ -219,15 +232,14 @@ class Link:
                 return frame.payload
             self._decoder.forget()
         if (pc := self._transport.program_counter()) is not None:
-            raise self._faults.hang(f"no answer to {_NAMES[kind]} within {self._timeout_s:g} s", pc)
+            raise self._faults.hang(f"no answer to {_NAMES[kind]} within {limit:.3g} s", pc)
         raise LinkError(
-            f"no answer to {_NAMES[kind]} within {self._timeout_s:g} s, sent {_times(self._attempts)}",
+            f"no answer to {_NAMES[kind]} within {limit:.3g} s, sent {_times(self._attempts)}",
             remedy="check the connection; a slow board may need a longer time limit (--timeout)",
         )
 
-    def _frames(self) -> Iterator[Frame]:
+    def _frames(self, deadline: float) -> Iterator[Frame]:
         """Frames as they come, until the time is over."""
-        deadline = time.monotonic() + self._timeout_s
         while data := self._transport.read(max(0.0, deadline - time.monotonic())):
             yield from self._decoder.feed(data)
             if time.monotonic() > deadline:

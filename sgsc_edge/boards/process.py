@@ -7,6 +7,7 @@ import select
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -63,11 +64,14 @@ class BoardProcess:
             pass_fds=inherited,
         )
 
-    def write(self, data: bytes) -> None:
-        """Bytes for the firmware to read."""
+        os.set_blocking(_pipe(self._process.stdin), False)
+
+    def write(self, data: bytes, timeout_s: float) -> None:
+        """Bytes for the firmware to read; what is not taken within ``timeout_s`` seconds is dropped."""
         pipe = _pipe(self._process.stdin)
+        deadline = time.monotonic() + timeout_s
         try:
-            while data:
+            while data and select.select([], [pipe], [], max(0.0, deadline - time.monotonic()))[1]:
                 data = data[os.write(pipe, data) :]
         except BrokenPipeError:
             raise self._end() from None

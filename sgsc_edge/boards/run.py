@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,9 +27,14 @@ if TYPE_CHECKING:  # these need packages of the extra `device`
     from sgsc_edge.firmware.image import Image, Segment, Sizes
 
 # Seconds for one answer of an emulated board: it loses nothing, and what hangs is waited for once.
-TIMEOUT_S = 120.0
+_TIMEOUT_S = 120.0
 # Over a UART a board is asked again: seconds for one answer, and for the first one; how often.
 _UART_TIMEOUT_S, _UART_HELLO_S, _UART_ATTEMPTS = 10.0, 1.0, 5
+# A byte is ten bits on the line of a UART.
+_UART_BITS = 10
+# Of what one inference took: so many times that may a self-test take on top of the time of an answer, and an
+# inference whose instructions are counted. A self-test has up to eight samples.
+_SELFTEST_TIMES, _COUNTED_TIMES = 16, 50
 _WRITE_IT = "write the firmware's .elf to the board with its own tool, reset it, and run this again"
 # What is wrong in flash is named by a block of so many bytes.
 _BLOCK = 256
@@ -65,7 +71,8 @@ def run_package(
     """Build the package in ``folder`` for ``board`` and run it over ``inputs``, int8 [n, input_bytes].
 
     ``toolchain`` names the cross-compiler; without it the system's is taken, else the pip-installed one.
-    ``timeout_s``: seconds for one answer; None for as many as boards of this kind have. Raises ``BoardError``
+    ``timeout_s``: seconds for one answer, that of the self-test apart, which is given what its samples need;
+    None for as many as boards of this kind have. Raises ``BoardError``
     (the board, its firmware, the link, memory), ``FileFormatError`` (no package) and ``DataError`` (inputs of
     another size, or none).
     """
@@ -95,8 +102,11 @@ def run_image(
         link = _link(device, image, package, board, timeout_s)
         _check_identity(_greet(device, link, image, package, board), package, board)
         verified = check_written(link, image, board)
-        selftest = link.selftest()
-        rows = [link.run(row.tobytes()) for row in inputs]
+        started = time.monotonic()
+        first = link.run(inputs[0].tobytes())
+        took_s = time.monotonic() - started
+        selftest = link.selftest(more_s=_SELFTEST_TIMES * took_s)
+        rows = [first, *(link.run(row.tobytes()) for row in inputs[1:])]
         _check_stateless(rows[0], link.run(inputs[0].tobytes()), board)
         stack = link.stack()
         link.bye()
@@ -105,7 +115,8 @@ def run_image(
     outputs = np.frombuffer(b"".join(rows), np.int8).reshape(len(inputs), package.output_bytes)
     instructions = None
     if board.reach.via == "unicorn":
-        instructions = _count(image, package, board, inputs[0].tobytes(), rows[0], timeout_s)
+        limit_s = max(timeout_s or _TIMEOUT_S, _COUNTED_TIMES * took_s)
+        instructions = _count(image, package, board, inputs[0].tobytes(), rows[0], limit_s)
     return BoardRun(
         board.name, toolchain, image.sha256, outputs, selftest, instructions, stack, image.sizes, verified
     )
@@ -141,12 +152,13 @@ def open_board(image: Image, board: Board) -> VirtualBoard | BoardProcess | Seri
 
 
 def _link(device: Transport, image: Image, package: Package, board: Board, timeout_s: float | None) -> Link:
-    uart = board.link is not None
+    uart = board.link
     return Link(
         device,
         package.output_bytes,
-        timeout_s=timeout_s or (_UART_TIMEOUT_S if uart else TIMEOUT_S),
-        attempts=_UART_ATTEMPTS if uart else 1,
+        timeout_s=timeout_s or (_TIMEOUT_S if uart is None else _UART_TIMEOUT_S),
+        byte_s=0.0 if uart is None else _UART_BITS / uart.baud,
+        attempts=1 if uart is None else _UART_ATTEMPTS,
         faults=Faults(image, board.chip),
     )
 
@@ -219,7 +231,7 @@ def _differs(link: Link, part: Segment, board: Board) -> bool:
 
 
 def _count(
-    image: Image, package: Package, board: Board, data: bytes, expected: bytes, timeout_s: float | None
+    image: Image, package: Package, board: Board, data: bytes, expected: bytes, timeout_s: float
 ) -> int:
     """Instructions of one inference, counted on a board of its own; the answer must be ``expected``."""
     from sgsc_edge.boards.virtual import VirtualBoard

@@ -65,10 +65,13 @@ class SerialBoard:
             remedy = _REMEDIES.get(number or 0, "check the port and the baud rate in the board's file")
             raise BoardError(f"{self._port} cannot be opened: {error}", where=board, remedy=remedy) from error
 
-    def write(self, data: bytes) -> None:
-        """Bytes for the firmware to read."""
+    def write(self, data: bytes, timeout_s: float) -> None:
+        """Bytes for the firmware to read; what is not sent within ``timeout_s`` seconds is dropped."""
         try:
+            self._serial.write_timeout = timeout_s
             self._serial.write(data)
+        except serial.SerialTimeoutException:
+            self._serial.reset_output_buffer()
         except OSError as error:
             raise self._gone() from error
 

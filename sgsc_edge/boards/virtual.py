@@ -90,8 +90,8 @@ class VirtualBoard:
         if counted is not None:
             self._count(image.address_of(counted))
 
-    def write(self, data: bytes) -> None:
-        """Bytes for the firmware to read."""
+    def write(self, data: bytes, timeout_s: float) -> None:
+        """Bytes for the firmware to read; there is always room for them."""
         self._inbox += data
 
     def read(self, timeout_s: float) -> bytes:

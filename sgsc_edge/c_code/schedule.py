@@ -1,8 +1,8 @@
 """What is computed, in order: nodes of the device graph as steps, and where each value lies.
 
-A reshaped value is the value itself. A maximum over windows of a convolution's output is taken while it is
-computed, where no window meets another: the whole output never exists. An elementwise op writes over the
-operand that ends with it.
+A reshaped value is the value itself, read under another shape. A maximum over windows of a convolution's
+output is taken while it is computed, where no window meets another: the whole output never exists. An
+elementwise op writes over the operand that ends with it.
 """
 
 from __future__ import annotations
@@ -83,8 +83,16 @@ class Schedule:
         return self.alias.get(name, name)
 
     def operands(self, step: Step) -> list[Tensor]:
-        """The values and constants that a step reads, in the node's order."""
-        return [self.graph[self.value(name)] for name in step.node.inputs]
+        """The values and constants that a step reads, in the node's order.
+
+        Each has the shape that the node reads, under the name of the value that lies in memory.
+        """
+        return [self._read(name) for name in step.node.inputs]
+
+    def _read(self, name: str) -> Tensor:
+        tensor, value = self.graph[name], self.graph[self.value(name)]
+        data = None if value.data is None else value.data.reshape(tensor.shape)
+        return replace(tensor, name=value.name, data=data)
 
 
 def _fuses(node: Node, pool: Node) -> bool:

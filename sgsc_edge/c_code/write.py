@@ -271,7 +271,12 @@ int sgsc_{self.name}_selftest(void);
             source = step.node.source or step.node.outputs[0]
             before = self.constant_bytes()
             for part, call in enumerate(made):
-                lines.append(f"    {self._call(number, part, call, step.output)} /* {_comment(source)} */")
+                made_call = f"{self._call(number, part, call, step.output)} /* {_comment(source)} */"
+                if call.images == 1:
+                    lines.append(f"    {made_call}")
+                else:
+                    repeat = f"    for (int32_t i = 0; i < {call.images}; i++) {{"
+                    lines += [repeat, f"        {made_call}", "    }"]
             self.step_bytes.append(self.constant_bytes() - before)
         for name, source_name in self._copies():
             lines.append(f"    {self._copy(name, source_name)}")
@@ -293,11 +298,17 @@ int sgsc_{self.name}_selftest(void);
         read = [self._address(tensor, read=True) for tensor in call.operands]
         if call.start:
             read[0] += f" + {call.start}"
+        if call.images > 1:
+            read[0] += f" + i * {call.operands[0].elements // call.images}"
         arguments += read
         if call.scratch:
             arguments.append(f"arena.bytes + {self.memory.scratch[number]}")
         target = self._address(self.graph[output], read=False)
-        arguments.append(f"{target} + {call.offset}" if call.offset else target)
+        if call.offset:
+            target += f" + {call.offset}"
+        if call.images > 1:
+            target += f" + i * {self.graph[output].elements // call.images}"
+        arguments.append(target)
         return f"sgsc_{call.function}({', '.join(arguments)});"
 
     def _address(self, tensor: Tensor, read: bool) -> str:

@@ -25,7 +25,7 @@ from sgsc_edge.cli.output import CONTEXT, Result, command_options
     "--timeout",
     type=click.FloatRange(min=0, min_open=True),
     metavar="SECONDS",
-    help="How long to wait for one answer of the board; default: 120, over a UART 10.",
+    help="How long to wait for one answer of the board; default: 120, over a UART five times 10.",
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @command_options

@@ -1,4 +1,4 @@
-"""A generated C package, as far as firmware needs it: ``package.json`` and the C files beside it."""
+"""A generated C package, as far as firmware needs it: ``package.json`` and the C files that it lists."""
 
 from __future__ import annotations
 
@@ -7,13 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from sgsc_edge.artifacts import is_inside
 from sgsc_edge.config_text import dotted, findings
 from sgsc_edge.errors import FileFormatError
 
 _MAX_JSON_BYTES = 2**20
 _Bytes = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+def _listed(name: str) -> str:
+    if not is_inside(name):
+        raise ValueError(f"'{name}' is not a path inside the folder")
+    return name
 
 
 class _Description(BaseModel):
@@ -27,13 +34,15 @@ class _Description(BaseModel):
     input_bytes: Annotated[int, Field(gt=0, lt=2**31)]
     output_bytes: Annotated[int, Field(gt=0, lt=2**31)]
     arena_bytes: _Bytes
+    files: list[Annotated[str, AfterValidator(_listed)]]
 
 
 @dataclass(frozen=True)
 class Package:
     """A package folder. ``name``: the model's C identifier; ``hash``: SHA-256 of its ``.tflite``, in hex.
 
-    ``sources``, ``headers``: the ``.c`` and ``.h`` files at the folder's top, by name.
+    ``sources``, ``headers``: the ``.c`` and ``.h`` files at the folder's top that
+    ``package.json`` lists, by name: others beside them, a project's own say, are none of the model's.
     """
 
     folder: Path
@@ -48,13 +57,19 @@ class Package:
 
 def read_package(folder: Path) -> Package:
     """The package in ``folder``; ``FileFormatError`` where it is none."""
-    description = _describe(folder / "package.json")
-    sources = tuple(sorted(folder.glob("*.c")))
-    headers = tuple(sorted(folder.glob("*.h")))
-    names = {path.name for path in (*sources, *headers)}
+    path = folder / "package.json"
+    description = _describe(path)
+    names = {name for name in description.files if "/" not in name}
+    if absent := sorted(name for name in names if not (folder / name).is_file()):
+        raise FileFormatError(
+            f"lists {', '.join(absent)}: not there", where=str(path), remedy="package the model again"
+        )
+    sources, headers = (
+        tuple(folder / name for name in sorted(names) if name.endswith(end)) for end in (".c", ".h")
+    )
     if missing := sorted({"model.h", "model.c"} - names):
         raise FileFormatError(f"has no {' and no '.join(missing)}", where=str(folder), remedy=_REMEDY)
-    return Package(folder, **description.model_dump(), sources=sources, headers=headers)
+    return Package(folder, **description.model_dump(exclude={"files"}), sources=sources, headers=headers)
 
 
 _REMEDY = "give a folder with a model as C code"

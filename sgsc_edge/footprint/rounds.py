@@ -21,14 +21,14 @@ def rounds(call: Call) -> tuple[int, ...]:
     """The rounds of a call's loops; as many for every call of one kernel."""
     if call.struct is None:
         return 1, int(call.plain[0])  # every kernel without parameters of its own is one loop
-    return _ROUNDS[call.function](call.parameters)
+    return tuple(call.images * count for count in _ROUNDS[call.function](call.parameters))
 
 
 def macs(call: Call) -> int:
     """Multiplications with weights, or of two computed matrices, those with padding included."""
     if call.struct == "layer":
         p = call.parameters
-        return _positions(p)[2] * int(p["kernel_h"] * p["kernel_w"] * p["group_in"])
+        return call.images * _positions(p)[2] * int(p["kernel_h"] * p["kernel_w"] * p["group_in"])
     if call.struct == "matmul_of":
         return _matmul(call.parameters)[-1]
     return 0

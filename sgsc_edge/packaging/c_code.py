@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sgsc_edge.artifacts import write_bytes, write_json
+from sgsc_edge.artifacts import is_inside, output_errors, read_json, write_bytes, write_json
 from sgsc_edge.c_code.write import c_code
+from sgsc_edge.errors import FileFormatError, OutputError
 from sgsc_edge.packaging.source import Source
 
 FORMAT = "c-code"
 DESCRIPTION = "package.json"
+SCHEMA = "sgsc-edge-package/1"
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +42,7 @@ class Packaged:
 def package_c_code(
     source: Source, out: Path, *, name: str | None = None, learned: bool | None = None
 ) -> Packaged:
-    """Write a model as C into the folder ``out``.
+    """Write a model as C into the folder ``out``, in place of an earlier package that it holds.
 
     Parameters
     ----------
@@ -50,7 +52,7 @@ def package_c_code(
     Raises
     ------
     UnsupportedError: an op or a type has no kernel in C.
-    OutputError: a file cannot be written.
+    OutputError: a file cannot be written, or ``out`` holds files and no package.
     """
     learned = source.learned if learned is None else learned
     code = c_code(
@@ -66,7 +68,7 @@ def package_c_code(
         "example/main.c": _example(code.name),
     }
     description = {
-        "schema": "sgsc-edge-package/1",
+        "schema": SCHEMA,
         "format": FORMAT,
         "name": code.name,
         "hash": source.model_hash,
@@ -79,10 +81,34 @@ def package_c_code(
         "sgsc_edge": importlib.metadata.version("sgsc-edge"),
         "files": sorted(files),
     }
+    earlier = _files_of_package(out)
+    write_json(out / DESCRIPTION, description)  # first: whoever is killed here leaves a folder that is known
     for file, text in files.items():
         write_bytes(out / file, text.encode("utf-8"))
-    write_json(out / DESCRIPTION, description)
+    for file in sorted(earlier - files.keys()):
+        with output_errors(out / file):
+            (out / file).unlink(missing_ok=True)
     return Packaged(out, description)
+
+
+def _files_of_package(out: Path) -> set[str]:
+    """What the package in ``out`` consists of; ``OutputError`` where files are in ``out`` that are none."""
+    with output_errors(out):
+        if not out.is_dir() or all(path.name.startswith(".") for path in out.iterdir()):
+            return set()
+    try:
+        document = read_json(out / DESCRIPTION)
+    except FileFormatError:
+        document = None
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        raise OutputError(
+            "holds files, and no package of sgsc-edge that they belong to",
+            where=str(out),
+            remedy="choose a new or an empty folder, a subfolder of this one for example",
+        )
+    listed = document.get("files")
+    names = listed if isinstance(listed, list) else []
+    return {name for name in names if isinstance(name, str) and is_inside(name)}
 
 
 def _cmake(name: str) -> str:

@@ -55,8 +55,8 @@ class NoisyBoard:
         self._counts: dict[Way, int] = {"write": 0, "read": 0}
         self._late: dict[Way, bytes] = {"write": b"", "read": b""}
 
-    def write(self, data: bytes) -> None:
-        self._board.write(self._carry("write", data))
+    def write(self, data: bytes, timeout_s: float) -> None:
+        self._board.write(self._carry("write", data), timeout_s)
 
     def read(self, timeout_s: float) -> bytes:
         return self._carry("read", self._board.read(timeout_s))
@@ -137,7 +137,7 @@ def test_a_request_that_comes_twice_is_carried_out_once() -> None:
     count = encode(Frame(RUN, 7, bytes([15]) + bytes(7)))
     decoder = Decoder(100)
     for data in (count, count, count, encode(Frame(RUN, 8, bytes(8)))):
-        board.write(data)
+        board.write(data, 5.0)
     frames = []
     while data := board.read(5.0):
         frames += list(decoder.feed(data))
@@ -180,7 +180,7 @@ def test_the_payload_of_one_frame_does_not_pass_for_anothers() -> None:
 
 def test_a_line_that_is_dead_is_an_error_and_no_wait_without_end() -> None:
     class Dead:
-        def write(self, data: bytes) -> None:
+        def write(self, data: bytes, timeout_s: float) -> None:
             pass
 
         def read(self, timeout_s: float) -> bytes:

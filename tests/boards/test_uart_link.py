@@ -6,6 +6,7 @@ import functools
 import os
 import re
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from serial.tools.list_ports_common import ListPortInfo
 
 from sgsc_edge.boards import run as running
 from sgsc_edge.boards.description import Board, Reach, load_board
+from sgsc_edge.boards.faults import Faults
 from sgsc_edge.boards.link import RUN, Frame, Link, encode
 from sgsc_edge.boards.run import open_board, run_image
 from sgsc_edge.boards.serial_port import SerialBoard, find_port
@@ -66,6 +68,20 @@ def test_a_fault_is_reported_over_a_uart() -> None:
         device.close()
 
 
+@pytest.mark.needs("qemu-system-arm")
+def test_firmware_that_hangs_and_reads_no_more_does_not_hold_the_host() -> None:
+    """A UART has room for a few bytes, and the pipe before it for 64 KiB."""
+    image = built(ARM, name="traps")
+    device = open_board(image, ARM)
+    try:
+        device.write(encode(Frame(RUN, 1, bytes([5]) + bytes(7))), 5.0)
+        link = Link(device, 4, timeout_s=0.5, attempts=2, faults=Faults(image, ARM.chip))
+        with pytest.raises(TrapError, match=r"no answer to RUN within 0\.5 s: it hangs, or is slow, in hang"):
+            link.run(bytes(200_000))
+    finally:
+        device.close()
+
+
 # --- a serial port --------------------------------------------------------------------------------
 
 
@@ -101,7 +117,7 @@ def test_a_board_at_a_serial_port_runs_and_runs_again(at_port: Board) -> None:
         assert (run.selftest, run.instructions) == (0, None)
     assert at_port.reach.port is not None
     interrupted = SerialBoard(at_port.reach.port, 115200, "mine")
-    interrupted.write(encode(Frame(RUN, 1, bytes(16)))[:20])  # and no more of it, ever
+    interrupted.write(encode(Frame(RUN, 1, bytes(16)))[:20], 5.0)  # and no more of it, ever
     interrupted.close()
     run = run_image(built(ARM), package("dense"), at_port, inputs, toolchain="any")
     np.testing.assert_array_equal(run.outputs, dense(inputs))
@@ -140,9 +156,21 @@ def silent() -> Iterator[tuple[int, str]]:
 
 def test_a_board_that_says_nothing(silent: tuple[int, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(running, "_UART_HELLO_S", 0.1)
-    with pytest.raises(LinkError, match=r"no answer to HELLO within 0\.1 s, sent 5 times") as raised:
+    with pytest.raises(LinkError, match=r"no answer to HELLO within 0\.108 s, sent 5 times") as raised:
         run_image(built(ARM), package("dense"), at(silent[1]), samples(1), toolchain="any")
     assert "write the firmware's .elf to the board" in str(raised.value)
+
+
+@pytest.mark.parametrize("size", [1, 100_000])
+def test_a_port_that_takes_no_more_bytes(size: int, silent: tuple[int, str]) -> None:
+    """A tty takes a few kilobytes that nobody reads. What bytes take on the line is time to wait, too."""
+    device = SerialBoard(silent[1], 115200, "mine")
+    link = Link(device, 10, timeout_s=0.2, byte_s=1e-6, attempts=2, faults=faults("dense", ARM.name))
+    started = time.monotonic()
+    with pytest.raises(LinkError, match=r"no answer to RUN within 0\.[23] s, sent 2 times"):
+        link.run(bytes(size))
+    assert 0.4 <= time.monotonic() - started < 10
+    device.close()
 
 
 def test_a_port_that_goes_away() -> None:

@@ -241,7 +241,7 @@ def test_the_firmware_refuses_what_it_does_not_know() -> None:
     link = Link(device, 10, timeout_s=5.0, attempts=1, faults=faults("dense", "virtual-cortex-m4"))
     with pytest.raises(LinkError, match="the payload has the wrong length"):
         link.run(bytes(15))
-    device.write(encode(Frame(9, 1, b"")))
+    device.write(encode(Frame(9, 1, b"")), 5.0)
     answer = b"".join(iter(lambda: device.read(5.0), b""))
     assert list(Decoder(10).feed(answer)) == [Frame(ERROR, 1, b"\x01\0\0\0")]
     assert link.run(bytes(16)) == dense(np.zeros((1, 16), np.int8)).tobytes()

@@ -33,23 +33,27 @@ class Builder:
         groups: int = 1,
         dtype: DType = DType.INT8,
     ) -> str:
-        _, height, width, inputs = self.tensors[x].shape
+        batch, height, width, inputs = self.tensors[x].shape
         op = ir.Conv2D((stride, stride), (1, 1), SAME, Activation.RELU)
         rows, columns = (Axis.of(n, size, stride, 1, SAME).out for n in (height, width))
         shape = (channels, size, size, inputs // groups)
-        return self._weighted(op, x, shape, 0, (1, rows, columns, channels), dtype)
+        return self._weighted(op, x, shape, 0, (batch, rows, columns, channels), dtype)
 
     def depthwise(self, x: str, stride: int = 1, multiplier: int = 1, dtype: DType = DType.INT8) -> str:
-        _, height, width, inputs = self.tensors[x].shape
+        batch, height, width, inputs = self.tensors[x].shape
         op = ir.DepthwiseConv2D((stride, stride), (1, 1), SAME, multiplier, Activation.RELU6)
         rows, columns = (Axis.of(n, 3, stride, 1, SAME).out for n in (height, width))
         channels = inputs * multiplier
-        return self._weighted(op, x, (1, 3, 3, channels), 3, (1, rows, columns, channels), dtype)
+        return self._weighted(op, x, (1, 3, 3, channels), 3, (batch, rows, columns, channels), dtype)
 
     def dense(self, x: str, channels: int, dtype: DType = DType.INT8) -> str:
         size = self.tensors[x].elements
-        flat = self._add(ir.Reshape(), [x, self._int32([1, size])], (1, size), self.tensors[x].quantization)
-        return self._weighted(ir.FullyConnected(), flat, (channels, size), None, (1, channels), dtype)
+        return self._weighted(
+            ir.FullyConnected(), self.reshape(x, 1, size), (channels, size), None, (1, channels), dtype
+        )
+
+    def reshape(self, x: str, *shape: int) -> str:
+        return self._add(ir.Reshape(), [x, self._int32(list(shape))], shape, self.tensors[x].quantization)
 
     def add(self, a: str, b: str) -> str:
         return self._add(ir.Add(Activation.RELU), [a, b], self.tensors[a].shape)
@@ -58,27 +62,51 @@ class Builder:
         return self._add(ir.Mul(), [a, b], self.tensors[a].shape)
 
     def pool(self, x: str, size: int = 2, stride: int = 2, kind: Callable[..., ir.Op] = ir.MaxPool2D) -> str:
-        _, height, width, channels = self.tensors[x].shape
+        batch, height, width, channels = self.tensors[x].shape
         rows, columns = (Axis.of(n, size, stride, 1, SAME).out for n in (height, width))
         op = kind((size, size), (stride, stride), SAME)
-        return self._add(op, [x], (1, rows, columns, channels), self.tensors[x].quantization)
+        return self._add(op, [x], (batch, rows, columns, channels), self.tensors[x].quantization)
 
     def mean(self, x: str) -> str:
-        return self._add(ir.Mean(), [x, self._int32([1, 2])], (1, self.tensors[x].shape[3]))
+        batch, *_, channels = self.tensors[x].shape
+        return self._add(ir.Mean(), [x, self._int32([1, 2])], (batch, channels))
 
     def concat(self, *names: str) -> str:
+        """Joined along the last axis."""
         shapes = [self.tensors[name].shape for name in names]
         grid = Quantization.per_tensor(0.05, -10)
         alike = [self._add(ir.Quantize(), [name], self.tensors[name].shape, grid) for name in names]
-        shape = (*shapes[0][:3], sum(shape[3] for shape in shapes))
-        return self._add(ir.Concatenation(3), alike, shape, grid)
+        shape = (*shapes[0][:-1], sum(shape[-1] for shape in shapes))
+        return self._add(ir.Concatenation(len(shape) - 1), alike, shape, grid)
+
+    def joined(self, *names: str) -> Graph:
+        """All values as one row: the graph's output."""
+        rows = [self.reshape(name, 1, self.tensors[name].elements) for name in names]
+        while len(rows) > 1:  # an op takes ten operands at most
+            rows = [self.concat(*rows[at : at + 10]) for at in range(0, len(rows), 10)]
+        return self.graph(*rows)
+
+    def constant(self, *shape: int) -> str:
+        """Random int8."""
+        name = f"k{len(self.tensors)}"
+        data = self.random.integers(-128, 128, shape).astype(np.int8)
+        self.tensors[name] = Tensor(name, shape, DType.INT8, Quantization.per_tensor(0.05, 3), data)
+        return name
+
+    def gather(self, x: str, axis: int, *indices: int) -> str:
+        shape = (*self.tensors[x].shape[:axis], len(indices), *self.tensors[x].shape[axis + 1 :])
+        grid = self.tensors[x].quantization
+        return self._add(ir.Gather(axis), [x, self._int32(list(indices))], shape, grid)
+
+    def matmul(self, a: str, b: str) -> str:
+        shape = (*self.tensors[a].shape[:-1], self.tensors[b].shape[-1])
+        return self._add(ir.BatchMatMul(), [a, b], shape, Quantization.per_tensor(0.3, 5))
 
     def pad(self, x: str) -> str:
-        _, height, width, channels = self.tensors[x].shape
+        batch, height, width, channels = self.tensors[x].shape
         widths = self._int32([[0, 0], [1, 2], [0, 1], [0, 0]])
-        return self._add(
-            ir.Pad(), [x, widths], (1, height + 3, width + 1, channels), self.tensors[x].quantization
-        )
+        shape = (batch, height + 3, width + 1, channels)
+        return self._add(ir.Pad(), [x, widths], shape, self.tensors[x].quantization)
 
     def transpose(self, x: str, *order: int) -> str:
         shape = tuple(self.tensors[x].shape[axis] for axis in order)
@@ -93,14 +121,15 @@ class Builder:
         return self._add(op, list(names), self.tensors[names[0]].shape, grid)
 
     def resize(self, kind: Callable[..., ir.Op], x: str, height: int, width: int) -> str:
-        shape = (1, height, width, self.tensors[x].shape[3])
+        batch, *_, channels = self.tensors[x].shape
+        shape = (batch, height, width, channels)
         return self._add(kind(), [x, self._int32([height, width])], shape, self.tensors[x].quantization)
 
     def halves(self, x: str) -> tuple[str, str]:
         """Every other channel, forwards and backwards."""
         shape = self.tensors[x].shape
         size = shape[-1] // 2
-        mask = 7
+        mask = 7  # of the first three axes all
         parts = []
         for begin, end, stride in ((0, 2 * size, 2), (2 * size - 1, -2 * size - 1, -2)):
             vectors = [self._int32([0, 0, 0, value]) for value in (begin, end)]
@@ -217,6 +246,54 @@ def _gated() -> Graph:
     return b.graph(b.dense(x, 5))
 
 
+def _reshaped() -> Graph:
+    """Every op whose calls follow from its operand's shape reads a reshaped value."""
+    b = Builder(1, 6, 8, 2)
+    wide, long, rows = b.reshape("x", 1, 4, 12, 2), b.reshape("x", 1, 12, 4, 2), b.reshape("x", 1, 12, 8)
+    gate = b.reshape(b.mean(b.conv(wide, 12, 1)), 1, 12, 1)
+    same = b.elementwise(ir.HardSwish(), b.reshape(b.elementwise(ir.LeakyRelu(0.25), rows), 1, 8, 4, 3))
+    return b.joined(
+        b.conv(wide, 3),
+        b.conv(wide, 2, 3, 1, 2),
+        b.depthwise(long),
+        b.pool(long),
+        b.pool(b.reshape(b.conv(wide, 4), 1, 8, 6, 4)),  # not the convolution's own layout
+        b.pool(wide, 3, 2, ir.AveragePool2D),
+        b.softmax(rows),
+        b.elementwise(ir.L2Normalization(), rows, fixed=(1 / 128, 0)),
+        b.mean(long),
+        b.concat(wide, wide),
+        b.pad(wide),
+        b.transpose(rows, 0, 2, 1),
+        *b.halves(b.reshape("x", 1, 4, 4, 6)),
+        b.gather(rows, 1, 11, 0, 5),
+        b.mul(rows, gate),
+        b.elementwise(ir.Sub(), rows, b.reshape(b.constant(2, 4), 8)),
+        b.matmul(rows, b.reshape("x", 1, 8, 12)),
+        b.resize(ir.ResizeNearestNeighbor, long, 5, 7),
+        b.resize(ir.ResizeBilinear, long, 5, 7),
+        b.elementwise(ir.Add(), same, b.reshape(same, 1, 8, 4, 3)),
+    )
+
+
+def _batch() -> Graph:
+    """Three images at once."""
+    b = Builder(3, 6, 8, 2)
+    x = b.conv("x", 4)
+    return b.joined(
+        b.pool(x),  # another reads the convolution, too
+        b.pool(b.conv(x, 3, 3, 2, 1, DType.INT4)),
+        b.depthwise(x, 2, 2),
+        b.pool(b.depthwise(x, 1, 1, DType.INT4)),
+        b.pool(x, 3, 2, ir.AveragePool2D),
+        b.mean(x),
+        b.resize(ir.ResizeNearestNeighbor, x, 5, 7),
+        b.resize(ir.ResizeBilinear, x, 5, 7),
+        b.pad(x),
+        b.softmax(b.add(x, b.reshape(x, 3, 6, 8, 4))),
+    )
+
+
 NETWORKS: Mapping[str, Graph] = {
     "residual": _residual(),
     "separable": _separable(),
@@ -224,3 +301,7 @@ NETWORKS: Mapping[str, Graph] = {
     "mixed": _mixed(),
     "gated": _gated(),
 }
+"""Of ordinary shapes; the estimates of footprints are judged by them."""
+
+LAYOUTS: Mapping[str, Graph] = {"reshaped": _reshaped(), "batch": _batch()}
+"""Many small ops, whose operands lie in memory otherwise than they were made, or several times."""

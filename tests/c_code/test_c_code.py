@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from c_code.hosted import HASH, STRICT, needs_gcc, run_c, written
-from c_code.networks import NETWORKS
+from c_code.networks import LAYOUTS, NETWORKS, Builder
 from graph.interpreters import run_tflm
 from graph.op_cases import CASES
 from hypothesis import HealthCheck, given, settings
@@ -29,12 +29,14 @@ pytestmark = needs_gcc
 TRAPS = ("-O0", "-fsanitize=undefined", "-fsanitize-undefined-trap-on-error")
 """Undefined behaviour ends the process."""
 
+ALL = {**NETWORKS, **LAYOUTS}
 WEIGHTED = ("conv_2d", "depthwise", "fully_connected")
 
 
 def random_inputs(graph: Graph, samples: int = 3) -> dict[str, np.ndarray]:
     random = np.random.default_rng(1)
-    shape = (samples, *graph["x"].shape[1:])
+    own = graph["x"].shape
+    shape = (samples, *(own[1:] if own[0] == 1 else own))
     values = random.integers(-128, 128, shape).astype(np.int8)
     values[0], values[1] = -128, 127
     return {"x": values}
@@ -63,9 +65,9 @@ def test_every_op_computes_the_executors_integers(
 
 
 @pytest.mark.parametrize("learned", [False, True], ids=["stored", "learned"])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", ALL)
 def test_networks_compute_the_executors_integers(name: str, learned: bool, tmp_path: Path) -> None:
-    graph = NETWORKS[name]
+    graph = ALL[name]
     feeds = random_inputs(graph)
     expected = reference.run_tensors(graph, feeds)
     made = run_c(graph, tmp_path, feeds, *TRAPS, learned=learned)
@@ -75,23 +77,81 @@ def test_networks_compute_the_executors_integers(name: str, learned: bool, tmp_p
         assert len(np.unique(values[2])) > 1, "a network whose output says nothing proves nothing"
 
 
-@pytest.mark.parametrize("name", ["residual", "separable", "gated"])
+@st.composite
+def chains(draw: st.DrawFn) -> Graph:
+    """Elementwise ops, layers and reshapes of what came before; some values are read again much later."""
+    b = Builder(draw(st.sampled_from([1, 2])), 4, 6, 2)
+    values = ["x"]
+    for _ in range(draw(st.integers(4, 12))):
+        x = draw(st.sampled_from(values[-3:]))
+        shape = b.tensors[x].shape
+        batch, rest = shape[0], b.tensors[x].elements // shape[0]
+        kind = draw(st.sampled_from(["reshape", "reshape", "binary", "unary", "softmax", "concat", "image"]))
+        if kind == "reshape":
+            shapes = [
+                (batch, rest),
+                (batch, 2, rest // 2),
+                (batch, 2, rest // 4, 2),
+                (batch, rest // 2, 1, 2),
+            ]
+            values.append(b.reshape(x, *draw(st.sampled_from(shapes))))
+        elif kind == "binary":
+            like = [name for name in values if b.tensors[name].shape == shape]
+            op = draw(st.sampled_from([ir.Add(), ir.Sub(), ir.Mul()]))
+            values.append(b.elementwise(op, x, draw(st.sampled_from(like))))
+        elif kind == "unary":
+            op = draw(st.sampled_from([ir.Relu(), ir.Quantize(), ir.LeakyRelu(0.25), ir.HardSwish()]))
+            values.append(b.elementwise(op, x))
+        elif kind == "softmax":
+            values.append(b.softmax(x))
+        elif kind == "concat" and rest < 200:
+            values.append(b.concat(x, x))
+        elif kind == "image" and len(shape) == 4:
+            make = draw(
+                st.sampled_from([lambda y: b.conv(y, 4), b.depthwise, lambda y: b.pool(b.conv(y, 8))])
+            )
+            values.append(make(x))
+    read = {name for node in b.nodes for name in node.inputs}
+    return b.graph(b.elementwise(ir.Relu(), "x"), *(name for name in values[1:] if name not in read))
+
+
+def test_chains_of_reshapes_compute_the_executors_integers(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    @settings(
+        max_examples=12,
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+        database=None,
+    )
+    @given(graph=chains(), learned=st.booleans())
+    def check(graph: Graph, learned: bool) -> None:
+        feeds = random_inputs(graph)
+        made = run_c(graph, tmp_path_factory.mktemp("c"), feeds, *TRAPS, learned=learned)
+        for output, values in reference.run_tensors(graph, feeds).items():
+            np.testing.assert_array_equal(made[output], values)
+
+    check()
+
+
+@pytest.mark.parametrize("name", ["residual", "separable", "gated", *LAYOUTS])
 def test_tflite_micro_agrees(name: str, tmp_path: Path) -> None:
-    graph = NETWORKS[name]
+    graph = ALL[name]
     feeds = random_inputs(graph)
     (made,) = run_c(graph, tmp_path, feeds, "-O2").values()
     np.testing.assert_array_equal(made, run_tflm(write_tflite(graph), feeds["x"]))
 
 
 @pytest.mark.parametrize(
-    ("name", "learned"), [*((name, False) for name in NETWORKS), ("residual", True), ("separable", True)]
+    ("name", "learned"), [*((name, False) for name in ALL), ("residual", True), ("separable", True)]
 )
 @pytest.mark.parametrize(
     "compiler", [pytest.param(name, marks=pytest.mark.needs(name)) for name in ("gcc", "clang")]
 )
 def test_sanitizers_find_nothing(name: str, learned: bool, compiler: str, tmp_path: Path) -> None:
     """The self-test under AddressSanitizer and UndefinedBehaviorSanitizer, with all warnings as errors."""
-    graph = NETWORKS[name]
+    graph = ALL[name]
     feeds = random_inputs(graph)
     written(graph, tmp_path, samples=(feeds, reference.run_tensors(graph, feeds)), learned=learned)
     main = tmp_path / "main.c"

@@ -153,6 +153,10 @@ def test_without_a_compiler_the_error_says_what_to_install(monkeypatch: pytest.M
         ({"input_bytes": 0}, "input_bytes: must be"),
         ({"output_bytes": "10"}, "output_bytes: must be"),
         ({"arena_bytes": None}, "arena_bytes: must be"),
+        ({"files": "model.c"}, "files: must be"),
+        ({"files": ["../dense/model.c"]}, r"files\[0\]: '../dense/model.c' is not a path inside the folder"),
+        ({"files": ["/etc/model.c"]}, "is not a path inside the folder"),
+        ({"files": ["model.h", "weights.c"]}, r"has no model\.c"),
     ],
 )
 def test_a_package_file_that_says_nonsense_is_refused(
@@ -172,8 +176,16 @@ def test_a_folder_that_is_no_package_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileFormatError, match="is not JSON"):
         read_package(tmp_path)
     shutil.copyfile(PACKAGES / "dense" / "package.json", tmp_path / "package.json")
-    with pytest.raises(FileFormatError, match=r"has no model\.c and no model\.h"):
+    with pytest.raises(FileFormatError, match=r"package.json: lists model\.c, model\.h, .*: not there"):
         read_package(tmp_path)
+
+
+def test_c_files_that_are_not_the_packages_are_not_compiled(tmp_path: Path) -> None:
+    folder = shutil.copytree(PACKAGES / "dense", tmp_path / "package")
+    (folder / "main.c").write_text("#error a file of the project that the package lies in")
+    copied = read_package(folder)
+    assert [path.name for path in copied.sources] == ["model.c", "weights.c"]
+    assert build_image(copied, M4, find_toolchain(M4)).elf == image("dense", "virtual-cortex-m4").elf
 
 
 @given(st.data())

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sgsc_edge.c_code.calls import Call
 from sgsc_edge.c_code.write import c_code
 from sgsc_edge.footprint.rounds import macs, rounds
+from sgsc_edge.graph import ir
 
 Parameters = dict[str, Any]
 
@@ -156,3 +157,14 @@ def test_every_kernel_that_the_networks_call_is_counted() -> None:
         for call in calls(name):
             assert min(rounds(call)) >= 0
             assert rounds(call)[0] == 1
+
+
+def test_rounds_count_every_image() -> None:
+    made = []
+    for images in (1, 3):
+        b = Builder(images, 6, 8, 2)
+        x = b.resize(ir.ResizeBilinear, b.pool(b.depthwise(b.conv("x", 4)), 3, 2), 5, 7)
+        made.append(c_code(b.graph(x), name="m", model_hash="0" * 64).calls)
+    for one, three in zip(*made, strict=True):
+        assert rounds(three) == tuple(3 * count for count in rounds(one))
+        assert macs(three) == 3 * macs(one)

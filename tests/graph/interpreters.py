@@ -122,5 +122,5 @@ _tflm = TflmWorker()
 
 
 def run_tflm(model: bytes, inputs: np.ndarray) -> np.ndarray:
-    """Outputs [n, *output shape without batch] of TFLM's reference kernels."""
+    """Outputs [n, *output shape without a batch of 1] of TFLM's reference kernels."""
     return _tflm.run(model, inputs)

@@ -19,7 +19,8 @@ def run(model: bytes, inputs: np.ndarray) -> np.ndarray:
     for sample in inputs:
         interpreter.set_input(sample.reshape(shape), 0)
         interpreter.invoke()
-        outputs.append(np.array(interpreter.get_output(0))[0])
+        output = np.array(interpreter.get_output(0))
+        outputs.append(output[0] if output.shape[:1] == (1,) else output)
     return np.stack(outputs)
 
 

@@ -19,7 +19,7 @@ from sgsc_edge.graph import ir, reference
 from sgsc_edge.graph.ir import DType, Graph, Node, Quantization, Tensor
 from sgsc_edge.graph.read_tflite import read_tflite
 from sgsc_edge.graph.write_tflite import write_tflite
-from sgsc_edge.packaging import read_source
+from sgsc_edge.packaging import package_c_code, read_source
 
 
 def package(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -81,6 +81,38 @@ def test_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     assert len(files) == 8
     for path in files:
         assert path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes()
+
+
+@pytest.mark.parametrize("stranger", ["CMakeLists.txt", "example/main.c", "package.json"])
+def test_a_folder_with_other_files_is_refused_and_left_as_it_is(stranger: str, tmp_path: Path) -> None:
+    (tmp_path / "m.tflite").write_bytes(write_tflite(NETWORKS["residual"]))
+    theirs = tmp_path / "project" / stranger
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text('{"name": "theirs"}')
+    done = package(tmp_path / "m.tflite", "--format", "c-code", "--out", tmp_path / "project")
+    assert done.returncode == 2
+    assert "project: holds files, and no package of sgsc-edge" in done.stderr
+    assert "choose a new or an empty folder" in done.stderr
+    assert theirs.read_text() == '{"name": "theirs"}'
+    assert [path for path in (tmp_path / "project").rglob("*") if path.is_file()] == [theirs]
+
+
+def test_an_earlier_package_is_replaced_and_what_is_not_part_of_it_stays(tmp_path: Path) -> None:
+    (tmp_path / "m.tflite").write_bytes(write_tflite(NETWORKS["residual"]))
+    source, out = read_source(tmp_path / "m.tflite"), tmp_path / "out"
+    out.mkdir()
+    (out / ".gitignore").touch()
+    first = package_c_code(source, out).description
+    outside = tmp_path / "precious"
+    for path in (out / "old_kernels.c", out / "mine.c", outside):
+        path.touch()
+    files = [*first["files"], "old_kernels.c", "../precious"]
+    (out / "package.json").write_text(json.dumps({**first, "files": files}))
+    package_c_code(source, out, name="other")
+    left = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    assert left == {*first["files"], "package.json", ".gitignore", "mine.c"}
+    assert json.loads((out / "package.json").read_text())["name"] == "other"
+    assert outside.exists()
 
 
 @pytest.mark.needs("cmake", "gcc")

@@ -32,6 +32,7 @@ class Call:
     start: bytes of the first operand in front of what this call reads.
     offset: bytes of the output in front of what this call writes.
     scratch: bytes that the kernel needs for itself, passed in front of the output.
+    images: how often the call is made; its first operand and its output are so many, one behind another.
     """
 
     function: str
@@ -44,6 +45,7 @@ class Call:
     start: int = 0
     offset: int = 0
     scratch: int = 0
+    images: int = 1
 
 
 Operands = Sequence[Tensor]

@@ -29,17 +29,18 @@ def layer(step: Step, operands: Operands, output: Tensor, learned: bool) -> list
     if isinstance(op, ir.FullyConnected):
         filters = _integers(weights).reshape(-1, 1, 1, weights.shape[-1])
         rows = x.elements // weights.shape[-1]
-        image: tuple[int, ...] = (rows, 1, weights.shape[-1])
+        image = [rows, 1, weights.shape[-1]]
         sums = (rows, 1)
         window: dict[str, int] = {"stride_h": 1, "stride_w": 1, "dilation_h": 1, "dilation_w": 1}
         pads = (0, 0)
         group_in, group_out = weights.shape[-1], len(filters)
+        images = 1
     else:
         assert isinstance(op, ir.Conv2D | ir.DepthwiseConv2D)
         depthwise = isinstance(op, ir.DepthwiseConv2D)
         stored = _integers(weights)
         filters = np.moveaxis(stored[0], 2, 0)[..., np.newaxis] if depthwise else stored
-        image = x.shape[1:4]
+        images, *image = x.shape
         axes = [
             Axis.of(image[i], filters.shape[1 + i], op.stride[i], op.dilation[i], op.padding) for i in (0, 1)
         ]
@@ -109,6 +110,7 @@ def layer(step: Step, operands: Operands, output: Tensor, learned: bool) -> list
             },
             constants,
             scratch=scratch,
+            images=images,
         )
     ]
 

@@ -20,7 +20,7 @@ def pool(step: Step, operands: Operands, output: Tensor, learned: bool) -> list[
     op, (x, *_) = step.node.op, operands
     assert isinstance(op, ir.MaxPool2D | ir.AveragePool2D)
     name = "max_pool" if isinstance(op, ir.MaxPool2D) else "average_pool"
-    _, height, width, channels = x.shape
+    images, height, width, channels = x.shape
     rows = Axis.of(height, op.filter[0], op.stride[0], 1, op.padding)
     columns = Axis.of(width, op.filter[1], op.stride[1], 1, op.padding)
     low, high = bounds(op.activation, output)
@@ -39,7 +39,7 @@ def pool(step: Step, operands: Operands, output: Tensor, learned: bool) -> list[
         "low": low,
         "high": high,
     }
-    return [Call(name, (name,), (x,), "pool", parameters)]
+    return [Call(name, (name,), (x,), "pool", parameters, images=images)]
 
 
 def mean(step: Step, operands: Operands, output: Tensor, learned: bool) -> list[Call]:

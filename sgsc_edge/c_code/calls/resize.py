@@ -24,7 +24,7 @@ def nearest(step: Step, operands: Operands, output: Tensor, learned: bool) -> li
         "out_w": output.shape[2],
     }
     constants = {"rows": rows, "columns": columns}
-    return [Call("nearest", ("nearest",), (x,), "nearest_of", parameters, constants)]
+    return [Call("nearest", ("nearest",), (x,), "nearest_of", parameters, constants, images=x.shape[0])]
 
 
 def bilinear(step: Step, operands: Operands, output: Tensor, learned: bool) -> list[Call]:
@@ -43,4 +43,4 @@ def bilinear(step: Step, operands: Operands, output: Tensor, learned: bool) -> l
         "step_h": step_h,
         "step_w": step_w,
     }
-    return [Call("bilinear", ("bilinear",), (x,), "bilinear_of", parameters)]
+    return [Call("bilinear", ("bilinear",), (x,), "bilinear_of", parameters, images=x.shape[0])]
