@@ -79,7 +79,8 @@ class BoardCertificate:
         shown = f" (differs: {', '.join(differing[:_SHOWN])}{', ..' if len(differing) > _SHOWN else ''})"
         counted = "not counted" if instructions is None else f"{instructions:,} per inference"
         failed = p["selftest"]
-        tested = f"self-test differs at sample {failed}" if failed else "self-test passed"
+        passed = "self-test passed" if p["selftest_samples"] else "no self-test"
+        tested = f"self-test differs at sample {failed}" if failed else passed
         certified = p["build_verdict"]
         build = "" if certified == Verdict.PASSED else f"; the build's own certificate says {certified}"
         return "\n".join(
@@ -167,7 +168,7 @@ def _flash(
     from sgsc_edge.firmware.image import build_image
 
     source = read_source(folder)
-    package_c_code(source, build.code)
+    described = package_c_code(source, build.code).description
     package = read_package(build.code)
     image = build_image(package, board.chip, compiler, board.link)
     with output_errors(build.certificate(board)):  # of another image: it says nothing about this one
@@ -178,7 +179,7 @@ def _flash(
     fed = chosen.inputs.reshape(len(chosen.inputs), -1)
     run = run_image(image, package, board, fed, toolchain=compiler.version, timeout_s=timeout_s)
     expected = reference.run(source.graph, chosen.inputs).reshape(len(fed), -1)
-    document = _statement(build, board, run, chosen, expected)
+    document = _statement(build, board, run, chosen, expected, described["selftest_samples"])
     write_json(build.certificate(board), document)
     return BoardCertificate(build.certificate(board), document)
 
@@ -286,7 +287,12 @@ class _Build:
 
 
 def _statement(
-    build: _Build, board: Board, run: BoardRun, chosen: _Samples, expected: NDArray[np.int8]
+    build: _Build,
+    board: Board,
+    run: BoardRun,
+    chosen: _Samples,
+    expected: NDArray[np.int8],
+    selftest_samples: int,
 ) -> dict[str, Any]:
     differing = [
         name
@@ -307,6 +313,7 @@ def _statement(
         "samples_sha256": sha256_bytes(np.ascontiguousarray(chosen.inputs).tobytes()),
         "differing": differing,
         "selftest": run.selftest,
+        "selftest_samples": selftest_samples,
         "instructions_per_inference": run.instructions,
         "stack": asdict(run.stack),
         "sizes": asdict(run.sizes),

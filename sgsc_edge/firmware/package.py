@@ -9,6 +9,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from sgsc_edge.c_names import MODEL_NAME, header_name
 from sgsc_edge.config_text import dotted, findings
 from sgsc_edge.errors import FileFormatError
 
@@ -22,7 +23,7 @@ class _Description(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
 
     # The name becomes part of C identifiers and of a compiler option: nothing else may be in it.
-    name: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]{0,63}$")]
+    name: Annotated[str, Field(pattern=MODEL_NAME)]
     hash: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     input_bytes: Annotated[int, Field(gt=0, lt=2**31)]
     output_bytes: Annotated[int, Field(gt=0, lt=2**31)]
@@ -52,7 +53,7 @@ def read_package(folder: Path) -> Package:
     sources = tuple(sorted(folder.glob("*.c")))
     headers = tuple(sorted(folder.glob("*.h")))
     names = {path.name for path in (*sources, *headers)}
-    if missing := sorted({"model.h", "model.c"} - names):
+    if missing := sorted({header_name(description.name), "model.c"} - names):
         raise FileFormatError(f"has no {' and no '.join(missing)}", where=str(folder), remedy=_REMEDY)
     return Package(folder, **description.model_dump(), sources=sources, headers=headers)
 

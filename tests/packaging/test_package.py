@@ -206,3 +206,24 @@ def test_indices_are_an_input_and_the_nearest_row_stands_for_those_outside(tmp_p
     assert set(samples.ravel()) == {0, 1, 2}
     made = run_c(graph, tmp_path / "c", {"x": np.array([[-5, 0, 2, 2**31 - 1]], np.int32)}, "-O0")
     np.testing.assert_array_equal(made["y"], [[[0, 1], [0, 1], [4, 5], [4, 5]]])
+
+
+@pytest.mark.needs("cmake", "gcc")
+def test_two_models_in_one_project(tmp_path: Path) -> None:
+    for name in ("residual", "mixed"):
+        (tmp_path / f"{name}.tflite").write_bytes(write_tflite(NETWORKS[name]))
+        assert package(f"{name}.tflite", "--format", "c-code", "--out", name, cwd=tmp_path).returncode == 0
+    (tmp_path / "main.c").write_text(
+        '#include "sgsc_residual.h"\n#include "sgsc_mixed.h"\n'
+        "static sgsc_residual_output first;\nstatic sgsc_mixed_output second;\n"
+        "int main(void) { return sgsc_residual_selftest(&first) + sgsc_mixed_selftest(&second); }\n"
+    )
+    (tmp_path / "CMakeLists.txt").write_text(
+        "cmake_minimum_required(VERSION 3.10)\nproject(two C)\n"
+        "add_subdirectory(residual)\nadd_subdirectory(mixed)\n"
+        "add_executable(two main.c)\ntarget_link_libraries(two sgsc_residual sgsc_mixed)\n"
+    )
+    build = tmp_path / "cmake"
+    for command in (["-S", str(tmp_path), "-B", str(build)], ["--build", str(build)]):
+        subprocess.run(["cmake", *command], check=True, capture_output=True)
+    assert subprocess.run([str(build / "two")], check=False).returncode == 0
