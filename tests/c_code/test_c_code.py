@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from c_code.hosted import HASH, STRICT, needs_gcc, run_c, written
 from c_code.networks import LAYOUTS, NETWORKS, Builder
+from elftools.elf.elffile import ELFFile
 from graph.interpreters import run_tflm
 from graph.op_cases import CASES
 from hypothesis import HealthCheck, given, settings
@@ -380,3 +381,20 @@ def test_names_of_models_end_at_64_characters() -> None:
     with pytest.raises(ConfigError, match="65 characters") as caught:
         c_code(graph, name="3" + "a" * 62, model_hash=HASH)
     assert "--name" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "compiler",
+    ["gcc", pytest.param("arm-none-eabi-gcc", marks=pytest.mark.needs("arm-none-eabi-gcc"))],
+)
+def test_an_arena_placed_as_documented_takes_no_flash(compiler: str, tmp_path: Path) -> None:
+    code = written(NETWORKS["residual"], tmp_path)
+    document = Path(__file__).parents[2] / "docs" / "c-code.md"
+    found = re.search(r"-DSGSC_ARENA_ATTRIBUTES='([^']+)'", document.read_text(encoding="utf-8"))
+    assert found is not None
+    made = tmp_path / "model.o"
+    define = f"-DSGSC_ARENA_ATTRIBUTES={found[1]}"
+    subprocess.run([compiler, *STRICT, define, "-c", "-o", str(made), str(tmp_path / "model.c")], check=True)
+    with made.open("rb") as file:
+        placed = ELFFile(file).get_section_by_name(".bss.ccm")
+        assert (placed["sh_type"], placed["sh_size"]) == ("SHT_NOBITS", code.arena.size)
