@@ -87,13 +87,16 @@ class FileFormatError(InputError):
 
 
 class UnsupportedError(InputError):
-    """An op cannot be lowered exactly, or not for this target; names node, op, reason and remedy."""
+    """An op cannot be lowered exactly, or not for this target; names node, op, reason and remedy.
 
-    def __init__(self, *, node: str, op: str, reason: str, remedy: str) -> None:
+    ``wanted``: what the op cannot be, where that is not lowering.
+    """
+
+    def __init__(self, *, node: str, op: str, reason: str, remedy: str, wanted: str = "lowered") -> None:
         self.node = node
         self.op = op
         self.reason = reason
-        super().__init__(f"{op} cannot be lowered: {reason}", where=f"node '{node}'", remedy=remedy)
+        super().__init__(f"{op} cannot be {wanted}: {reason}", where=f"node '{node}'", remedy=remedy)
 
 
 class OutputError(InputError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,8 @@ class BoardCertificate:
         shown = f" (differs: {', '.join(differing[:_SHOWN])}{', ..' if len(differing) > _SHOWN else ''})"
         counted = "not counted" if instructions is None else f"{instructions:,} per inference"
         failed = p["selftest"]
-        tested = f"self-test differs at sample {failed}" if failed else "self-test passed"
+        passed = "self-test passed" if p["selftest_samples"] else "no self-test"
+        tested = f"self-test differs at sample {failed}" if failed else passed
         certified = p["build_verdict"]
         build = "" if certified == Verdict.PASSED else f"; the build's own certificate says {certified}"
         return "\n".join(
@@ -179,7 +180,7 @@ def _flash(
     fed = chosen.inputs.reshape(len(chosen.inputs), -1)
     run = run_image(image, package, board, fed, toolchain=compiler.version, timeout_s=timeout_s)
     expected = reference.run(source.graph, chosen.inputs).reshape(len(fed), -1)
-    document = _statement(build, board, run, chosen, expected, weights=written["weights"])
+    document = _statement(build, board, run, chosen, expected, written)
     write_json(build.certificate(board), document)
     return BoardCertificate(build.certificate(board), document)
 
@@ -292,8 +293,7 @@ def _statement(
     run: BoardRun,
     chosen: _Samples,
     expected: NDArray[np.int8],
-    *,
-    weights: str,
+    written: Mapping[str, Any],
 ) -> dict[str, Any]:
     differing = [
         name
@@ -307,7 +307,7 @@ def _statement(
         "board": board.name,
         "chip": board.chip.model_dump(mode="json"),
         "reached": board.reach.model_dump(mode="json", exclude_none=True),
-        "weights": weights,
+        "weights": written["weights"],
         "toolchain": run.toolchain,
         "target": build.certified.predicate.target,
         "build_certificate_digest": build.certified.predicate.digest,
@@ -315,6 +315,7 @@ def _statement(
         "samples_sha256": sha256_bytes(np.ascontiguousarray(chosen.inputs).tobytes()),
         "differing": differing,
         "selftest": run.selftest,
+        "selftest_samples": written["selftest_samples"],
         "instructions_per_inference": run.instructions,
         "stack": asdict(run.stack),
         "sizes": asdict(run.sizes),

@@ -24,6 +24,7 @@ FLOORS = {
     "config_text": 2,
     "graph": 2,  # targets name its ops
     "placement": 3,
+    "c_names": 3,
     "size": 3,
     "targets": 3,
     "project": 3,

@@ -168,8 +168,8 @@ def fitted(measured: Sequence[Measured]) -> Costs:
 
 
 def variables(one: Measured) -> int:
-    """RAM beside arena, input and output, and the self-test's output, which lies beside the arena."""
-    return one.sizes.ram - one.code.arena.size - one.code.input_bytes - 2 * one.code.output_bytes
+    """RAM beside arena, input and output."""
+    return one.sizes.ram - one.code.arena.size - one.code.input_bytes - one.code.output_bytes
 
 
 def solved(rows: Sequence[Mapping[object, float]], totals: Sequence[int]) -> dict[object, float]:

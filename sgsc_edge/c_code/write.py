@@ -1,7 +1,7 @@
 """A model as C99: no interpreter, no allocation, nothing but ``<stdint.h>``.
 
-``model.h`` says how to use it, ``model.c`` holds the kernels that it needs and their calls, ``weights.c`` its
-constant data, ``selftest.c`` samples with the outputs that they must give.
+``sgsc_<name>.h`` says how to use it, ``model.c`` holds the kernels that it needs and their calls,
+``weights.c`` its constant data, ``selftest.c`` samples with the outputs that they must give.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from sgsc_edge.c_code.calls import Call, calls, float_literal
 from sgsc_edge.c_code.kernel_text import kernel_sources
 from sgsc_edge.c_code.memory_plan import Layout
 from sgsc_edge.c_code.schedule import Memory, Schedule, Step, arrange
+from sgsc_edge.c_code.struct_layout import Struct
+from sgsc_edge.c_names import RESERVED, header_name, identifier, model_name
 from sgsc_edge.errors import UnsupportedError
 from sgsc_edge.graph.ir import DType, Graph, Tensor
 
@@ -30,19 +32,11 @@ _HASH_DIGITS = 12
 
 _SAMPLES = 8
 _SAMPLE_BYTES = 16 * 1024
+_LARGEST_SAMPLE = 64 * 1024
 
 _TYPES = {DType.INT8: "int8_t", DType.INT32: "int32_t", DType.FLOAT32: "float"}
 _WIDTH = 100
 """Characters of a line of numbers."""
-
-_KEYWORDS = """
-    auto break case char const continue default do double else enum extern float for goto if inline int long
-    register restrict return short signed sizeof static struct switch typedef union unsigned void volatile
-    while and asm bool catch class delete explicit export false friend mutable namespace new not operator or
-    private protected public template this throw true try typename using virtual xor linux unix arm
-"""
-"""Of C and of C++, and what some compilers define as macros."""
-_TAKEN = frozenset(_KEYWORDS.split())
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +55,7 @@ class CCode:
     Parameters
     ----------
     name: of the model, as part of C names.
-    input_bytes, output_bytes: of the structs that the caller holds.
+    inputs, outputs: the structs that the caller holds.
     steps: in the order in which they run.
     memory: where the values between steps lie.
     constant_bytes: of weights, biases, multipliers and tables.
@@ -69,11 +63,21 @@ class CCode:
 
     name: str
     files: Mapping[str, str]
-    input_bytes: int
-    output_bytes: int
+    inputs: Struct
+    outputs: Struct
     steps: tuple[Written, ...]
     memory: Memory
     constant_bytes: int
+
+    @property
+    def input_bytes(self) -> int:
+        """Size of the struct of inputs."""
+        return self.inputs.bytes
+
+    @property
+    def output_bytes(self) -> int:
+        """Size of the struct of outputs."""
+        return self.outputs.bytes
 
     @property
     def calls(self) -> list[Call]:
@@ -106,10 +110,11 @@ def c_code(
     Raises
     ------
     UnsupportedError: an op or a type has no kernel in C.
+    ConfigError: the name is too long.
     """
-    writer = _Writer(graph, identifier(name), model_hash, learned)
+    writer = _Writer(graph, model_name(name), model_hash, learned)
     files = {
-        "model.h": writer.header(),
+        header_name(writer.name): writer.header(),
         "model.c": writer.model(),
         "weights.h": writer.declarations(),
         "weights.c": writer.weights(),
@@ -118,8 +123,8 @@ def c_code(
     return CCode(
         writer.name,
         files,
-        sum(_bytes(graph[name]) for name in graph.inputs),
-        sum(_bytes(graph[name]) for name in graph.outputs),
+        writer.structs["input"],
+        writer.structs["output"],
         tuple(map(Written, writer.schedule.steps, map(tuple, writer.calls), writer.step_bytes)),
         writer.memory,
         writer.constant_bytes(),
@@ -127,18 +132,12 @@ def c_code(
 
 
 def selftest_samples(graph: Graph) -> int:
-    """How many samples a self-test holds: they lie in the device's flash, so their inputs are limited."""
-    return min(_SAMPLES, max(1, _SAMPLE_BYTES // sum(_bytes(graph[name]) for name in graph.inputs)))
+    """How many samples a self-test holds: they lie in the device's flash, so their bytes are limited.
 
-
-def identifier(name: str) -> str:
-    """A name that C takes, in lower case.
-
-    >>> identifier("MNIST-cnn 2"), identifier("3d")
-    ('mnist_cnn_2', 'm_3d')
+    At least one, but none where one alone takes more than 64 KiB: it would decide what fits a device.
     """
-    plain = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") or "model"
-    return f"m_{plain}" if plain[0].isdigit() else plain
+    one = sum(_bytes(graph[name]) for name in (*graph.inputs, *graph.outputs))
+    return min(_SAMPLES, max(1, _SAMPLE_BYTES // one)) if one <= _LARGEST_SAMPLE else 0
 
 
 class _Writer:
@@ -153,10 +152,15 @@ class _Writer:
                     op="input or output",
                     reason=f"it is {tensor.dtype}; the C code takes and gives int8, int32 and float32",
                     remedy="convert the model with int8 inputs and outputs",
+                    wanted="written as C",
                 )
         self.members = {
             **_members("input", graph.inputs),
             **_members("output", graph.outputs),
+        }
+        self.structs = {
+            kind: Struct.of({self.members[kind, name]: graph[name] for name in names})
+            for kind, names in (("input", graph.inputs), ("output", graph.outputs))
         }
         self.schedule = Schedule.of(graph)
         self.calls: list[list[Call]] = [
@@ -171,7 +175,7 @@ class _Writer:
         self.step_bytes: list[int] = []
         self.body = self._body()
 
-    # --- model.h ----------------------------------------------------------------------------------
+    # --- the header -------------------------------------------------------------------------------
 
     def header(self) -> str:
         guard = f"SGSC_{self.name.upper()}_H"
@@ -202,8 +206,9 @@ extern const uint8_t sgsc_{self.name}_hash[32];
 /* Computes the output of an input. Uses static memory: not from two threads at once. */
 void sgsc_{self.name}_invoke(const sgsc_{self.name}_input *input, sgsc_{self.name}_output *output);
 
-/* Runs the samples of selftest.c; 0, or the number of the first one (from 1) that differs. */
-int sgsc_{self.name}_selftest(void);
+/* Runs the samples of selftest.c, with `output` as room for what they give; 0, or the number of the first one
+   (from 1) that differs. */
+int sgsc_{self.name}_selftest(sgsc_{self.name}_output *output);
 
 #ifdef __cplusplus
 }}
@@ -218,13 +223,11 @@ int sgsc_{self.name}_selftest(void);
         return found[1] if found else self.model_hash[:_HASH_DIGITS]
 
     def _struct(self, kind: str) -> str:
-        names = self.graph.inputs if kind == "input" else self.graph.outputs
         lines = []
-        for name in names:
-            tensor = self.graph[name]
+        for member in self.structs[kind].members:
+            tensor = member.tensor
             shape = " x ".join(map(str, tensor.shape)) or "one value"
-            member = self.members[kind, name]
-            lines.append(f"    {_TYPES[tensor.dtype]} {member}[{tensor.elements}]; /* {shape} */")
+            lines.append(f"    {_TYPES[tensor.dtype]} {member.name}[{tensor.elements}]; /* {shape} */")
         return "typedef struct {\n" + "\n".join(lines) + f"\n}} sgsc_{self.name}_{kind};"
 
     def _grids(self) -> str:
@@ -258,12 +261,21 @@ int sgsc_{self.name}_selftest(void);
         )
         digits = ", ".join(f"0x{self.model_hash[i : i + 2]}" for i in range(0, 64, 2))
         return (
-            f'/* Made by sgsc-edge; do not edit. */\n#include "model.h"\n#include "weights.h"\n\n'
+            f'/* Made by sgsc-edge; do not edit. */\n#include "{header_name(self.name)}"\n'
+            f'#include "weights.h"\n\n{self._size_checks()}\n'
             f"const uint8_t sgsc_{self.name}_hash[32] = {{{digits}}};\n\n{kernels}\n{memory}"
             + "\n\n".join(self.parameters)
             + f"\n\nvoid sgsc_{self.name}_invoke(const sgsc_{self.name}_input *input, "
             f"sgsc_{self.name}_output *output)\n{{\n{self.body}}}\n"
         )
+
+    def _size_checks(self) -> str:
+        """Types that a compiler refuses where a struct is not as long as the package says."""
+        lines = ["/* Structs are as long as package.json says. */"]
+        for kind, struct in self.structs.items():
+            name = f"sgsc_{self.name}_{kind}"
+            lines.append(f"typedef char {name}_size[sizeof({name}) == {struct.bytes} ? 1 : -1];")
+        return "".join(f"{line}\n" for line in lines)
 
     def _body(self) -> str:
         lines = []
@@ -383,9 +395,10 @@ int sgsc_{self.name}_selftest(void);
     def selftest(self, samples: tuple[Mapping[str, Array], Mapping[str, Array]] | None) -> str:
         inputs, outputs = samples if samples is not None else ({}, {})
         count = len(next(iter(inputs.values()))) if inputs else 0
-        head = '/* Made by sgsc-edge; do not edit. */\n#include "model.h"\n\n'
+        head = f'/* Made by sgsc-edge; do not edit. */\n#include "{header_name(self.name)}"\n\n'
+        function = f"int sgsc_{self.name}_selftest(sgsc_{self.name}_output *output)\n{{\n"
         if not count:
-            return f"{head}int sgsc_{self.name}_selftest(void)\n{{\n    return 0;\n}}\n"
+            return f"{head}{function}    (void)output; /* there are no samples */\n    return 0;\n}}\n"
 
         def table(kind: str, names: Sequence[str], values: Mapping[str, Array]) -> str:
             rows = []
@@ -398,14 +411,17 @@ int sgsc_{self.name}_selftest(void);
             joined = "\n".join(rows)
             return f"static const sgsc_{self.name}_{kind} {kind}s[{count}] = {{\n{joined}\n}};\n"
 
+        # By member: bytes between them are nobody's.
+        differs = "\n            || ".join(
+            f"memcmp(output->{name}, outputs[i].{name}, sizeof output->{name}) != 0"
+            for name in (member.name for member in self.structs["output"].members)
+        )
         return (
             f"{head}#include <string.h>\n\n{table('input', self.graph.inputs, inputs)}\n"
             f"{table('output', self.graph.outputs, outputs)}\n"
-            f"int sgsc_{self.name}_selftest(void)\n{{\n"
-            f"    static sgsc_{self.name}_output made;\n"
-            f"    for (int i = 0; i < {count}; i++) {{\n"
-            f"        sgsc_{self.name}_invoke(&inputs[i], &made);\n"
-            f"        if (memcmp(&made, &outputs[i], sizeof made) != 0) {{\n"
+            f"{function}    for (int i = 0; i < {count}; i++) {{\n"
+            f"        sgsc_{self.name}_invoke(&inputs[i], output);\n"
+            f"        if ({differs}) {{\n"
             f"            return i + 1;\n        }}\n    }}\n    return 0;\n}}\n"
         )
 
@@ -415,7 +431,7 @@ def _members(kind: str, names: Sequence[str]) -> dict[tuple[str, str], str]:
     members: dict[tuple[str, str], str] = {}
     for name in names:
         member = identifier(name)
-        while member in members.values() or member in _TAKEN:
+        while member in members.values() or member in RESERVED:
             member += "_"
         members[kind, name] = member
     return members

@@ -20,6 +20,7 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
 
 from sgsc_edge.artifacts import output_errors
+from sgsc_edge.c_names import header_name
 from sgsc_edge.errors import FileFormatError, ImageError
 from sgsc_edge.firmware.chip import Chip, Uart
 from sgsc_edge.firmware.linker_script import (
@@ -142,8 +143,7 @@ def _compile(
     for path in (*package.sources, *package.headers):
         shutil.copyfile(path, folder / "package" / path.name)
     options = ("-isystem", "board/include", "-Ipackage")
-    model_defines = (f"-DSGSC_MODEL={package.name}", f"-DSGSC_ARENA_BYTES={package.arena_bytes}u")
-    defines = ("-Iboard", *model_defines, *uart_defines(uart))
+    defines = ("-Iboard", *model_defines(package), *uart_defines(uart))
     board = [
         (f"board/{source}", f"{LIBRARY_OBJECT if source == _LIBRARY else BOARD_OBJECT}{Path(source).stem}.o")
         for source in board_sources(chip, uart)
@@ -155,6 +155,15 @@ def _compile(
     for source, output in model:
         toolchain.compile(source, output, chip, options, folder)
     return [output for _, output in (*board, *model)]
+
+
+def model_defines(package: Package) -> tuple[str, ...]:
+    """What the C files are told of the model."""
+    return (
+        f"-DSGSC_MODEL={package.name}",
+        f'-DSGSC_HEADER="{header_name(package.name)}"',
+        f"-DSGSC_ARENA_BYTES={package.arena_bytes}u",
+    )
 
 
 def uart_defines(uart: Uart | None) -> tuple[str, ...]:

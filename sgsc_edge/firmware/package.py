@@ -10,6 +10,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from sgsc_edge.artifacts import is_inside
+from sgsc_edge.c_names import MODEL_NAME, header_name
 from sgsc_edge.config_text import dotted, findings
 from sgsc_edge.errors import FileFormatError
 
@@ -29,7 +30,7 @@ class _Description(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
 
     # The name becomes part of C identifiers and of a compiler option: nothing else may be in it.
-    name: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]{0,63}$")]
+    name: Annotated[str, Field(pattern=MODEL_NAME)]
     hash: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     input_bytes: Annotated[int, Field(gt=0, lt=2**31)]
     output_bytes: Annotated[int, Field(gt=0, lt=2**31)]
@@ -67,7 +68,7 @@ def read_package(folder: Path) -> Package:
     sources, headers = (
         tuple(folder / name for name in sorted(names) if name.endswith(end)) for end in (".c", ".h")
     )
-    if missing := sorted({"model.h", "model.c"} - names):
+    if missing := sorted({header_name(description.name), "model.c"} - names):
         raise FileFormatError(f"has no {' and no '.join(missing)}", where=str(folder), remedy=_REMEDY)
     return Package(folder, **description.model_dump(exclude={"files"}), sources=sources, headers=headers)
 

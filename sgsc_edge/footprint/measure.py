@@ -209,8 +209,7 @@ def _estimated(code: CCode, chip: Chip, costs: Costs | None, samples: int) -> tu
     parameters = sum(_words(call.parameters) + len(call.constants) for call in calls) * _WORD
     constants = parameters + samples * (code.input_bytes + code.output_bytes) + _HASH_BYTES
     parts = (size, code.constant_bytes, constants, round(costs.parts[BOARD]))
-    # The self-test holds an output of its own.
-    board = round(costs.parts[VARIABLES]) + code.output_bytes
+    board = round(costs.parts[VARIABLES])
     return (
         Flash(*parts, sum(parts)),
         Ram(code.arena.size, code.input_bytes, code.output_bytes, board, chip.stack),

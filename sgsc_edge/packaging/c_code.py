@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from sgsc_edge.artifacts import is_inside, output_errors, read_json, write_bytes, write_json
+from sgsc_edge.c_code.struct_layout import Struct
 from sgsc_edge.c_code.write import c_code
+from sgsc_edge.c_names import header_name
 from sgsc_edge.errors import FileFormatError, OutputError
 from sgsc_edge.packaging.source import Source
 
@@ -28,13 +30,16 @@ class Packaged:
         """For people."""
         d = self.description
         files = ", ".join(d["files"])
+        checked = d["selftest_samples"]
+        check = f"check with sgsc_{d['name']}_selftest() ({checked} samples)"
         return "\n".join(
             (
                 f"{self.folder}: {files}",
                 f"constants {d['constant_bytes']:,} bytes, arena {d['arena_bytes']:,} bytes "
                 f"(at least {d['arena_lower_bound']:,}), input {d['input_bytes']:,}, "
                 f"output {d['output_bytes']:,}",
-                f"compute with sgsc_{d['name']}_invoke(), check with sgsc_{d['name']}_selftest()",
+                f"compute with sgsc_{d['name']}_invoke(), "
+                + (check if checked else "no self-test: samples of more than 64 KiB are not held"),
             )
         )
 
@@ -52,6 +57,7 @@ def package_c_code(
     Raises
     ------
     UnsupportedError: an op or a type has no kernel in C.
+    ConfigError: the name is too long.
     OutputError: a file cannot be written, or ``out`` holds files and no package.
     """
     learned = source.learned if learned is None else learned
@@ -75,6 +81,9 @@ def package_c_code(
         "weights": "learned" if learned else "stored",
         "input_bytes": code.input_bytes,
         "output_bytes": code.output_bytes,
+        "inputs": _members(code.inputs),
+        "outputs": _members(code.outputs),
+        "selftest_samples": len(next(iter(source.inputs.values()))),
         "arena_bytes": code.arena.size,
         "arena_lower_bound": code.arena.bound,
         "constant_bytes": code.constant_bytes,
@@ -111,6 +120,21 @@ def _files_of_package(out: Path) -> set[str]:
     return {name for name in names if isinstance(name, str) and is_inside(name)}
 
 
+def _members(struct: Struct) -> list[dict[str, Any]]:
+    """How a struct lies in memory: for whoever feeds bytes."""
+    return [
+        {
+            "tensor": member.tensor.name,
+            "member": member.name,
+            "type": str(member.tensor.dtype),
+            "shape": list(member.tensor.shape),
+            "offset": member.offset,
+            "bytes": member.bytes,
+        }
+        for member in struct.members
+    ]
+
+
 def _cmake(name: str) -> str:
     return f"""# Made by sgsc-edge. The library sgsc_{name}; on its own, the example, too.
 cmake_minimum_required(VERSION 3.10)
@@ -134,13 +158,13 @@ def _example(name: str) -> str:
    outputs as they lie in sgsc_{name}_output. */
 #include <stdio.h>
 
-#include "model.h"
+#include "{header_name(name)}"
 
 int main(void)
 {{
     static sgsc_{name}_input input;
     static sgsc_{name}_output output;
-    const int wrong = sgsc_{name}_selftest();
+    const int wrong = sgsc_{name}_selftest(&output);
     if (wrong != 0) {{
         fprintf(stderr, "self-test: sample %d differs\\n", wrong);
         return 1;

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from c_code.networks import NETWORKS
 from firmware.built import EVERY_COMPILER, PACKAGES, VIRTUAL, dense, faults, image, package, samples
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,6 +22,10 @@ from sgsc_edge.boards.run import BoardRun, check_written, run_image, run_package
 from sgsc_edge.boards.virtual import VirtualBoard
 from sgsc_edge.errors import BoardError, DataError, LinkError, TrapError
 from sgsc_edge.firmware.toolchain import Kind
+from sgsc_edge.graph import ir
+from sgsc_edge.graph.ir import DType, Graph, Node, Quantization, Tensor
+from sgsc_edge.graph.write_tflite import write_tflite
+from sgsc_edge.packaging import package_c_code, read_source
 
 # The ways of the package `traps`, by its first input.
 WAYS = [
@@ -248,3 +253,51 @@ def test_the_firmware_refuses_what_it_does_not_know() -> None:
     link.bye()
     with pytest.raises(LinkError, match="the firmware ended with exit code 0"):
         link.hello()
+
+
+def test_values_of_several_types_lie_as_the_package_says(tmp_path: Path) -> None:
+    """Three int8 in front of five float32: there are gaps in the structs on both ways."""
+    tensors = {
+        "x": Tensor("x", (1, 3), DType.INT8, Quantization.per_tensor(0.05, 0)),
+        "f": Tensor("f", (1, 5), DType.FLOAT32),
+        "q": Tensor("q", (1, 5), DType.INT8, Quantization.per_tensor(0.04, 5)),
+        "r": Tensor("r", (1, 3), DType.INT8, Quantization.per_tensor(0.05, 1)),
+        "d": Tensor("d", (1, 3), DType.FLOAT32),
+    }
+    nodes = (
+        Node(ir.Quantize(), ("f",), ("q",)),
+        Node(ir.Relu(), ("x",), ("r",)),
+        Node(ir.Dequantize(), ("x",), ("d",)),
+    )
+    graph = Graph("gaps", tensors, nodes, ("x", "f"), ("q", "d", "r"))
+    model = tmp_path / "gaps.tflite"
+    model.write_bytes(write_tflite(graph))
+    source = read_source(model)
+    described = package_c_code(source, tmp_path / "c").description
+    assert [(m["member"], m["offset"], m["bytes"]) for m in described["inputs"]] == [
+        ("x", 0, 3),
+        ("f", 4, 20),
+    ]
+    rows = np.zeros((8, described["input_bytes"]), np.int8)
+    for member in described["inputs"]:
+        data = source.inputs[member["tensor"]].reshape(8, -1).view(np.int8)
+        rows[:, member["offset"] : member["offset"] + member["bytes"]] = data
+    run = run_package(tmp_path / "c", load_board("virtual-cortex-m4"), rows)
+    assert run.selftest == 0
+    assert run.sizes.arena == 0
+    for member in described["outputs"]:
+        made = run.outputs[:, member["offset"] : member["offset"] + member["bytes"]]
+        values = np.ascontiguousarray(made).view(member["type"])
+        np.testing.assert_array_equal(values, source.outputs[member["tensor"]].reshape(8, -1))
+
+
+def test_the_arena_of_an_image_is_the_models(tmp_path: Path) -> None:
+    """Neither a self-test's output nor anything else of the package lies beside it."""
+    model = tmp_path / "m.tflite"
+    model.write_bytes(write_tflite(NETWORKS["mixed"]))
+    source = read_source(model)
+    described = package_c_code(source, tmp_path / "c").description
+    rows = np.concatenate([values.reshape(len(values), -1) for values in source.inputs.values()], axis=1)
+    run = run_package(tmp_path / "c", load_board("virtual-cortex-m4"), rows[:1])
+    assert (run.selftest, described["selftest_samples"]) == (0, 8)
+    assert run.sizes.arena == described["arena_bytes"]

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import ctypes
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from sgsc_edge.c_code.write import CCode, c_code
-from sgsc_edge.graph.ir import Graph
+from sgsc_edge.graph.ir import DType, Graph
 
 needs_gcc = pytest.mark.needs("gcc")
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-Wconversion", "-Wshadow", "-Wstrict-prototypes")
 HASH = "ab" * 32
+_TYPES = {DType.INT8: ctypes.c_int8, DType.INT32: ctypes.c_int32, DType.FLOAT32: ctypes.c_float}
 
 
 def written(graph: Graph, folder: Path, *, name: str = "case", learned: bool = False, samples=None) -> CCode:
@@ -43,17 +44,27 @@ def run_c(
     library = ctypes.CDLL(str(compiled(folder, *options)))
     invoke = getattr(library, f"sgsc_{code.name}_invoke")
     count = len(next(iter(feeds.values())))
+    input_struct, output_struct = _struct(graph, graph.inputs), _struct(graph, graph.outputs)
+    assert (ctypes.sizeof(input_struct), ctypes.sizeof(output_struct)) == (
+        code.input_bytes,
+        code.output_bytes,
+    )
     made: dict[str, list[np.ndarray]] = {name: [] for name in graph.outputs}
     for sample in range(count):
-        fed = b"".join(np.ascontiguousarray(feeds[name][sample]).tobytes() for name in graph.inputs)
-        output = ctypes.create_string_buffer(code.output_bytes)
-        invoke(ctypes.create_string_buffer(fed, len(fed)), output)
-        at = 0
-        for name in graph.outputs:
+        fed, output = input_struct(), output_struct()
+        for number, name in enumerate(graph.inputs):
+            data = np.ascontiguousarray(feeds[name][sample])
+            ctypes.memmove(getattr(fed, f"m{number}"), data.tobytes(), data.nbytes)
+        invoke(ctypes.byref(fed), ctypes.byref(output))
+        for number, name in enumerate(graph.outputs):
             tensor = graph[name]
-            size = tensor.elements * tensor.dtype.numpy.itemsize
-            values = np.frombuffer(output.raw[at : at + size], tensor.dtype.numpy)
+            values = np.array(getattr(output, f"m{number}"), tensor.dtype.numpy)
             shape = tensor.shape[1:] if tensor.shape[:1] == (1,) else tensor.shape
             made[name].append(values.reshape(shape))
-            at += size
     return {name: np.stack(parts) for name, parts in made.items()}
+
+
+def _struct(graph: Graph, names: Sequence[str]) -> type[ctypes.Structure]:
+    """Arrays as this machine's compilers lay them out."""
+    members = [(f"m{i}", _TYPES[graph[name].dtype] * graph[name].elements) for i, name in enumerate(names)]
+    return type("Struct", (ctypes.Structure,), {"_fields_": members})

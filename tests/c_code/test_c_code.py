@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from c_code.hosted import HASH, STRICT, needs_gcc, run_c, written
 from c_code.networks import LAYOUTS, NETWORKS, Builder
+from elftools.elf.elffile import ELFFile
 from graph.interpreters import run_tflm
 from graph.op_cases import CASES
 from hypothesis import HealthCheck, given, settings
@@ -18,8 +19,9 @@ from hypothesis import strategies as st
 
 from sgsc_edge.c_code.calls.dispatch import CALLS
 from sgsc_edge.c_code.schedule import Schedule
-from sgsc_edge.c_code.write import c_code, identifier
-from sgsc_edge.errors import UnsupportedError
+from sgsc_edge.c_code.write import c_code, selftest_samples
+from sgsc_edge.c_names import identifier
+from sgsc_edge.errors import ConfigError, UnsupportedError
 from sgsc_edge.graph import ir, reference
 from sgsc_edge.graph.ir import DType, Graph, Node, Quantization, Tensor
 from sgsc_edge.graph.reference.executor import KERNELS
@@ -30,6 +32,9 @@ TRAPS = ("-O0", "-fsanitize=undefined", "-fsanitize-undefined-trap-on-error")
 """Undefined behaviour ends the process."""
 
 ALL = {**NETWORKS, **LAYOUTS}
+SELFTEST = """#include "sgsc_case.h"
+int main(void) { static sgsc_case_output output; return sgsc_case_selftest(&output); }
+"""
 WEIGHTED = ("conv_2d", "depthwise", "fully_connected")
 
 
@@ -155,7 +160,7 @@ def test_sanitizers_find_nothing(name: str, learned: bool, compiler: str, tmp_pa
     feeds = random_inputs(graph)
     written(graph, tmp_path, samples=(feeds, reference.run_tensors(graph, feeds)), learned=learned)
     main = tmp_path / "main.c"
-    main.write_text('#include "model.h"\nint main(void) { return sgsc_case_selftest(); }\n')
+    main.write_text(SELFTEST)
     sources = sorted(map(str, tmp_path.glob("*.c")))
     sanitize = ("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
     command = [compiler, *STRICT, *sanitize, "-o", str(tmp_path / "main"), *sources]
@@ -174,7 +179,7 @@ def test_the_self_test_names_the_sample_that_differs(tmp_path: Path) -> None:
     next(iter(outputs.values()))[1, 0] += 1
     written(graph, tmp_path, samples=(feeds, outputs))
     main = tmp_path / "main.c"
-    main.write_text('#include "model.h"\nint main(void) { return sgsc_case_selftest(); }\n')
+    main.write_text(SELFTEST)
     sources = sorted(map(str, tmp_path.glob("*.c")))
     subprocess.run(["gcc", *STRICT, "-o", str(tmp_path / "main"), *sources], check=True)
     assert subprocess.run([str(tmp_path / "main")], check=False).returncode == 2
@@ -270,10 +275,8 @@ def test_sums_that_may_leave_32_bits_are_refused() -> None:
     ],
 )
 def test_the_header_states_version_and_shapes(stated: dict[str, bytes], expected: str) -> None:
-    header = c_code(replace(NETWORKS["residual"], metadata=stated), name="a", model_hash=HASH).files[
-        "model.h"
-    ]
     graph = NETWORKS["residual"]
+    header = c_code(replace(graph, metadata=stated), name="a", model_hash=HASH).files["sgsc_a.h"]
     assert f'#define SGSC_A_VERSION "{expected}"\n' in header
     assert f"#define SGSC_A_INPUT_X_SHAPE {{{', '.join(map(str, graph['x'].shape))}}}\n" in header
     assert f"#define SGSC_A_INPUT_X_SIZE {graph['x'].elements}\n" in header
@@ -310,7 +313,7 @@ def test_inputs_may_be_called_anything(name: str, tmp_path: Path) -> None:
     made = run_c(graph, tmp_path, feeds, *TRAPS)
     np.testing.assert_array_equal(made["y"], reference.run_tensors(graph, feeds)["y"])
     (tmp_path / "use.cc").write_text(
-        '#include "model.h"\nint main() { return SGSC_CASE_ARENA_BYTES == 0; }\n'
+        '#include "sgsc_case.h"\nint main() { return SGSC_CASE_ARENA_BYTES == 0; }\n'
     )
     command = [
         "gcc",
@@ -323,3 +326,75 @@ def test_inputs_may_be_called_anything(name: str, tmp_path: Path) -> None:
         str(tmp_path / "use.cc"),
     ]
     subprocess.run(command, check=True)
+
+
+WORDS = """
+    alignas alignof and_eq asm bitand bitor char8_t char16_t class co_await co_return co_yield compl concept
+    const_cast consteval constexpr constinit decltype delete dynamic_cast errno explicit goto int int8_t
+    int32_t linux mutable noexcept not_eq nullptr operator reinterpret_cast requires restrict static_assert
+    static_cast template this thread_local typeid typename typeof uint32_t unix virtual wchar_t xor_eq
+"""
+
+
+@pytest.mark.parametrize(
+    ("compiler", "options"),
+    [
+        ("gcc", ("-xc", "-std=gnu17")),
+        ("gcc", ("-xc", "-std=c99", "-pedantic")),
+        pytest.param("g++", ("-xc++", "-std=c++98"), marks=pytest.mark.needs("g++")),
+        pytest.param("g++", ("-xc++", "-std=gnu++20"), marks=pytest.mark.needs("g++")),
+    ],
+)
+def test_words_of_c_and_cpp_are_names_of_inputs(
+    compiler: str, options: tuple[str, ...], tmp_path: Path
+) -> None:
+    grid = Quantization.per_tensor(0.1, 3)
+    words = tuple(WORDS.split())
+    tensors = {word: Tensor(word, (1, 3), DType.INT8, grid) for word in (*words, "y")}
+    graph = Graph("g", tensors, (Node(ir.Relu(), (words[0],), ("y",)),), words, ("y",))
+    written(graph, tmp_path)
+    use = tmp_path / "use"
+    use.write_text('#include <errno.h>\n#include "sgsc_case.h"\nint main(void) { return 0; }\n')
+    subprocess.run([compiler, *options, "-Wall", "-Werror", "-fsyntax-only", str(use)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "count"),
+    [(784, 10, 8), (2000, 48, 8), (2000, 49, 7), (10, 16 << 10, 1), (60 << 10, 4 << 10, 1), (1, 64 << 10, 0)],
+)
+def test_self_tests_hold_what_flash_can_spare(inputs: int, outputs: int, count: int) -> None:
+    tensors = {name: Tensor(name, (1, size), DType.INT8) for name, size in (("x", inputs), ("y", outputs))}
+    graph = Graph("g", tensors, (Node(ir.Pad(), ("x",), ("y",)),), ("x",), ("y",))
+    assert selftest_samples(graph) == count
+
+
+def test_ops_without_a_kernel_cannot_be_written_as_c() -> None:
+    x, y = (Tensor(name, (1, 4), DType.FLOAT32) for name in "xy")
+    graph = Graph("g", {"x": x, "y": y}, (Node(ir.Relu(), ("x",), ("y",), "act"),), ("x",), ("y",))
+    with pytest.raises(UnsupportedError, match="Relu cannot be written as C: "):
+        c_code(graph, name="a", model_hash=HASH)
+
+
+def test_names_of_models_end_at_64_characters() -> None:
+    graph = NETWORKS["residual"]
+    assert c_code(graph, name="a" * 64, model_hash=HASH).name == "a" * 64
+    with pytest.raises(ConfigError, match="65 characters") as caught:
+        c_code(graph, name="3" + "a" * 62, model_hash=HASH)
+    assert "--name" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "compiler",
+    ["gcc", pytest.param("arm-none-eabi-gcc", marks=pytest.mark.needs("arm-none-eabi-gcc"))],
+)
+def test_an_arena_placed_as_documented_takes_no_flash(compiler: str, tmp_path: Path) -> None:
+    code = written(NETWORKS["residual"], tmp_path)
+    document = Path(__file__).parents[2] / "docs" / "c-code.md"
+    found = re.search(r"-DSGSC_ARENA_ATTRIBUTES='([^']+)'", document.read_text(encoding="utf-8"))
+    assert found is not None
+    made = tmp_path / "model.o"
+    define = f"-DSGSC_ARENA_ATTRIBUTES={found[1]}"
+    subprocess.run([compiler, *STRICT, define, "-c", "-o", str(made), str(tmp_path / "model.c")], check=True)
+    with made.open("rb") as file:
+        placed = ELFFile(file).get_section_by_name(".bss.ccm")
+        assert (placed["sh_type"], placed["sh_size"]) == ("SHT_NOBITS", code.arena.size)

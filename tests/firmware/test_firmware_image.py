@@ -21,6 +21,7 @@ from sgsc_edge.firmware.image import (
     board_sources,
     build_image,
     check_fit,
+    model_defines,
     read_image,
     uart_defines,
 )
@@ -74,7 +75,7 @@ def test_our_c_has_no_warnings(kind: Kind, board: str, tmp_path: Path) -> None:
     compiler = find_toolchain(chip, kind)
     # All in one: each file is its own world, so nothing of one hides a warning of another.
     strict = ("-Werror", "-Wconversion", "-Wno-unknown-warning-option", "-isystem", "board/include")
-    options = (*strict, "-Ipackage", "-Iboard", "-DSGSC_MODEL=dense", "-DSGSC_ARENA_BYTES=64u")
+    options = (*strict, "-Ipackage", "-Iboard", *model_defines(package("dense")))
     uarts = [Uart(driver=name, base=0x4000, clock=10**8) for name in ("cmsdk-uart", "ns16550")]
     sources = {(source, uart) for uart in (None, *uarts) for source in board_sources(chip, uart)}
     for source, uart in sources:
@@ -156,7 +157,7 @@ def test_without_a_compiler_the_error_says_what_to_install(monkeypatch: pytest.M
         ({"files": "model.c"}, "files: must be"),
         ({"files": ["../dense/model.c"]}, r"files\[0\]: '../dense/model.c' is not a path inside the folder"),
         ({"files": ["/etc/model.c"]}, "is not a path inside the folder"),
-        ({"files": ["model.h", "weights.c"]}, r"has no model\.c"),
+        ({"files": ["sgsc_dense.h", "weights.c"]}, r"has no model\.c"),
     ],
 )
 def test_a_package_file_that_says_nonsense_is_refused(
@@ -176,7 +177,7 @@ def test_a_folder_that_is_no_package_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileFormatError, match="is not JSON"):
         read_package(tmp_path)
     shutil.copyfile(PACKAGES / "dense" / "package.json", tmp_path / "package.json")
-    with pytest.raises(FileFormatError, match=r"package.json: lists model\.c, model\.h, .*: not there"):
+    with pytest.raises(FileFormatError, match=r"package.json: lists model\.c, sgsc_dense\.h.*: not there"):
         read_package(tmp_path)
 
 

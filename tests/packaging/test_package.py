@@ -110,7 +110,8 @@ def test_an_earlier_package_is_replaced_and_what_is_not_part_of_it_stays(tmp_pat
     (out / "package.json").write_text(json.dumps({**first, "files": files}))
     package_c_code(source, out, name="other")
     left = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
-    assert left == {*first["files"], "package.json", ".gitignore", "mine.c"}
+    renamed = {name.replace("sgsc_m.h", "sgsc_other.h") for name in first["files"]}
+    assert left == {*renamed, "package.json", ".gitignore", "mine.c"}
     assert json.loads((out / "package.json").read_text())["name"] == "other"
     assert outside.exists()
 
@@ -238,3 +239,24 @@ def test_indices_are_an_input_and_the_nearest_row_stands_for_those_outside(tmp_p
     assert set(samples.ravel()) == {0, 1, 2}
     made = run_c(graph, tmp_path / "c", {"x": np.array([[-5, 0, 2, 2**31 - 1]], np.int32)}, "-O0")
     np.testing.assert_array_equal(made["y"], [[[0, 1], [0, 1], [4, 5], [4, 5]]])
+
+
+@pytest.mark.needs("cmake", "gcc")
+def test_two_models_in_one_project(tmp_path: Path) -> None:
+    for name in ("residual", "mixed"):
+        (tmp_path / f"{name}.tflite").write_bytes(write_tflite(NETWORKS[name]))
+        assert package(f"{name}.tflite", "--format", "c-code", "--out", name, cwd=tmp_path).returncode == 0
+    (tmp_path / "main.c").write_text(
+        '#include "sgsc_residual.h"\n#include "sgsc_mixed.h"\n'
+        "static sgsc_residual_output first;\nstatic sgsc_mixed_output second;\n"
+        "int main(void) { return sgsc_residual_selftest(&first) + sgsc_mixed_selftest(&second); }\n"
+    )
+    (tmp_path / "CMakeLists.txt").write_text(
+        "cmake_minimum_required(VERSION 3.10)\nproject(two C)\n"
+        "add_subdirectory(residual)\nadd_subdirectory(mixed)\n"
+        "add_executable(two main.c)\ntarget_link_libraries(two sgsc_residual sgsc_mixed)\n"
+    )
+    build = tmp_path / "cmake"
+    for command in (["-S", str(tmp_path), "-B", str(build)], ["--build", str(build)]):
+        subprocess.run(["cmake", *command], check=True, capture_output=True)
+    assert subprocess.run([str(build / "two")], check=False).returncode == 0

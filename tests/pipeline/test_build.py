@@ -82,7 +82,7 @@ def test_two_builds_are_byte_identical(built: Path, tmp_path: Path) -> None:
 def test_the_shipped_files_state_the_models_version(built: Path, tmp_path: Path) -> None:
     assert read_tflite((target(built) / "model.tflite").read_bytes()).metadata["sgsc.version"] == b'"2.1"'
     assert sgsc_edge("package", target(built), "--format", "c-code", "--out", tmp_path / "c").code == 0
-    assert '#define SGSC_STRIPES_VERSION "2.1"' in (tmp_path / "c" / "model.h").read_text()
+    assert '#define SGSC_STRIPES_VERSION "2.1"' in (tmp_path / "c" / "sgsc_stripes.h").read_text()
 
 
 def test_a_lost_artifact_is_made_again_without_training(built: Path) -> None:

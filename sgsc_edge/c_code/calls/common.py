@@ -58,6 +58,7 @@ def refused(node: Node, output: Tensor, reason: str) -> UnsupportedError:
         op=node.kind,
         reason=reason,
         remedy="convert the model to int8 throughout, or run the .tflite itself on TFLite Micro",
+        wanted="written as C",
     )
 
 

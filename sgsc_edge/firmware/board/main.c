@@ -1,5 +1,6 @@
-/* Puts the package's model behind the link. SGSC_MODEL: its C identifier; SGSC_ARENA_BYTES: its arena. */
-#include "model.h"
+/* Puts the package's model behind the link. SGSC_MODEL: its C identifier; SGSC_HEADER: its header;
+   SGSC_ARENA_BYTES: its arena. */
+#include SGSC_HEADER
 
 #include "core.h"
 #include "protocol.h"
@@ -16,6 +17,11 @@ static void invoke(void)
     MODEL(invoke)(&input, &output);
 }
 
+static int selftest(void)
+{
+    return MODEL(selftest)(&output);
+}
+
 int main(void)
 {
     const struct board_model model = {
@@ -27,7 +33,7 @@ int main(void)
         .arena_bytes = SGSC_ARENA_BYTES,
         .core = board_core(),
         .invoke = invoke,
-        .selftest = MODEL(selftest),
+        .selftest = selftest,
     };
 
     protocol_serve(&model);

@@ -1,5 +1,5 @@
 /* A dense layer 16 -> 10 that takes its time: y = clamp(round((W x + b) * multiplier / 2^41)), half up. */
-#include "model.h"
+#include "sgsc_dense.h"
 
 #include <string.h>
 
@@ -24,7 +24,8 @@ void sgsc_dense_invoke(const sgsc_dense_input *input, sgsc_dense_output *output)
     calls++;
 }
 
-int sgsc_dense_selftest(void)
+int sgsc_dense_selftest(sgsc_dense_output *output)
 {
+    (void)output;
     return calls < 3; /* fails where the initial value was not copied */
 }

@@ -1,5 +1,5 @@
-#ifndef ARITHMETIC_MODEL_H
-#define ARITHMETIC_MODEL_H
+#ifndef SGSC_ARITHMETIC_H
+#define SGSC_ARITHMETIC_H
 
 #include <stdint.h>
 
@@ -14,6 +14,6 @@ typedef struct {
 extern const uint8_t sgsc_arithmetic_hash[32];
 
 void sgsc_arithmetic_invoke(const sgsc_arithmetic_input *input, sgsc_arithmetic_output *output);
-int sgsc_arithmetic_selftest(void);
+int sgsc_arithmetic_selftest(sgsc_arithmetic_output *output);
 
 #endif

@@ -1,5 +1,5 @@
-#ifndef TRAPS_MODEL_H
-#define TRAPS_MODEL_H
+#ifndef SGSC_TRAPS_H
+#define SGSC_TRAPS_H
 
 #include <stdint.h>
 
@@ -14,6 +14,6 @@ typedef struct {
 extern const uint8_t sgsc_traps_hash[32];
 
 void sgsc_traps_invoke(const sgsc_traps_input *input, sgsc_traps_output *output);
-int sgsc_traps_selftest(void);
+int sgsc_traps_selftest(sgsc_traps_output *output);
 
 #endif

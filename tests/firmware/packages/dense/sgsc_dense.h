@@ -1,5 +1,5 @@
-#ifndef DENSE_MODEL_H
-#define DENSE_MODEL_H
+#ifndef SGSC_DENSE_H
+#define SGSC_DENSE_H
 
 #include <stdint.h>
 
@@ -14,6 +14,6 @@ typedef struct {
 extern const uint8_t sgsc_dense_hash[32];
 
 void sgsc_dense_invoke(const sgsc_dense_input *input, sgsc_dense_output *output);
-int sgsc_dense_selftest(void);
+int sgsc_dense_selftest(sgsc_dense_output *output);
 
 #endif
