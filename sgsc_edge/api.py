@@ -189,7 +189,7 @@ def fit(
 
     path, loaded = Path(source), load_board(board)
     compiler = compiler_for(loaded.chip, toolchain)
-    if path.suffix == ".onnx":
+    if path.suffix.lower() == ".onnx":
         raise ConfigError(
             "an .onnx is not what a board runs",
             where=str(path),
@@ -214,7 +214,13 @@ def fit(
         model = read_model(path)
         graph, learned = model.graph, model.learned
     return footprint(
-        graph, loaded.chip, model=str(path), board=loaded.name, compiler=compiler, learned=learned
+        graph,
+        loaded.chip,
+        model=str(path),
+        board=loaded.name,
+        compiler=compiler,
+        uart=loaded.link,
+        learned=learned,
     )
 
 

@@ -1,8 +1,8 @@
 """Onto the board: a build's model as firmware, and the certificate repeated on the device itself.
 
 The firmware holds the generated C code. The board computes samples of the build and answers with integers;
-each must be what the certified ``.tflite`` gives. The result is a statement of its own,
-``certificate.<board>.json``, about the model, the build's certificate and the firmware image.
+each must be what TensorFlow Lite Micro gives for the certified ``.tflite``. The result is a statement of
+its own, ``certificate.<board>.json``, about the model, the build's certificate and the firmware image.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,12 +35,15 @@ from sgsc_edge.boards.run import BoardRun, run_image
 from sgsc_edge.certification.certificate import CERTIFICATE_NAME, Certificate, read_certificate
 from sgsc_edge.certification.records import STATEMENT_TYPE, Verdict
 from sgsc_edge.certification.samples import CERTIFY, MUST_KEEP, SampleSet, read_samples
-from sgsc_edge.errors import FileFormatError, FolderInUseError, OutputError
+from sgsc_edge.certification.verify import DEFAULT_TIMEOUT_S
+from sgsc_edge.errors import BoardError, FileFormatError, FolderInUseError, InternalError, OutputError
 from sgsc_edge.firmware.package import read_package
 from sgsc_edge.firmware.toolchain import Kind, find_toolchain
 from sgsc_edge.graph import reference
+from sgsc_edge.graph.ir import Graph
 from sgsc_edge.packaging import package_c_code, read_source
 from sgsc_edge.packaging.source import MODEL, SAMPLES
+from sgsc_edge.runtimes import run_runtime
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +52,8 @@ BOARD_PREDICATE_TYPE = "urn:sgsc-edge:board-certificate:v1"
 PACKAGE, CODE = "package", "firmware"
 _EXIT_CODES = {Verdict.PASSED: 0, Verdict.FAILED: 1, Verdict.NOT_MEASURED: 3}
 _SHOWN = 5
+ORACLE = "tflm"
+_EXPECTED_FROM = {"tflm": "TFLite Micro", "numpy": "the integer executor (TFLite Micro did not run)"}
 _ROOM = "make room there and make it writable, or copy the build folder to where it can be written"
 
 
@@ -76,7 +81,10 @@ class BoardCertificate:
         sizes, limits, stack = p["sizes"], p["limits"], p["stack"]
         instructions = p["instructions_per_inference"]
         differing = p["differing"]
-        equal = f"{p['samples'] - len(differing)} of {p['samples']} samples equal, integer for integer"
+        equal = (
+            f"{p['samples'] - len(differing)} of {p['samples']} samples equal, integer for integer, "
+            f"to {_EXPECTED_FROM[p['expected_from']]}"
+        )
         shown = f" (differs: {', '.join(differing[:_SHOWN])}{', ..' if len(differing) > _SHOWN else ''})"
         counted = "not counted" if instructions is None else f"{instructions:,} per inference"
         failed = p["selftest"]
@@ -113,8 +121,9 @@ def steps(folder: Path, board: Board, toolchain: Kind | None, samples: int | Non
     Raises
     ------
     FileFormatError: the folder is no certified build.
-    BoardError: there is no compiler, or the board cannot be used here.
+    BoardError: there is no compiler, or what the board is reached by is not installed.
     """
+    _check_folder(folder)
     build = _Build.read(folder)
     require(board)
     compiler = find_toolchain(board.chip, toolchain)
@@ -176,20 +185,67 @@ def _flash(
         build.certificate(board).unlink(missing_ok=True)
     write_bytes(build.image(board), image.elf)
     log.info("firmware: %s", build.image(board))
+    _check_connected(board, build.image(board))
     chosen = build.choose(samples)
     fed = chosen.inputs.reshape(len(chosen.inputs), -1)
     run = run_image(image, package, board, fed, toolchain=compiler.version, timeout_s=timeout_s)
-    expected = reference.run(source.graph, chosen.inputs).reshape(len(fed), -1)
+    expected = _expected(folder / MODEL, source.graph, chosen.inputs)
     document = _statement(build, board, run, chosen, expected, written)
     write_json(build.certificate(board), document)
     return BoardCertificate(build.certificate(board), document)
 
 
+def _check_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        raise FileFormatError("is no folder", where=str(folder), remedy="give build/<target> of a build")
+
+
+def _check_connected(board: Board, image: Path) -> None:
+    """``BoardError`` where its port is not there; one may appear only with the firmware."""
+    if board.reach.port is None:
+        return
+    from sgsc_edge.boards.serial_port import find_port
+
+    try:
+        find_port(board.reach.port, board.name)
+    except BoardError as error:
+        raise BoardError(
+            error.message,
+            where=error.where,
+            remedy=f"{error.remedy}; where it comes with the firmware, write {image} "
+            "to the board with its own tool first",
+        ) from error
+
+
+@dataclass(frozen=True, eq=False)
+class _Expected:
+    """What the board must answer, int8 [n, K], and the runtime that computed it."""
+
+    outputs: NDArray[np.int8]
+    source: Literal["tflm", "numpy"]
+
+
+def _expected(model: Path, graph: Graph, inputs: NDArray[np.int8]) -> _Expected:
+    """Of TFLite Micro; where that cannot run, of the integer executor. They must not differ."""
+    computed = reference.run(graph, inputs).reshape(len(inputs), -1)
+    result = run_runtime(ORACLE, model, inputs, timeout_s=DEFAULT_TIMEOUT_S)
+    if result.outputs is None or result.stand_in is not None:
+        reason = result.reason or "it has no package for this machine"
+        log.warning("compared with the integer executor; TFLite Micro did not run: %s", reason)
+        return _Expected(computed, "numpy")
+    if not np.array_equal(result.outputs, computed):
+        raise InternalError(
+            f"TFLite Micro {result.version} and the integer executor differ in "
+            f"{np.any(result.outputs != computed, axis=1).sum()} of {len(inputs)} samples",
+            where=str(model),
+        )
+    return _Expected(result.outputs, "tflm")
+
+
 @contextlib.contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
     """The folder's lock, without what killed writers left; errors of writing say what helps here."""
-    if not folder.is_dir():
-        raise FileFormatError("is no folder", where=str(folder), remedy="give build/<target> of a build")
+    _check_folder(folder)
     try:
         with FolderLock(folder):
             for part in (folder, folder / PACKAGE, folder / PACKAGE / CODE):
@@ -199,6 +255,8 @@ def _alone_in(folder: Path) -> Iterator[None]:
     except FolderInUseError as error:
         raise FolderInUseError(error.message, where=error.where, remedy="wait for it to end") from error
     except OutputError as error:
+        if error.where is None or not Path(error.where).is_relative_to(folder):  # temporary files
+            raise
         raise OutputError(error.message, where=error.where, remedy=_ROOM) from error
 
 
@@ -292,12 +350,12 @@ def _statement(
     board: Board,
     run: BoardRun,
     chosen: _Samples,
-    expected: NDArray[np.int8],
+    expected: _Expected,
     written: Mapping[str, Any],
 ) -> dict[str, Any]:
     differing = [
         name
-        for name, got, wanted in zip(chosen.ids, run.outputs, expected, strict=True)
+        for name, got, wanted in zip(chosen.ids, run.outputs, expected.outputs, strict=True)
         if not np.array_equal(got, wanted)
     ]
     certified = build.certified.verdict
@@ -313,6 +371,7 @@ def _statement(
         "build_certificate_digest": build.certified.predicate.digest,
         "samples": len(chosen.ids),
         "samples_sha256": sha256_bytes(np.ascontiguousarray(chosen.inputs).tobytes()),
+        "expected_from": expected.source,
         "differing": differing,
         "selftest": run.selftest,
         "selftest_samples": written["selftest_samples"],

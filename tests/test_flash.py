@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,8 +19,12 @@ from sgsc_edge import api
 from sgsc_edge import flash as flashing
 from sgsc_edge.artifacts import canonical_json, sha256_bytes, sha256_file, write_manifest
 from sgsc_edge.boards.description import board_folder, load_board
+from sgsc_edge.boards.run import BoardRun
 from sgsc_edge.certification.verify import certify_folder
+from sgsc_edge.errors import InternalError
 from sgsc_edge.graph import reference
+from sgsc_edge.packaging import read_source
+from sgsc_edge.runtimes import RunResult, Status
 
 pytest.importorskip("unicorn")
 pytest.importorskip("ziglang")
@@ -50,9 +57,7 @@ def test_the_board_computes_what_was_certified(folder: Path) -> None:
     assert json.loads((folder / f"certificate.{BOARD}.json").read_text()) == document
     predicate = document["predicate"]
     assert (predicate["verdict"], predicate["samples"], predicate["differing"]) == ("PASSED", 56, [])
-    assert (
-        predicate["weights"] == json.loads((folder / "package/firmware/package.json").read_text())["weights"]
-    )
+    assert predicate["expected_from"] == ("tflm" if importlib.util.find_spec("tflite_micro") else "numpy")
     assert predicate["instructions_per_inference"] > 1000
     assert predicate["sizes"]["code"] < predicate["verified_bytes"] <= predicate["sizes"]["flash"]
     assert 0 < predicate["stack"]["inference"] <= predicate["stack"]["total"]
@@ -106,19 +111,44 @@ def test_changed_decisions_and_must_keep_samples_always_run(folder: Path) -> Non
 
 
 def test_an_integer_that_differs_fails(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    computed = reference.run
+    run_image = flashing.run_image
 
-    def other(*arguments: object) -> np.ndarray:
-        outputs = computed(*arguments).copy()
+    def other(*arguments: Any, **options: Any) -> BoardRun:
+        run = run_image(*arguments, **options)
+        outputs = run.outputs.copy()
         outputs[3, 0] ^= 1
-        return outputs
+        return replace(run, outputs=outputs)
 
-    monkeypatch.setattr(reference, "run", other)
+    monkeypatch.setattr(flashing, "run_image", other)
     made = flashing.flash(folder, load_board(BOARD), samples=20)
     assert (made.predicate["verdict"], made.exit_code) == ("FAILED", 1)
     (name,) = made.predicate["differing"]
     assert name == flashing._Build.read(folder).choose(20).ids[3]
     assert f"differs: {name}" in made.to_text()
+
+
+def test_answers_are_compared_with_tflite_micro_or_what_else_is_said(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph, (inputs,) = read_source(folder).graph, read_source(folder).inputs.values()
+    expected = flashing._expected(folder / "model.tflite", graph, inputs)
+    wanted = "tflm" if importlib.util.find_spec("tflite_micro") else "numpy"
+    assert expected.source == wanted
+    outputs = reference.run(graph, inputs).reshape(len(inputs), -1)
+    np.testing.assert_array_equal(expected.outputs, outputs)
+    results = [
+        RunResult(Status.NOT_RUN, reason="not installed"),
+        RunResult(Status.OK, outputs ^ 1, stand_in="numpy"),
+    ]
+    for result in results:
+        monkeypatch.setattr(flashing, "run_runtime", lambda *_, result=result, **__: result)
+        stood_in = flashing._expected(folder / "model.tflite", graph, inputs)
+        assert stood_in.source == "numpy"
+        np.testing.assert_array_equal(stood_in.outputs, outputs)
+    monkeypatch.setattr(flashing, "run_runtime", lambda *_, **__: RunResult(Status.OK, outputs ^ 1))
+    with pytest.raises(InternalError, match=r"differ in 8 of 8 samples") as raised:
+        flashing._expected(folder / "model.tflite", graph, inputs)
+    assert raised.value.exit_code == 5
 
 
 @pytest.mark.parametrize(("size", "says"), [("512", "bytes of flash"), ("256", "bytes of RAM")])
@@ -196,6 +226,13 @@ def test_a_build_that_failed_gets_no_pass_on_a_board(tmp_path: Path) -> None:
     assert verdicts == ("FAILED", "FAILED", 1)
     assert made.predicate["differing"] == []
     assert "the build's own certificate says FAILED" in made.to_text()
+
+
+@pytest.mark.parametrize("option", [(), ("--dry-run",)])
+def test_a_file_is_no_build(option: tuple[str, ...], folder: Path) -> None:
+    done = flash(folder / "model.tflite", "--board", BOARD, *option)
+    assert done.returncode == 2
+    assert "model.tflite: is no folder\n  -> give build/<target> of a build" in done.stderr
 
 
 @pytest.mark.parametrize(

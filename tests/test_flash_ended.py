@@ -24,6 +24,7 @@ from sgsc_edge.certification.verify import certify_folder
 
 VIRTUAL, QEMU = "virtual-cortex-m4", "qemu-mps2-an386"
 COMMAND = [sys.executable, "-m", "sgsc_edge.cli.main"]
+MAIN = "import sys; from sgsc_edge.cli.main import main; sys.exit(main())"
 # The command itself, with a self-test that never ends.
 HANGING = """
 import sys
@@ -168,6 +169,17 @@ def test_a_disk_that_is_full(folder: Path) -> None:
     assert not list(folder.glob("**/*.tmp"))
 
 
+def test_temporary_files_that_cannot_be_written(folder: Path, tmp_path: Path) -> None:
+    absent = str(tmp_path / "no such folder")
+    command = [sys.executable, "-c", f"import tempfile; tempfile.tempdir = {absent!r}\n{MAIN}", "flash"]
+    done = subprocess.run(
+        [*command, str(folder), "--board", VIRTUAL], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 2
+    assert "no such folder: cannot write temporary files" in done.stderr
+    assert "point TMPDIR elsewhere" in done.stderr
+
+
 def test_a_board_that_is_not_connected(folder: Path, tmp_path: Path) -> None:
     text = (board_folder() / "qemu-mps2-an386-uart.toml").read_text()
     mine = tmp_path / "mine.toml"
@@ -179,3 +191,7 @@ def test_a_board_that_is_not_connected(folder: Path, tmp_path: Path) -> None:
     assert done.returncode == 4
     assert "mine: is not connected: there is no port /dev/ttyNowhere7" in done.stderr
     assert "connect the board, or correct the port in its file" in done.stderr
+    written = folder / "package" / "firmware.mine.elf"
+    assert f"write {written} to the board with its own tool first" in done.stderr
+    assert written.read_bytes()[:4] == b"\x7fELF"
+    assert flash(folder, mine, "--dry-run").returncode == 0

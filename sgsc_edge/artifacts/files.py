@@ -16,6 +16,7 @@ import os
 import re
 import secrets
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -48,6 +49,20 @@ def output_errors(path: Path) -> Iterator[None]:
         remedy = _REMEDIES.get(error.errno or 0, "check the disk, or choose another folder with --out")
         reason = error.strerror or str(error)
         raise OutputError(f"cannot write: {reason}", where=str(path), remedy=remedy) from error
+
+
+@contextlib.contextmanager
+def scratch_errors() -> Iterator[None]:
+    """Turn any ``OSError`` inside the block into an ``OutputError`` about temporary files."""
+    folder = tempfile.gettempdir()
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"cannot write temporary files: {error.strerror or error}",
+            where=folder,
+            remedy="free some space there, or point TMPDIR elsewhere",
+        ) from error
 
 
 # --- hashes ---------------------------------------------------------------------------------------

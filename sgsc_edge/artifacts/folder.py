@@ -109,10 +109,13 @@ def _parse_manifest(document: object, path: Path) -> Manifest:
         raise FileFormatError(reason, where=str(path), remedy="build again")
 
     tables: dict[str, type] = {"files": str, "tools": str, "seeds": int, "inputs": str, "code": str}
-    if not isinstance(document, dict) or document.keys() != {"schema", *tables}:
-        refuse(f"must have exactly the keys {sorted({'schema', *tables})}")
-    if document["schema"] != MANIFEST_SCHEMA:
-        refuse(f"has schema {document['schema']!r}; this version reads {MANIFEST_SCHEMA!r}")
+    keys = {"schema", *tables}
+    if not isinstance(document, dict) or document.get("schema") != MANIFEST_SCHEMA:
+        refuse(f"is no manifest that this version reads (schema {MANIFEST_SCHEMA})")
+    if absent := sorted(keys - document.keys()):
+        refuse(f"was written by an older sgsc-edge: it has no {', '.join(absent)}")
+    if unknown := sorted(document.keys() - keys):
+        refuse(f"was written by another sgsc-edge: {', '.join(unknown)} is not known")
     for key, kind in tables.items():
         table = document[key]
         if not isinstance(table, dict) or any(type(value) is not kind for value in table.values()):

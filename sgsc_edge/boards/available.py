@@ -48,13 +48,9 @@ def examine(board: Board) -> AvailableBoard:
 
 
 def require(board: Board) -> None:
-    """``BoardError`` where something is missing to use ``board``, or it is not connected."""
+    """``BoardError`` where something is missing here to use ``board``."""
     if missing := examine(board).missing:
         raise BoardError("cannot be used here", where=board.name, remedy=" and ".join(missing))
-    if board.reach.port is not None:
-        from sgsc_edge.boards.serial_port import find_port
-
-        find_port(board.reach.port, board.name)
 
 
 def _installed(*packages: str) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from sgsc_edge.artifacts import output_errors
+from sgsc_edge.artifacts import scratch_errors
 from sgsc_edge.errors import BoardError
 
 if TYPE_CHECKING:  # it needs a package of the extra `device`
@@ -48,7 +48,7 @@ class BoardProcess:
         inherited: Sequence[int] = (),
     ) -> None:
         self._ended = ended
-        with output_errors(Path(tempfile.gettempdir())):
+        with scratch_errors():
             self._scratch = tempfile.TemporaryDirectory(prefix="sgsc-edge-")
             elf = Path(self._scratch.name) / "firmware.elf"
             elf.write_bytes(image.elf)

@@ -185,7 +185,7 @@ def _check_identity(hello: Hello, package: Package, board: Board) -> None:
     if wanted is not None and hello.core != wanted:
         known = {cpu.number: name for name, cpu in CPUS.items() if cpu.number is not None}
         raise BoardError(
-            f"the core is a {known.get(hello.core, f'core {hello.core:#05x}')}, not a {board.chip.cpu}",
+            f"the core is {known.get(hello.core, f'number {hello.core:#05x}')}, not {board.chip.cpu}",
             where=board.name,
             remedy="give the file of the board that is connected",
         )

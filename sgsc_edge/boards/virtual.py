@@ -35,9 +35,10 @@ _SYS_OPEN, _SYS_WRITE, _SYS_READ, _SYS_EXIT_EXTENDED = 0x01, 0x05, 0x06, 0x20
 _HANDLE_IN, _HANDLE_OUT = 1, 2
 _BKPT_SEMIHOSTING = b"\xab\xbe"
 _FAILED = 0xFFFFFFFF
-# The system control space, and the registers of it that a virtual board has: which core it is, coprocessor
-# access, which is always on, and the type of the MPU: it has no regions.
-_SYSTEM, _SYSTEM_BYTES, _CPUID, _CPACR, _MPU_TYPE = 0xE000E000, 0x1000, 0xD00, 0xD88, 0xD90
+# The system control space, and the registers of it that a virtual board has: which core it is, where the
+# vectors lie, coprocessor access, which is always on, and the type of the MPU: it has no regions.
+_SYSTEM, _SYSTEM_BYTES = 0xE000E000, 0x1000
+_CPUID, _VTOR, _CPACR, _MPU_TYPE = 0xD00, 0xD08, 0xD88, 0xD90
 _PART = 4  # the lowest bit of the part's number in CPUID
 # Seconds between two looks at the emulator's thread: Ctrl-C waits so long where it does not end the wait.
 _LOOK_S = 0.2
@@ -84,7 +85,8 @@ class VirtualBoard:
         self._exit_code: int | None = None
         self._waiting = False
         self._stopped = False
-        self._system = {_CPUID: (CPUS[chip.cpu].number or 0) << _PART, _CPACR: 0, _MPU_TYPE: 0}
+        part = (CPUS[chip.cpu].number or 0) << _PART
+        self._system = {_CPUID: part, _VTOR: 0, _CPACR: 0, _MPU_TYPE: 0}
         self.instructions: int | None = None
         self._uc = self._reset()
         if counted is not None:

@@ -14,7 +14,7 @@ def footprint_text(found: Footprint) -> str:
     """Layers, flash, RAM, instructions, and the verdict."""
     chip = found.chip
     head = (
-        f"{found.model} on {found.board}: a {chip.cpu} with {chip.flash.size:,} bytes of flash and "
+        f"{found.model} on {found.board}: {chip.cpu} with {chip.flash.size:,} bytes of flash and "
         f"{chip.ram.size:,} of RAM"
     )
     return "\n\n".join(
@@ -69,7 +69,7 @@ def _ram(found: Footprint) -> str:
 def _instructions(found: Footprint) -> str:
     compiled = "no compiler here" if found.compiler is None else f"compiled by {found.compiler}"
     if found.instructions is None:
-        return f"instructions: not estimated for a {found.chip.cpu}; {compiled}"
+        return f"instructions: not estimated for {found.chip.cpu}; {compiled}"
     return f"instructions: about {_about(found.instructions)} an inference (estimated); {compiled}"
 
 

@@ -175,7 +175,7 @@ class Chip(Table):
     @model_validator(mode="after")
     def _consistent(self) -> Chip:
         if self.fpu and CPUS[self.cpu].gcc.fpu is None:
-            raise ValueError(f"a {self.cpu} has no FPU: leave fpu away")
+            raise ValueError(f"{self.cpu} has no FPU: leave fpu away")
         if self.flash.origin < self.ram.end and self.ram.origin < self.flash.end:
             raise ValueError("flash and ram overlap")
         if self.architecture.hosted and any(

@@ -19,7 +19,7 @@ from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
 
-from sgsc_edge.artifacts import output_errors
+from sgsc_edge.artifacts import scratch_errors
 from sgsc_edge.c_names import header_name
 from sgsc_edge.errors import FileFormatError, ImageError
 from sgsc_edge.firmware.chip import Chip, Uart
@@ -124,7 +124,7 @@ def build_image(package: Package, chip: Chip, toolchain: Toolchain, uart: Uart |
 def link_image(package: Package, chip: Chip, toolchain: Toolchain, uart: Uart | None = None) -> Image:
     """``build_image``, whatever the size: an image that is larger than the chip can be looked at, too."""
     with (
-        output_errors(Path(tempfile.gettempdir())),
+        scratch_errors(),
         tempfile.TemporaryDirectory(prefix="sgsc-edge-") as name,
     ):
         folder = Path(name)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sgsc_edge.c_code.write import CCode, c_code, selftest_samples
 from sgsc_edge.errors import ToolchainError
-from sgsc_edge.firmware.chip import Chip
+from sgsc_edge.firmware.chip import Chip, Uart
 from sgsc_edge.firmware.package import Package
 from sgsc_edge.firmware.toolchain import INSTALL, Kind, Toolchain, find_toolchain
 from sgsc_edge.graph.ir import Graph
@@ -41,12 +41,12 @@ def compiler_for(chip: Chip, kind: Kind | None = None) -> Toolchain | None:
         return None
 
 
-def link(code: CCode, chip: Chip, toolchain: Toolchain) -> Image:
+def link(code: CCode, chip: Chip, toolchain: Toolchain, uart: Uart | None = None) -> Image:
     """The image of ``code`` for ``chip``, however large; raises ``ToolchainError``."""
     from sgsc_edge.firmware.image import link_image
 
     with tempfile.TemporaryDirectory(prefix="sgsc-edge-") as name:
-        return link_image(write_package(code, Path(name)), chip, toolchain)
+        return link_image(write_package(code, Path(name)), chip, toolchain, uart)
 
 
 def write_code(graph: Graph, name: str, *, learned: bool = False) -> CCode:

@@ -16,8 +16,8 @@ from sgsc_edge.c_code.memory_plan import rounded
 from sgsc_edge.c_code.schedule import Memory
 from sgsc_edge.c_code.write import CCode, selftest_samples
 from sgsc_edge.errors import ToolchainError
-from sgsc_edge.firmware.chip import Chip
-from sgsc_edge.firmware.toolchain import INSTALL, KINDS, Kind, Toolchain
+from sgsc_edge.firmware.chip import Chip, Uart
+from sgsc_edge.firmware.toolchain import INSTALL, KINDS, Toolchain
 from sgsc_edge.footprint.costs import BOARD, STACK, VARIABLES, Costs, costs_of, kernels_of
 from sgsc_edge.footprint.linking import PACKAGE_FOLDER, compiler_for, link, write_code
 from sgsc_edge.footprint.rounds import macs
@@ -149,7 +149,14 @@ class Footprint:
 
 
 def footprint(
-    graph: Graph, chip: Chip, *, model: str, board: str, compiler: Toolchain | None, learned: bool = False
+    graph: Graph,
+    chip: Chip,
+    *,
+    model: str,
+    board: str,
+    compiler: Toolchain | None,
+    uart: Uart | None = None,
+    learned: bool = False,
 ) -> Footprint:
     """What a device graph takes of a chip.
 
@@ -157,6 +164,7 @@ def footprint(
     ----------
     model, board: what these are called.
     compiler: links the image; None: code and the board's part are estimated.
+    uart: carries the link; None for the architecture's way. Estimates go by that way, too.
     learned: weights are packed at the smallest width that holds each filter.
 
     Raises
@@ -167,7 +175,9 @@ def footprint(
     code = write_code(graph, "model", learned=learned)
     costs = costs_of(chip, KINDS[-1] if compiler is None else compiler.kind)
     samples = selftest_samples(graph)
-    flash, ram = _estimated(code, chip, costs, samples) if compiler is None else _linked(code, chip, compiler)
+    flash, ram = (
+        _estimated(code, chip, costs, samples) if compiler is None else _linked(code, chip, compiler, uart)
+    )
     return Footprint(
         model,
         board,
@@ -180,18 +190,19 @@ def footprint(
     )
 
 
-def follows_from(chip: Chip, kind: Kind | None = None) -> list[object]:
+def follows_from(chip: Chip, uart: Uart | None) -> list[object]:
     """What a footprint follows from beside the graph, as JSON values: for keys of what rests on it."""
-    compiler = compiler_for(chip, kind)
+    compiler = compiler_for(chip)
     sources = sources_hash(PACKAGE_FOLDER, ("*.c", "*.h", "*.csv"))
-    return [chip.model_dump(mode="json"), None if compiler is None else compiler.version, sources]
+    link = None if uart is None else uart.model_dump(mode="json")
+    return [chip.model_dump(mode="json"), link, None if compiler is None else compiler.version, sources]
 
 
 # --- flash and RAM --------------------------------------------------------------------------------
 
 
-def _linked(code: CCode, chip: Chip, compiler: Toolchain) -> tuple[Flash, Ram]:
-    sizes = link(code, chip, compiler).sizes
+def _linked(code: CCode, chip: Chip, compiler: Toolchain, uart: Uart | None) -> tuple[Flash, Ram]:
+    sizes = link(code, chip, compiler, uart).sizes
     board = sizes.ram - code.arena.size - code.input_bytes - code.output_bytes
     return (
         Flash(sizes.code, sizes.weights, sizes.constants, sizes.board, sizes.flash),
@@ -204,7 +215,7 @@ def _estimated(code: CCode, chip: Chip, costs: Costs | None, samples: int) -> tu
     size = None if costs is None else costs.code_bytes(calls)
     if costs is None or size is None:
         raise ToolchainError(
-            f"there is no compiler for a {chip.cpu} here, and code for one is not estimated", remedy=INSTALL
+            f"there is no compiler for {chip.cpu} here, and code for one is not estimated", remedy=INSTALL
         )
     parameters = sum(_words(call.parameters) + len(call.constants) for call in calls) * _WORD
     constants = parameters + samples * (code.input_bytes + code.output_bytes) + _HASH_BYTES

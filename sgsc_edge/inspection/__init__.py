@@ -22,11 +22,11 @@ def inspect_model(path: str | Path) -> Inspection:
     ``.onnx``; UnsupportedError where it needs a version that is not known.
     """
     path = Path(path)
-    if path.suffix == ".tflite":
+    if path.suffix.lower() == ".tflite":
         from sgsc_edge.inspection.of_tflite import inspect_tflite
 
         return inspect_tflite(path)
-    if path.suffix == ".onnx":
+    if path.suffix.lower() == ".onnx":
         from sgsc_edge.inspection.of_onnx import inspect_onnx
 
         return inspect_onnx(path)

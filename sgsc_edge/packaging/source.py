@@ -84,7 +84,7 @@ def read_model(path: Path) -> Model:
     if folder is not None:
         manifest = check_manifest(folder, required=(MODEL, SAMPLES))
         learned = manifest.code.get("weights") == "learned"
-    elif path.suffix != ".tflite":
+    elif path.suffix.lower() != ".tflite":
         raise FileFormatError(
             "is neither a build folder nor a .tflite file",
             where=str(path),

@@ -277,7 +277,7 @@ def _tflite(build: Build, graph: Graph) -> bytes:
 
 
 def _board_key(build: Build) -> list[object] | None:
-    return None if build.board is None else follows_from(build.board.chip)
+    return None if build.board is None else follows_from(build.board.chip, build.board.link)
 
 
 def _fit_key(build: Build) -> str:
@@ -299,6 +299,7 @@ def _check_board(build: Build, graph: Graph) -> None:
         model=TFLITE,
         board=build.board.name,
         compiler=compiler_for(chip),
+        uart=build.board.link,
         learned=build.target.packs,
     )
     require_fit(found)

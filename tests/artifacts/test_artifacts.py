@@ -241,8 +241,8 @@ def test_a_file_that_must_be_listed_and_is_not_is_named(folder: Path) -> None:
         ({"files": {"a\\b": "0"}}, "not a path inside"),
         ({"files": {"a": 1}}, "must map names to str"),
         ({"seeds": {"a": True}}, "must map names to int"),
-        ({"schema": "sgsc-edge-manifest/9"}, "this version reads"),
-        ({"extra": {}}, "exactly the keys"),
+        ({"schema": "sgsc-edge-manifest/9"}, "is no manifest that this version reads"),
+        ({"extra": {}}, "written by another sgsc-edge: extra is not known"),
     ],
 )
 def test_a_malformed_manifest_is_refused(folder: Path, edit: dict[str, object], reason: str) -> None:
@@ -251,6 +251,16 @@ def test_a_malformed_manifest_is_refused(folder: Path, edit: dict[str, object], 
     artifacts.write_json(folder / "manifest.json", document | edit)
     with pytest.raises(FileFormatError, match=reason):
         artifacts.check_manifest(folder)
+
+
+def test_a_manifest_of_an_older_version_says_so_and_what_to_do(folder: Path) -> None:
+    document = artifacts.read_json(folder / "manifest.json")
+    assert isinstance(document, dict)
+    del document["code"]
+    artifacts.write_json(folder / "manifest.json", document)
+    with pytest.raises(FileFormatError, match="written by an older sgsc-edge: it has no code") as caught:
+        artifacts.check_manifest(folder)
+    assert caught.value.remedy == "build again"
 
 
 # --- resume and lock ------------------------------------------------------------------------------

@@ -60,7 +60,7 @@ def test_a_board_of_the_users_own(tmp_path: Path) -> None:
             'cortex-m44"\nfpu',
             "chip.cpu: 'cortex-m44' is no known core; did you mean 'cortex-m4'?",
         ),
-        ('cortex-m4"\nfpu', 'cortex-m3"\nfpu', "a cortex-m3 has no FPU: leave fpu away"),
+        ('cortex-m4"\nfpu', 'cortex-m3"\nfpu', "cortex-m3 has no FPU: leave fpu away"),
         ('cortex-m4"\nfpu', 'cortex-m55"\nfpu', "Unicorn emulates no cortex-m55"),
         ("0x20000000", "0x00040000", "flash and ram overlap"),
         ("0x20000000", "0x20000001", "chip.ram.origin: must be a multiple of 1024"),

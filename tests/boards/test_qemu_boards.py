@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from firmware.built import dense, faults, image, needs, package, provoked, samples
 
 from sgsc_edge.boards.description import load_board
+from sgsc_edge.boards.faults import Faults
 from sgsc_edge.boards.link import Link
+from sgsc_edge.boards.process import BoardProcess
 from sgsc_edge.boards.qemu import QemuBoard
 from sgsc_edge.boards.run import run_image
 from sgsc_edge.errors import BoardError, LinkError, TrapError
-from sgsc_edge.firmware.toolchain import KINDS, Kind
+from sgsc_edge.firmware.chip import Memory
+from sgsc_edge.firmware.image import build_image
+from sgsc_edge.firmware.toolchain import KINDS, Kind, find_toolchain
 
 CORTEX_M = [f"qemu-{name}" for name in ("mps2-an385", "mps2-an386", "mps2-an500", "mps2-an505", "mps3-an547")]
 RISCV = "qemu-riscv32"
@@ -40,6 +46,40 @@ def test_the_firmware_reports_its_faults(name: str) -> None:
     assert isinstance(overflow := provoked(name, -1), TrapError)
     assert overflow.kind == "stack overflow"
     assert isinstance(trap := provoked(name, 2), TrapError)
+    assert (trap.kind, trap.function, trap.address) == ("access outside memory", "far_store", 0xA0000010)
+
+
+@pytest.mark.needs("qemu-system-arm")
+def test_an_image_that_a_boot_loader_starts_reports_its_own_faults(tmp_path: Path) -> None:
+    """At address 0 there is the loader's table: a stack, where the image starts, and no handler."""
+    board = load_board("qemu-mps2-an385")
+    chip = board.chip.model_copy(update={"flash": Memory(origin=0x10000, size=0x40000)})
+    built = build_image(package("traps"), chip, find_toolchain(chip))
+    (tmp_path / "boot.bin").write_bytes(built.segments[0].data[:8] + bytes(56))
+    options = (
+        "-display",
+        "none",
+        "-nodefaults",
+        "-serial",
+        "none",
+        "-semihosting-config",
+        "enable=on,target=native",
+    )
+    loader = ("-device", f"loader,file={tmp_path / 'boot.bin'},addr=0,force-raw=on")
+    program = shutil.which("qemu-system-arm")
+    assert program is not None
+    device = BoardProcess(
+        built,
+        lambda elf: (program, "-machine", "mps2-an385", "-kernel", str(elf), *loader, *options),
+        lambda status, said: BoardError(f"ended with {status}: {said}"),
+    )
+    try:
+        link = Link(device, 4, timeout_s=60.0, attempts=1, faults=Faults(built, chip))
+        with pytest.raises(TrapError) as raised:
+            link.run(bytes([2]) + bytes(7))
+    finally:
+        device.close()
+    trap = raised.value
     assert (trap.kind, trap.function, trap.address) == ("access outside memory", "far_store", 0xA0000010)
 
 
@@ -81,7 +121,7 @@ def test_a_hang_is_ended_and_named(name: str) -> None:
 def test_another_core_than_the_board_files_is_refused() -> None:
     board = load_board("qemu-mps2-an386")
     other = board.model_copy(update={"reach": load_board("qemu-mps2-an385").reach})
-    with pytest.raises(BoardError, match="the core is a cortex-m3, not a cortex-m4"):
+    with pytest.raises(BoardError, match="the core is cortex-m3, not cortex-m4"):
         run_image(image("dense", board.name), package("dense"), other, samples(1), toolchain="any")
 
 

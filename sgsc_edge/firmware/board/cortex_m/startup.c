@@ -2,6 +2,13 @@
 #include "core.h"
 #include "protocol.h"
 
+union vector {
+    uint32_t *stack;
+    void (*handler)(void);
+};
+
+extern const union vector board_vectors[16];
+
 enum { FRAME_WORDS = 8, FRAME_LR = 5, FRAME_PC = 6 };
 enum { GUARD_BYTES = 0x10000 };
 
@@ -59,6 +66,9 @@ static void guard_stack(void)
 
 __attribute__((noreturn)) void board_reset(void)
 {
+    /* VTOR: whoever started this image, a boot loader say, has handlers of its own there. A core without the
+     * register takes the write for nothing. */
+    *system_register(0xE000ED08u) = (uint32_t)board_vectors;
     guard_stack();
 #if defined(__ARM_FP) || defined(__ARM_FEATURE_MVE)
     enable_float();
@@ -104,11 +114,6 @@ __attribute__((naked)) static void fault(void)
                      "bx r1\n\t"
                      ".ltorg");
 }
-
-union vector {
-    uint32_t *stack;
-    void (*handler)(void);
-};
 
 __attribute__((section(".vectors"), used)) const union vector board_vectors[16] = {
     {.stack = board_stack_top},
