@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.record import ROOT, Row, finish
+from benchmarks.record import ROOT, Row, equal_integers, finish
 from sgsc_edge.artifacts import read_npz
 from sgsc_edge.graph.ir import Graph, Node
 from sgsc_edge.graph.read_tflite import read_tflite
@@ -108,15 +108,10 @@ def _run_xnnpack(model: bytes, feeds: Sequence[NDArray[np.generic]]) -> NDArray[
 
 
 def row(folder: Path, runtime: str, outputs: NDArray[np.int8], expected: NDArray[np.int8]) -> Row:
-    """How many integers differ; unequal shapes, dtypes or no outputs at all end the benchmark."""
-    if outputs.shape != expected.shape or outputs.dtype != expected.dtype or not outputs.size:
-        raise SystemExit(f"{runtime}: outputs {outputs.shape} {outputs.dtype}, expected {expected.shape}")
-    differing = int((outputs != expected).sum())
-    return Row(
-        f"{folder.parent.parent.name}: integers that differ, {runtime} against the executor",
-        f"{differing} of {outputs.size:,} ({len(outputs):,} samples)",
-        "0",
-        differing == 0,
+    """How many integers of a runtime differ."""
+    project = folder.parent.parent.name
+    return equal_integers(
+        f"{project}: integers that differ, {runtime} against the executor", outputs, expected
     )
 
 

@@ -14,6 +14,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sgsc_edge.artifacts import write_json
 
 ROOT = Path(__file__).parents[1]
@@ -44,6 +47,15 @@ class Row:
 
 
 HEADER = "| measure | value | limit | met |\n|---|---|---|---|"
+
+
+def equal_integers(measure: str, outputs: NDArray[np.int8], expected: NDArray[np.int8]) -> Row:
+    """How many integers [n, K] differ; no outputs at all, or of another shape or dtype, end the benchmark."""
+    if outputs.shape != expected.shape or outputs.dtype != expected.dtype or not outputs.size:
+        raise SystemExit(f"{measure}: outputs {outputs.shape} {outputs.dtype}, expected {expected.shape}")
+    differing = int((outputs != expected).sum())
+    value = f"{differing} of {outputs.size:,} ({len(outputs):,} samples)"
+    return Row(measure, value, "0", differing == 0)
 
 
 def environment() -> dict[str, object]:

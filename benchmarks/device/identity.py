@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.device.anchor import packaged, usable_boards
-from benchmarks.record import ROOT, Row, finish, run
+from benchmarks.record import ROOT, Row, equal_integers, finish, run
 from sgsc_edge.artifacts import read_npz
 from sgsc_edge.boards.description import load_board
 from sgsc_edge.boards.run import run_package
@@ -84,16 +84,8 @@ def on_board(package: Path, board: str, inputs: NDArray[np.int8]) -> NDArray[np.
 
 
 def row(model: str, board: str, outputs: NDArray[np.int8], expected: NDArray[np.int8]) -> Row:
-    """How many integers differ; no outputs at all, or of another shape, end the benchmark."""
-    if outputs.shape != expected.shape or not outputs.size:
-        raise SystemExit(f"{board}: outputs {outputs.shape}, expected {expected.shape}")
-    differing = int((outputs != expected).sum())
-    return Row(
-        f"{model}: integers that differ from TFLite Micro's, {board}",
-        f"{differing} of {outputs.size:,} ({len(outputs):,} samples)",
-        "0",
-        differing == 0,
-    )
+    """How many integers of a board differ."""
+    return equal_integers(f"{model}: integers that differ from TFLite Micro's, {board}", outputs, expected)
 
 
 if __name__ == "__main__":

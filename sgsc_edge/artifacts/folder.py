@@ -69,6 +69,12 @@ def check_manifest(folder: Path, required: Collection[str] = ()) -> Manifest:
     edited or not listed. Files that came later (a report, a package) need not be listed.
     """
     path = folder / MANIFEST_NAME
+    if folder.is_dir() and not path.exists():
+        raise FileFormatError(
+            f"is no build folder: it has no {MANIFEST_NAME}",
+            where=str(folder),
+            remedy="give the folder of a target, build/<target>; a project is built first",
+        )
     manifest = _parse_manifest(read_json(path), path)
     for name in sorted(set(required) - manifest.files.keys()):
         raise FileFormatError(f"does not list '{name}'", where=str(path), remedy="build again")

@@ -398,3 +398,9 @@ def test_a_second_process_is_kept_out_until_the_first_dies(tmp_path: Path) -> No
         pass
     with artifacts.FolderLock(tmp_path):
         pass
+
+
+def test_a_folder_that_is_no_build_is_called_that(tmp_path: Path) -> None:
+    with pytest.raises(FileFormatError, match=r"is no build folder: it has no manifest\.json") as refused:
+        artifacts.check_manifest(tmp_path)
+    assert "build/<target>" in (refused.value.remedy or "")
