@@ -138,7 +138,9 @@ def parse_toml(text: str, label: str) -> TomlFile:
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         message, line = _syntax_error(str(error))
         where = f"{label}:{line}" if line else label
-        raise ConfigError(f"is not valid TOML: {message}", where=where, remedy="correct this line") from error
+        raise ConfigError(
+            f"is not valid TOML: {message}", where=where, remedy="correct this line; text is in quotes"
+        ) from error
     return TomlFile(label, tables, _key_lines(text))
 
 
