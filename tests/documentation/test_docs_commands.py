@@ -19,7 +19,8 @@ NOT_RUN = {
     "make demo": "creates an environment of its own; tests/examples builds the example",
     ".venv/bin/sgsc-edge verify examples/": "is about what make demo made",
     "ssh-keygen": "signs with a key of the user's",
-    "sgsc-edge build . --target m7-board.toml": "tests/test_targets.py reads it, and the build takes its time",
+    "sgsc-edge build . --target m7-board.toml": "takes its time; tests/test_targets.py reads the file",
+    "sgsc-edge build . --target tflite-int8 --method ptq": "takes its time; tests/pipeline builds by ptq",
 }
 
 
