@@ -60,7 +60,7 @@ def model_name(name: str) -> str:
         raise ConfigError(
             f"the model's name has {len(made)} characters in C code; a package takes {_LONGEST}",
             where=f"name '{made[:_LONGEST]}...'",
-            remedy="give a shorter one with --name",
+            remedy="give a shorter one: project.name in sgsc.toml, or --name of package",
         )
     return made
 

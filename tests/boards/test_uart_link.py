@@ -61,7 +61,7 @@ def test_the_same_integers_over_a_uart(board: Board, kind: Kind) -> None:
 def test_a_fault_is_reported_over_a_uart() -> None:
     device = open_board(built(ARM, name="traps"), ARM)
     try:
-        link = Link(device, 4, timeout_s=20.0, attempts=3, faults=faults("traps", ARM.name))
+        link = Link(device, 4, timeout_s=20.0, attempts=3, faults=Faults(built(ARM, name="traps"), ARM.chip))
         with pytest.raises(TrapError, match="access outside memory at address 0xa0000010"):
             link.run(bytes([2]) + bytes(7))
     finally:

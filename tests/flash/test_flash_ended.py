@@ -6,7 +6,6 @@ import json
 import os
 import re
 import resource
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,12 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from certification.build_folders import context, write_folder
 from firmware.built import needs
 
 from sgsc_edge.artifacts import FolderLock
 from sgsc_edge.boards.description import board_folder
-from sgsc_edge.certification.verify import certify_folder
 
 VIRTUAL, QEMU = "virtual-cortex-m4", "qemu-mps2-an386"
 COMMAND = [sys.executable, "-m", "sgsc_edge.cli.main"]
@@ -33,25 +30,14 @@ from sgsc_edge.cli.main import main
 
 def hanging(source, out, write=flash.package_c_code):
     made = write(source, out)
-    selftest = f"int sgsc_{made.description['name']}_selftest(void)"
-    (out / "selftest.c").write_text(selftest + "; " + selftest + " { for (;;) { } }\\n")
+    name = made.description["name"]
+    loop = f"int sgsc_{name}_selftest(sgsc_{name}_output *output) {{ for (;;) {{ (void)output; }} }}"
+    (out / "selftest.c").write_text(f'#include "sgsc_{name}.h"\\n{loop}\\n')
     return made
 
 flash.package_c_code = hanging
 sys.exit(main())
 """
-
-
-@pytest.fixture(scope="module")
-def _certified(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = write_folder(tmp_path_factory.mktemp("flash") / "build")
-    certify_folder(folder, context())
-    return folder
-
-
-@pytest.fixture
-def folder(_certified: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(_certified, tmp_path / "build"))
 
 
 def flash(

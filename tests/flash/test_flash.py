@@ -32,19 +32,6 @@ pytest.importorskip("ziglang")
 BOARD = "virtual-cortex-m4"
 
 
-@pytest.fixture(scope="module")
-def _certified(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = write_folder(tmp_path_factory.mktemp("flash") / "build")
-    certify_folder(folder, context())
-    return folder
-
-
-@pytest.fixture
-def folder(_certified: Path, tmp_path: Path) -> Path:
-    """A certified build of 50 certify and 6 must_keep samples, free to be changed."""
-    return Path(shutil.copytree(_certified, tmp_path / "build"))
-
-
 def flash(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "sgsc_edge.cli.main", "flash", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
