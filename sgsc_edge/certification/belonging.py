@@ -16,9 +16,9 @@ from sgsc_edge.artifacts import read_bytes
 from sgsc_edge.certification.gates import RECORDED
 from sgsc_edge.certification.records import Measurement, Predicate, RuntimeRow
 from sgsc_edge.errors import FileFormatError
-from sgsc_edge.graph.ir import Graph
 from sgsc_edge.graph.read_tflite import MAX_FILE_BYTES, read_tflite
-from sgsc_edge.graph.write_tflite import Form, write_tflite
+from sgsc_edge.graph.stated import states
+from sgsc_edge.graph.write_tflite import write_tflite
 from sgsc_edge.lowering import lower
 from sgsc_edge.runtimes import execute, specs
 
@@ -26,7 +26,6 @@ OWN_TOOLS = ("sgsc-edge", "numpy")
 """What the certificate's own figures are computed with."""
 
 _REMEDY = "restore the files that belong together, or build again"
-_BARE = Form(names="none", metadata="none")
 
 
 def check_repeated(recorded: Predicate, fresh: Predicate, path: Path) -> None:
@@ -70,16 +69,21 @@ def _counted(measured: Measurement | None) -> dict[str, object] | None:
 
 
 def check_one_model(onnx: Path, tflite: Path, inputs: NDArray[np.int8], *, timeout_s: float) -> None:
-    """FileFormatError unless the ``.onnx`` lowers to the integers of the ``.tflite``.
+    """FileFormatError unless the ``.tflite`` is what the ``.onnx`` lowers to, and states nothing else.
 
     Lowered without its target it may be written otherwise (a dense layer as a convolution): then both are run
     on ``inputs`` int8 [n, ...].
     """
-    lowered = _canonical(lower(onnx))
-    shipped = _canonical(read_tflite(read_bytes(tflite, MAX_FILE_BYTES), where=str(tflite)))
-    if lowered == shipped:
+    data = read_bytes(tflite, MAX_FILE_BYTES)
+    shipped, lowered = read_tflite(data, where=str(tflite)), lower(onnx)
+    if states(data, lowered, where=str(tflite)):
         return
-    runs = [execute(specs()["numpy"], each, inputs, timeout_s=timeout_s) for each in (lowered, shipped)]
+    if not states(data, shipped, where=str(tflite)):
+        raise FileFormatError(
+            "tells interpreters what sgsc-edge does not write", where=str(tflite), remedy=_REMEDY
+        )
+    numpy = specs()["numpy"]
+    runs = [execute(numpy, each, inputs, timeout_s=timeout_s) for each in (data, write_tflite(lowered))]
     outputs = [run.outputs for run in runs if run.outputs is not None]
     if len(outputs) != len(runs):
         reason = "; ".join(run.reason for run in runs if run.reason)
@@ -92,8 +96,3 @@ def check_one_model(onnx: Path, tflite: Path, inputs: NDArray[np.int8], *, timeo
             where=str(onnx),
             remedy=_REMEDY,
         )
-
-
-def _canonical(graph: Graph) -> bytes:
-    """The same ``.tflite`` for graphs that differ in names and metadata alone."""
-    return write_tflite(read_tflite(write_tflite(graph, _BARE)), _BARE)
