@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from sgsc_edge.artifacts import canonical_json, read_bytes, read_json, sha256_bytes
+from sgsc_edge.certification.gates import RECORDED, judge, verdict_of
 from sgsc_edge.certification.records import (
     PREDICATE_TYPE,
     STATEMENT_TYPE,
@@ -21,7 +22,7 @@ from sgsc_edge.certification.records import (
     Statement,
     Verdict,
 )
-from sgsc_edge.certification.samples import MUST_KEEP
+from sgsc_edge.certification.samples import CERTIFY, MUST_KEEP
 from sgsc_edge.errors import FileFormatError
 
 CERTIFICATE_NAME = "certificate.json"
@@ -157,7 +158,30 @@ def read_certificate(path: Path) -> Certificate:
             where=str(path),
             remedy="restore the file, or build again; thresholds are changed with --policy",
         )
+    _check_conclusions(statement.predicate, path)
     return Certificate(statement)
+
+
+def _check_conclusions(predicate: Predicate, path: Path) -> None:
+    """FileFormatError unless verdict, gates and warnings follow from the policy and the measured rows."""
+    sets = {part: row.samples for part, row in predicate.sets.items()}
+    recorded = [row.name for row in predicate.runtimes if row.status == RECORDED]
+    if len(recorded) != 1 or CERTIFY not in sets:
+        raise FileFormatError(
+            f"is not a valid certificate: it needs one recorded model and the set {CERTIFY}", where=str(path)
+        )
+    policy = predicate.policy
+    roles = dict.fromkeys((*recorded, *policy.runtimes.optional), False)
+    roles |= dict.fromkeys(policy.runtimes.required, True)
+    rows = [(row.name, row.required) for row in predicate.runtimes]
+    gates, warnings = judge(policy.gate, predicate.references, predicate.runtimes, sets)
+    follows = sorted(rows) == sorted(roles.items()) and predicate.verdict == verdict_of(gates)
+    if not follows or (predicate.gates, predicate.warnings) != (gates, warnings):
+        raise FileFormatError(
+            "contradicts itself: gates and verdict do not follow from its policy and measurements",
+            where=str(path),
+            remedy="restore the file, or build again; thresholds are changed with --policy",
+        )
 
 
 def differences(recorded: Certificate, now: Certificate) -> tuple[str, ...]:

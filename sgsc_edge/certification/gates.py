@@ -24,7 +24,22 @@ from sgsc_edge.certification.policy import GatePolicy
 from sgsc_edge.certification.records import CoarseGate, Gate, Measurement, RuntimeRow, Verdict
 from sgsc_edge.certification.samples import CERTIFY, MUST_KEEP
 
+RECORDED = "recorded"
+
 References = Mapping[str, Mapping[str, Measurement | None]]
+
+
+def judge(
+    policy: GatePolicy, references: References, runtimes: Sequence[RuntimeRow], sets: Mapping[str, int]
+) -> tuple[tuple[Gate, ...], tuple[CoarseGate, ...]]:
+    """Every gate and warning of a certificate.
+
+    ``runtimes``: all rows, the compressed model's (status ``recorded``) among them; ``sets``: sizes by part.
+    """
+    (compressed,) = (row for row in runtimes if row.status == RECORDED)
+    required = [row for row in runtimes if row.required and row is not compressed]
+    gates = all_gates(policy, references, compressed, required, must_keep=MUST_KEEP in sets)
+    return gates, coarse_gates(policy, sets[CERTIFY])
 
 
 def all_gates(

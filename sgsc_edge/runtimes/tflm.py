@@ -36,6 +36,7 @@ ROWS = (
         MODEL_TFLITE,
         ("tflite-micro",),
         run,
+        exact=True,
         slow=True,
         platforms=(("linux", "x86_64"),),
         stand_in="numpy",
