@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sgsc_edge.footprint import Footprint
     from sgsc_edge.graph.ir import Graph
     from sgsc_edge.inspection import Comparison, Inspection
-    from sgsc_edge.packaging.c_code import Packaged
+    from sgsc_edge.packaging import Packaged
     from sgsc_edge.preservation.selection import Selection
     from sgsc_edge.preservation.summary import Summary
     from sgsc_edge.project import Project
@@ -238,24 +238,33 @@ def package(
     out: str | Path | None = None,
     name: str | None = None,
     learned: bool | None = None,
+    arena: int | None = None,
 ) -> Packaged:
     """Write a build folder's model, or a ``.tflite`` file, as a package for an embedded project.
 
     Parameters
     ----------
-    kind: ``"c-code"``.
+    kind: ``"c-code"``, or ``"c-array"`` for TensorFlow Lite Micro.
     out: the package's folder; None for ``package/<kind>`` in a build folder, ``./<name>-<kind>`` for a file.
     name: of the model in the code; None for its own.
-    learned: weights at the smallest width that holds each filter, instead of the ``.tflite``'s; None for what
-        the build's target says (a file: the ``.tflite``'s).
+    learned: c-code: weights at the smallest width that holds each filter, instead of the ``.tflite``'s; None
+        for what the build's target says (a file: the ``.tflite``'s).
+    arena: c-array: bytes of the interpreter's arena; None for as many as TFLite Micro takes, and a margin.
     """
-    from sgsc_edge.packaging import package_c_code, read_source
+    from sgsc_edge.packaging import package_c_array, package_c_code, read_source
 
-    if kind != "c-code":
-        raise ConfigError(f"there is no format '{kind}'", where="--format", remedy="use c-code")
+    if kind not in ("c-code", "c-array"):
+        raise ConfigError(f"there is no format '{kind}'", where="--format", remedy="use c-code or c-array")
+    foreign = "--weights" if kind == "c-array" and learned is not None else None
+    foreign = "--arena" if kind == "c-code" and arena is not None else foreign
+    if foreign is not None:
+        raise ConfigError(f"{kind} has no such option", where=foreign, remedy="leave it out")
     read = read_source(Path(source))
     default = Path(f"{read.name}-{kind}") if read.folder is None else read.folder / "package" / kind
-    return package_c_code(read, default if out is None else Path(out), name=name, learned=learned)
+    folder = default if out is None else Path(out)
+    if kind == "c-array":
+        return package_c_array(read, folder, name=name, arena=arena)
+    return package_c_code(read, folder, name=name, learned=learned)
 
 
 def flash(

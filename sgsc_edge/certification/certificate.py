@@ -223,8 +223,7 @@ def _role(row: RuntimeRow) -> str:
 
 
 def _note(row: RuntimeRow) -> str:
-    stand_in = f"{row.stand_in} stands in" if row.stand_in else ""
-    return "; ".join(text for text in (stand_in, row.reason) if text)
+    return "; ".join(text for text in (row.label, row.reason) if text)
 
 
 def _figures(measured: Measurement | None, metrics: tuple[str, ...]) -> tuple[str, ...]:
@@ -254,4 +253,5 @@ def _gate_line(gate: Gate) -> str:
     head = f"{gate.status:<12} {gate.name} ({gate.subject}, {gate.set}): {gate.quantity}"
     if gate.measured is None:
         return f"{head} not measured: {gate.reason}"
-    return f"{head} {gate.measured:.6g}, at most {gate.threshold:g}"
+    note = f" ({gate.reason})" if gate.reason else ""
+    return f"{head} {gate.measured:.6g}, at most {gate.threshold:g}{note}"

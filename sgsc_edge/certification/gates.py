@@ -139,7 +139,7 @@ def _must_keep_gate(row: RuntimeRow) -> Gate:
     elif measured.negative_flips is None:
         reason = "the float model's logits are not finite"
     else:
-        value = float(len(measured.negative_flips))
+        value, reason = float(len(measured.negative_flips)), row.label
     return _gate("must_keep", row.name, MUST_KEEP, "right decisions turned wrong", value, 0.0, reason)
 
 
@@ -151,7 +151,7 @@ def _lowering_gate(policy: GatePolicy, row: RuntimeRow) -> Gate:
     elif measured.samples == 0:
         reason = "the certify set has no samples"
     else:
-        value = len(measured.differs_from_compressed) / measured.samples
+        value, reason = len(measured.differs_from_compressed) / measured.samples, row.label
     quantity = "share of decisions that differ from the compressed model"
     return _gate("lowering", row.name, CERTIFY, quantity, value, policy.max_lowering_flips, reason)
 

@@ -104,6 +104,11 @@ class RuntimeRow(BaseModel):
     stand_in: str | None
     sets: dict[str, Measurement]
 
+    @property
+    def label(self) -> str:
+        """``numpy stands in`` where another runtime ran; else nothing."""
+        return f"{self.stand_in} stands in" if self.stand_in else ""
+
 
 class Gate(BaseModel):
     """One condition. ``margin`` is threshold - measured; negative margins fail."""

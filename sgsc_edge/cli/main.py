@@ -30,7 +30,7 @@ COMMANDS = {
     "preserve": "Choose the samples that guard a compression, and show them.",
     "verify": "Certify a build folder again, from its files alone.",
     "inspect": "Show ops, widths, shapes, quantization and bytes of a model file.",
-    "package": "Write a model as C code for an embedded project.",
+    "package": "Write a model as C code, or as an array for TensorFlow Lite Micro.",
     "flash": "Put a build on a board, and certify what the board computes.",
     "targets": "List the targets that models can be built for.",
     "boards": "List the boards that firmware can run on, and what is missing to use them.",
