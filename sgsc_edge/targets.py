@@ -13,8 +13,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from sgsc_edge.config_text import Name, NamedTable, Table, named_file, nearest, parse_size
+from sgsc_edge.config_text import Name, NamedTable, Table, named_file, parse_size
 from sgsc_edge.graph.op_rules import OP_RULES
+from sgsc_edge.hints import nearest
 
 Granularity = Literal["per-tensor", "per-channel"]
 

@@ -19,6 +19,7 @@ PACKAGE = Path(sgsc_edge.__file__).parent
 
 FLOORS = {
     "errors": 0,  # under everything
+    "hints": 1,
     "numerics": 1,
     "artifacts": 2,
     "config_text": 2,

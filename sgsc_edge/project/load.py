@@ -20,12 +20,12 @@ from sgsc_edge.config_text import (
     Problem,
     TomlFile,
     findings,
-    nearest,
     parse_key,
     raise_problems,
     read_toml,
 )
 from sgsc_edge.errors import ConfigError
+from sgsc_edge.hints import nearest
 from sgsc_edge.project.schema import Config, not_yet
 
 if TYPE_CHECKING:

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from sgsc_edge.errors import ModelError
+from sgsc_edge.hints import nearest
 from sgsc_edge.project.load import Project
+from sgsc_edge.project.schema import CHECKPOINTS
 from sgsc_edge.project.user_code import call, failed, user_code
 
 _SHOWN = 8  # names listed before "and n more"
@@ -79,8 +81,9 @@ def _load_checkpoint(model: nn.Module, project: Project, name: str) -> None:
     where = project.where("model", "checkpoint")
     path = project.root / name
     if not path.is_file():
+        there = [file.name for file in path.parent.glob("*") if file.suffix in CHECKPOINTS]
         raise ModelError(
-            f"checkpoint '{name}' does not exist",
+            f"checkpoint '{name}' does not exist{nearest(path.name, there)}",
             where=where,
             remedy="train the float model first, or correct the path",
         )

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from sgsc_edge.artifacts import sha256_file
-from sgsc_edge.config_text import nearest
 from sgsc_edge.errors import InputError, SgscError
+from sgsc_edge.hints import nearest
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
