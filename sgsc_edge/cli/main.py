@@ -26,6 +26,7 @@ COMPLETE = "_SGSC_EDGE_COMPLETE"
 
 # name: what it does. Its module is sgsc_edge.cli.<name>, its click command is called `command` there.
 COMMANDS = {
+    "init": "Make a folder a project: a starter, an example, or for a network of your own.",
     "build": "Compress, lower and certify a project for one or more targets.",
     "preserve": "Choose the samples that guard a compression, and show them.",
     "verify": "Certify a build folder again, from its files alone.",
@@ -35,6 +36,7 @@ COMMANDS = {
     "targets": "List the targets that models can be built for.",
     "boards": "List the boards that firmware can run on, and what is missing to use them.",
     "runtimes": "List the runtimes that can check a model, and what is installed.",
+    "doctor": "Say what is installed, what is missing, what for, and how to get it.",
     "completion": "Print the script that completes commands in a shell.",
 }
 

@@ -25,15 +25,7 @@ def load_model(project: Project) -> nn.Module:
     """
     where = project.where("model", "factory")
     settings = project.config
-    model = call(
-        project.root, settings.model.factory, seed=settings.compress.seed, where=where, error=ModelError
-    )
-    if not isinstance(model, nn.Module):
-        raise ModelError(
-            f"'{settings.model.factory}' returned {_kind(model)}, not a torch.nn.Module",
-            where=where,
-            remedy="return the model itself",
-        )
+    model = make_model(project.root, settings.model.factory, settings.compress.seed, where)
     if settings.model.checkpoint is not None:
         _load_checkpoint(model, project, settings.model.checkpoint)
     _check_weights(model, where)
@@ -47,6 +39,18 @@ def load_model(project: Project) -> nn.Module:
             remedy="name every class once",
         )
     return model
+
+
+def make_model(root: Path, factory: str, seed: int, where: str) -> nn.Module:
+    """What the user's factory returns; ``ModelError`` where it raises or returns no module."""
+    made = call(root, factory, seed=seed, where=where, error=ModelError)
+    if not isinstance(made, nn.Module):
+        raise ModelError(
+            f"'{factory}' returned {_kind(made)}, not a torch.nn.Module",
+            where=where,
+            remedy="return the model itself",
+        )
+    return made
 
 
 def output_size(project: Project, model: nn.Module) -> int:
@@ -87,6 +91,11 @@ def _load_checkpoint(model: nn.Module, project: Project, name: str) -> None:
             where=where,
             remedy="train the float model first, or correct the path",
         )
+    model.load_state_dict(dict(fitting_state(model, path, where)))
+
+
+def fitting_state(model: nn.Module, path: Path, where: str) -> Mapping[str, Tensor]:
+    """The state dict in a checkpoint; ``ModelError`` where it cannot be read or is not one of ``model``."""
     state = _read_state(path, where)
     expected = model.state_dict()
     problems = [
@@ -96,11 +105,11 @@ def _load_checkpoint(model: nn.Module, project: Project, name: str) -> None:
     ]
     if problems:
         raise ModelError(
-            f"checkpoint '{name}' does not fit the model: {'; '.join(problems)}",
+            f"checkpoint '{path.name}' does not fit the model: {'; '.join(problems)}",
             where=where,
             remedy="use the checkpoint of this model, saved from model.state_dict()",
         )
-    model.load_state_dict(dict(state))
+    return state
 
 
 def _read_state(path: Path, where: str) -> Mapping[str, Tensor]:
