@@ -19,7 +19,9 @@ PACKAGE = Path(sgsc_edge.__file__).parent
 
 FLOORS = {
     "errors": 0,  # under everything
+    "hints": 1,
     "numerics": 1,
+    "shipped": 1,
     "artifacts": 2,
     "config_text": 2,
     "graph": 2,  # targets name its ops
@@ -42,6 +44,8 @@ FLOORS = {
     "packaging": 6,
     "pipeline": 6,
     "flash": 7,
+    "scaffold": 7,
+    "doctor": 7,
     "api": 8,
     "cli": 9,
 }

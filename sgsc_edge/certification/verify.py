@@ -27,10 +27,10 @@ from sgsc_edge.certification.metrics import OutputGrid
 from sgsc_edge.certification.policy import RuntimePolicy, read_policy
 from sgsc_edge.certification.records import CertificationContext, Verdict
 from sgsc_edge.certification.samples import CERTIFY, GATED_PARTS, PARTS, SampleSet, read_samples
-from sgsc_edge.config_text import nearest
 from sgsc_edge.errors import ConfigError, FileFormatError
 from sgsc_edge.graph.ir import DType
 from sgsc_edge.graph.read_tflite import read_tflite
+from sgsc_edge.hints import nearest
 from sgsc_edge.runtimes import MODEL_ONNX, MODEL_TFLITE, RunResult, Status, run_runtime, specs
 
 PRESERVATION_NAME = "preservation.npz"

@@ -6,14 +6,13 @@ from pathlib import Path
 
 import click
 
+from sgsc_edge.cli.arguments import BUILD, OneOf
 from sgsc_edge.cli.output import CONTEXT, Result, command_options
 
 
 @click.command("package", context_settings=CONTEXT)
-@click.argument("source", type=click.Path(path_type=Path))
-@click.option(
-    "--format", "kind", type=click.Choice(["c-code", "c-array"]), required=True, help="What to write."
-)
+@click.argument("source", type=BUILD)
+@click.option("--format", "kind", type=OneOf(["c-code", "c-array"]), required=True, help="What to write.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -24,7 +23,7 @@ from sgsc_edge.cli.output import CONTEXT, Result, command_options
 )
 @click.option(
     "--weights",
-    type=click.Choice(["stored", "learned"]),
+    type=OneOf(["stored", "learned"]),
     help="Widths of weights of c-code: as the .tflite stores them, or the smallest that holds each filter; "
     "default: what the build's target says, else stored.",
 )

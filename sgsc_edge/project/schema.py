@@ -17,10 +17,12 @@ from pydantic import (
     model_validator,
 )
 
-from sgsc_edge.config_text import Key, nearest, parse_size
+from sgsc_edge.config_text import Key, dotted, leaf_keys, parse_size
+from sgsc_edge.hints import nearest
 
 TASKS = ("classification", "language-model", "regression")
 METRICS = ("accuracy", "loss", "mse", "auc")
+CHECKPOINTS = (".safetensors", ".pt", ".pth")
 _SPEC = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
@@ -60,8 +62,16 @@ def parse_budget(value: object) -> object:
 
 
 def _spec(value: str) -> str:
-    if not _SPEC.fullmatch(value):
-        raise ValueError(f'{value!r} is not of the form "module:function"')
+    as_module = value.replace(".py:", ":").replace("/", ".")  # "model.py:build" is a file's name, no module's
+    if value != as_module or not _SPEC.fullmatch(value):
+        hint = nearest(value, [as_module]) if _SPEC.fullmatch(as_module) else ""
+        raise ValueError(f'{value!r} is not of the form "module:function"{hint}')
+    return value
+
+
+def _checkpoint(value: str) -> str:
+    if not value.endswith(CHECKPOINTS):
+        raise ValueError(f"{value!r} is none of the checkpoints that can be read: {', '.join(CHECKPOINTS)}")
     return value
 
 
@@ -159,7 +169,7 @@ class ModelSection(_Section):
     """
 
     factory: Spec
-    checkpoint: Annotated[str, Field(pattern=r"\.(safetensors|pt|pth)$")] | None = None
+    checkpoint: Annotated[str, AfterValidator(_checkpoint)] | None = None
     input: InputSection
     task: Task = "classification"
     saw_pool: bool | None = None
@@ -311,6 +321,15 @@ class Config(_Section):
     compress: CompressSection = CompressSection()
     export: ExportSection = ExportSection()
     targets: dict[str, Any] = Field(default={}, exclude=True)
+
+
+def setting_names() -> list[str]:
+    """Every key of ``sgsc.toml`` that ``--set`` takes, in the order of the tables.
+
+    >>> setting_names()[0], "preservation.shares.saliency" in setting_names()
+    ('project.name', True)
+    """
+    return [dotted(key) for key in leaf_keys(Config) if key != ("targets",)]
 
 
 # --- known, but not executed in this version: delete a row when its part arrives --------------------
