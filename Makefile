@@ -149,6 +149,12 @@ bench-device: $(STAMPS)/dev $(MNIST)/float.safetensors  ## firmware: size, instr
 bench-report: $(STAMPS)/demo  ## write docs/results.md from the results
 	$(BIN)/python -m benchmarks.report
 
+# --- documentation ---------------------------------------------------------------------------------------
+
+.PHONY: docs
+docs: $(STAMPS)/demo  ## write docs/config.md from the models that validate the files
+	$(BIN)/python -m sgsc_edge.config_reference > docs/config.md
+
 # --- housekeeping -----------------------------------------------------------------------------------------
 
 .PHONY: lock clean help

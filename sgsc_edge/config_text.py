@@ -31,7 +31,21 @@ MAX_TOML_BYTES = 2**20
 UNITS = {"B": 1, "kB": 1000, "MB": 1000**2, "KiB": 1024, "MiB": 1024**2}
 
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+@dataclass(frozen=True)
+class Form:
+    """Metadata of a key's type: how people write the value, where the annotation does not say it."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Metadata of a key's type: the unit of the value."""
+
+    text: str
+
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$"), Form("lower-case letters, digits and `-`")]
 
 
 class Table(BaseModel):
@@ -43,8 +57,10 @@ class Table(BaseModel):
 class NamedTable(Table):
     """A whole file ``<name>.toml`` about one thing."""
 
-    name: Name
-    description: Annotated[str, Field(min_length=1)]
+    name: Name = Field(description="The file is called `<name>.toml`.")
+    description: Annotated[str, Field(min_length=1)] = Field(
+        description="What it is, in a line; lists of the command line show it."
+    )
 
 
 @dataclass(frozen=True)
@@ -122,7 +138,9 @@ def parse_toml(text: str, label: str) -> TomlFile:
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         message, line = _syntax_error(str(error))
         where = f"{label}:{line}" if line else label
-        raise ConfigError(f"is not valid TOML: {message}", where=where, remedy="correct this line") from error
+        raise ConfigError(
+            f"is not valid TOML: {message}", where=where, remedy="correct this line; text is in quotes"
+        ) from error
     return TomlFile(label, tables, _key_lines(text))
 
 
@@ -293,7 +311,7 @@ def _message(model: type[BaseModel], detail: Any) -> str:
     if kind == "extra_forbidden":
         return f"unknown key{_hint(model, key)}"
     if kind == "missing":
-        return "is required"
+        return f"is required{_meaning(model, key)}"
     message: str = _SHAPES.get(kind, detail["msg"])
     message = message.removeprefix("Value error, ").removeprefix("Input should be ")
     if kind == "value_error":
@@ -326,6 +344,15 @@ def _hint(model: type[BaseModel], key: Key) -> str:
     return f" (known: {', '.join(siblings)})" if siblings else ""
 
 
+def _meaning(model: type[BaseModel], key: Key) -> str:
+    """What a key says, in its description's first sentence."""
+    around = _model_at(model, key[:-1])
+    known = around.model_fields.values() if around else ()
+    texts = (info.description for name, info in zip(_fields(around), known, strict=True) if name == key[-1])
+    text = next((text for text in texts if text), "")
+    return f": {text[0].lower()}{text[1:].split('. ')[0].rstrip('.')}" if text else ""
+
+
 def _fields(model: type[BaseModel] | None) -> list[str]:
     return [info.alias or name for name, info in model.model_fields.items()] if model else []
 
@@ -338,20 +365,21 @@ def _model_at(model: type[BaseModel], key: Key) -> type[BaseModel] | None:
             return None
         fields = {info.alias or name: info.annotation for name, info in current.model_fields.items()}
         # Below a mapping or a list, a name or an index stays with the element's model.
-        current = _inner_model(fields[part]) if part in fields else current
+        current = inner_model(fields[part]) if part in fields else current
     return current
 
 
-def _inner_model(annotation: Any) -> type[BaseModel] | None:
+def inner_model(annotation: Any) -> type[BaseModel] | None:
+    """The model of the table, or of each of several tables, that an annotation describes; None for values."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    return next(filter(None, map(_inner_model, typing.get_args(annotation))), None)
+    return next(filter(None, map(inner_model, typing.get_args(annotation))), None)
 
 
 def leaf_keys(model: type[BaseModel]) -> Iterator[Key]:
     """The key of every value that tables of ``model`` may hold, tables inside them included."""
     for name, info in model.model_fields.items():
-        key, inner = info.alias or name, _inner_model(info.annotation)
+        key, inner = info.alias or name, inner_model(info.annotation)
         yield from ([(key,)] if inner is None else ((key, *rest) for rest in leaf_keys(inner)))
 
 

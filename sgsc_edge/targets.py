@@ -3,7 +3,7 @@
 A target is data: which version of each op it executes, which weight widths each op may have and how they are
 scaled, what activations look like, how constant data is aligned, which runtimes must agree before a
 certificate says so and by how much they may differ, and the limits of the device where it has any. A new
-target is a new file; nothing in the code knows a target by name. ``docs/targets.md`` explains every key.
+target is a new file; nothing in the code knows a target by name.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from sgsc_edge.config_text import Name, NamedTable, Table, named_file, parse_size
+from sgsc_edge.config_text import Form, Name, NamedTable, Table, Unit, named_file, parse_size
 from sgsc_edge.graph.op_rules import OP_RULES
 from sgsc_edge.hints import nearest
 from sgsc_edge.shipped import shipped
@@ -39,18 +39,28 @@ def _weighted_op(name: str) -> str:
     return name
 
 
-DeviceOp = Annotated[str, AfterValidator(_device_op)]
+DeviceOp = Annotated[str, AfterValidator(_device_op), Form("an op that `sgsc-edge targets` shows")]
 """An op's name in ``graph/ir.py``."""
 
-Size = Annotated[int, BeforeValidator(_size), Field(gt=0)]  # bytes; written "256 kB"
+Size = Annotated[
+    int,
+    BeforeValidator(_size),
+    Field(gt=0),
+    Unit("bytes"),
+    Form('`"256 kB"` (B, kB, MB, KiB, MiB) or integer'),
+]
+
+RUNTIME_NAMES = Form("list of names that `sgsc-edge runtimes` shows")
 
 
 class Activations(Table):
     """Values between ops."""
 
-    dtype: Literal["int8", "int16", "float32"]
-    symmetric: bool = False
-    granularity: Granularity = "per-tensor"
+    dtype: Literal["int8", "int16", "float32"] = Field(
+        description="Of the values between ops; int8 is what can be lowered today, others are refused."
+    )
+    symmetric: bool = Field(default=False, description="Whether zero points are 0.")
+    granularity: Granularity = Field(default="per-tensor", description="One scale, or one for each channel.")
 
 
 def channel_axis(op: str) -> int:
@@ -59,18 +69,25 @@ def channel_axis(op: str) -> int:
 
 
 class Weights(Table):
-    """One legal storage of an op's weights; an op may have several rows.
+    """One legal storage of an op's weights; an op may have several rows."""
 
-    ``axis`` is the channel axis of the device layout (OHWI 0, depthwise 1HWC 3), absent per tensor.
-    ``bits`` 8 stands for integers in [-127, 127], 4 for [-7, 7]; zero points are 0. ``unpacked``: the kernel
-    unpacks them into the arena, a byte each, while the op runs.
-    """
-
-    op: Annotated[str, AfterValidator(_weighted_op)]
-    bits: Literal[4, 8]
-    granularity: Granularity
-    axis: Annotated[int, Field(ge=0)] | None = None
-    unpacked: bool = False
+    op: Annotated[
+        str, AfterValidator(_weighted_op), Form("`Conv2D`, `DepthwiseConv2D`, `FullyConnected`, ..")
+    ] = Field(description="The op whose weights may be stored so.")
+    bits: Literal[4, 8] = Field(
+        description="8: integers in [-127, 127]; 4: in [-7, 7]. Zero points are 0. A row for 8 bits "
+        "per channel is always there."
+    )
+    granularity: Granularity = Field(description="One scale for the tensor, or one for each output channel.")
+    axis: Annotated[int, Field(ge=0)] | None = Field(
+        default=None,
+        description="Along which channels lie, where scales are per channel: 3 for `DepthwiseConv2D`, "
+        "else 0.",
+    )
+    unpacked: bool = Field(
+        default=False,
+        description="Whether the kernel unpacks them into the arena, a byte each, while the op runs.",
+    )
 
     @model_validator(mode="after")
     def _axis_fits(self) -> Weights:
@@ -84,8 +101,12 @@ class Weights(Table):
 class Runtimes(Table):
     """Who must execute the model (missing: not measured, exit 3) and who may."""
 
-    required: Annotated[tuple[Name, ...], Field(min_length=1, strict=False)]
-    optional: Annotated[tuple[Name, ...], Field(strict=False)] = ()
+    required: Annotated[tuple[Name, ...], Field(min_length=1, strict=False), RUNTIME_NAMES] = Field(
+        description="Who must certify; missing: not measured, exit code 3."
+    )
+    optional: Annotated[tuple[Name, ...], Field(strict=False), RUNTIME_NAMES] = Field(
+        default=(), description="Who is run and shown where it is installed."
+    )
 
     @model_validator(mode="after")
     def _named_once(self) -> Runtimes:
@@ -98,51 +119,56 @@ class Runtimes(Table):
 class Tolerance(Table):
     """By how much a runtime may differ from the integer executor in some ops, on equal inputs, and why.
 
-    ``steps`` counts output integers. Where no row names a runtime and an op, the two are equal.
+    Where no row names a runtime and an op, the two are equal.
     """
 
-    runtime: Name
-    ops: Annotated[tuple[DeviceOp, ...], Field(min_length=1, strict=False)]
-    steps: Annotated[int, Field(ge=1)]
-    reason: Annotated[str, Field(min_length=10)]
+    runtime: Name = Field(description="One of `[runtimes]`.")
+    ops: Annotated[tuple[DeviceOp, ...], Field(min_length=1, strict=False), Form("list of ops")] = Field(
+        description="The ops that may differ."
+    )
+    steps: Annotated[int, Field(ge=1), Unit("output integers")] = Field(description="By how much at most.")
+    reason: Annotated[str, Field(min_length=10)] = Field(description="Why, in a sentence.")
 
 
 class Code(Table):
-    """That the device runs generated C code, and how that stores weights.
+    """That the device runs generated C code, and how that stores weights."""
 
-    ``weights``: ``learned`` packs each output channel of every layer at a width of its own, 1 to 8 bits; the
-    ``.tflite`` then holds the same integers in 8 bits. ``stored`` keeps the ``.tflite``'s widths.
-    """
-
-    weights: Literal["learned", "stored"] = "stored"
+    weights: Literal["learned", "stored"] = Field(
+        default="stored",
+        description="`learned` packs each output channel at a width of its own, 1 to 8 bits, and the "
+        "`.tflite` holds the same integers in 8 bits; `stored` keeps the `.tflite`'s widths.",
+    )
 
 
 class Limits(Table):
-    """What the device has, in bytes; absent means that the target sets no limit.
+    """What the device has; absent means that the target sets no limit."""
 
-    ``flash``: for the ``.tflite``; ``arena``: RAM for the values between ops.
-    """
-
-    flash: Size | None = None
-    arena: Size | None = None
+    flash: Size | None = Field(
+        default=None, description="For the `.tflite`, or with learned widths for the C code's constants."
+    )
+    arena: Size | None = Field(default=None, description="RAM for the values between ops.")
 
 
 class Target(NamedTable):
-    """A validated ``targets/<name>.toml``.
+    """A validated ``targets/<name>.toml``."""
 
-    ``alignment``: constant data starts at multiples of so many bytes of the file; the format asks for 16.
-    ``versions``: the newest version of each op that the target executes; ops without a row it does not.
-    """
-
-    format: Literal["tflite"]
-    alignment: Literal[16, 32, 64] = 16
-    activations: Activations
-    versions: Annotated[dict[DeviceOp, Annotated[int, Field(ge=1)]], Field(min_length=1)]
-    weights: Annotated[tuple[Weights, ...], Field(min_length=1, strict=False)]
-    runtimes: Runtimes
-    tolerances: Annotated[tuple[Tolerance, ...], Field(strict=False)] = ()
-    limits: Limits = Limits()
-    code: Code = Code()
+    format: Literal["tflite"] = Field(description="What is shipped.")
+    alignment: Annotated[Literal[16, 32, 64], Unit("bytes")] = Field(
+        default=16, description="Constant data starts at multiples of it in the file; the format asks for 16."
+    )
+    activations: Activations = Field(description="Values between ops.")
+    versions: Annotated[
+        dict[DeviceOp, Annotated[int, Field(ge=1)]], Field(min_length=1), Form("`Op = version`, one a line")
+    ] = Field(description="The newest version of each op that the target executes; others are refused.")
+    weights: Annotated[tuple[Weights, ...], Field(min_length=1, strict=False)] = Field(
+        description="The legal storages of weights; training chooses among them."
+    )
+    runtimes: Runtimes = Field(description="Who must execute the model, and who may.")
+    tolerances: Annotated[tuple[Tolerance, ...], Field(strict=False)] = Field(
+        default=(), description="By how much runtimes may differ from the integer executor, op by op."
+    )
+    limits: Limits = Field(default=Limits(), description="What the device has; what is larger is refused.")
+    code: Code = Field(default=Code(), description="Where the device runs generated C code.")
 
     @model_validator(mode="after")
     def _rows_differ(self) -> Target:

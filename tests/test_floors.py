@@ -42,6 +42,7 @@ FLOORS = {
     "boards": 5,
     "footprint": 5,
     "packaging": 6,
+    "config_reference": 6,  # names the keys of every kind of file
     "pipeline": 6,
     "flash": 7,
     "scaffold": 7,

@@ -1,7 +1,6 @@
 """Boards as data: a chip and how it is reached, read from ``targets/boards/<name>.toml``.
 
-A new board with a known core is a new file; nothing in the code knows a board by name. ``docs/boards.md``
-explains every key.
+A new board with a known core is a new file; nothing in the code knows a board by name.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from sgsc_edge.config_text import NamedTable, Table, named_file
+from sgsc_edge.config_text import Form, NamedTable, Table, named_file
 from sgsc_edge.firmware.chip import Chip, Uart
 from sgsc_edge.targets import target_folder
 
@@ -24,11 +23,19 @@ _PORT = r"^(/.+|COM\d+|usb:[0-9a-f]{4}:[0-9a-f]{4})$"
 
 
 class Reach(Table):
-    """How a board is reached. ``machine`` is QEMU's name for it; ``port`` the serial port, or its USB id."""
+    """How a board is reached."""
 
-    via: Literal["unicorn", "qemu", "linux", "serial"]
-    machine: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")] | None = None
-    port: Annotated[str, Field(pattern=_PORT)] | None = None
+    via: Literal["unicorn", "qemu", "linux", "serial"] = Field(
+        description="`unicorn`: virtual boards; `linux`: a program, for `aarch64` only; `serial`: a "
+        "real board."
+    )
+    machine: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$"), Form("such as `mps2-an386`")] | None = (
+        Field(default=None, description="QEMU's name of the machine; for `qemu` only.")
+    )
+    port: (
+        Annotated[str, Field(pattern=_PORT), Form("such as `/dev/ttyACM0`, or a USB id `usb:0d28:0204`")]
+        | None
+    ) = Field(default=None, description="Where the board is connected; for `serial` only.")
 
     @model_validator(mode="after")
     def _complete(self) -> Reach:
@@ -40,11 +47,15 @@ class Reach(Table):
 
 
 class Board(NamedTable):
-    """A validated board file. ``link``: the UART of the link; None for the architecture's way."""
+    """A validated board file."""
 
-    chip: Chip
-    reach: Reach
-    link: Uart | None = None
+    chip: Chip = Field(description="The core and its memory.")
+    reach: Reach = Field(description="How the board is reached.")
+    link: Uart | None = Field(
+        default=None,
+        description="The UART that carries the link: needed for `serial`, possible for `qemu`. Left "
+        "out: semihosting, or standard input and output.",
+    )
 
     @model_validator(mode="after")
     def _reachable(self) -> Board:

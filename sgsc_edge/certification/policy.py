@@ -23,7 +23,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sgsc_edge.artifacts import canonical_json, sha256_bytes
 from sgsc_edge.certification.metrics import METRICS
-from sgsc_edge.config_text import TomlFile, read_toml, validate
+from sgsc_edge.config_text import TomlFile, Unit, read_toml, validate
+from sgsc_edge.targets import RUNTIME_NAMES
 
 STRICT = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -33,10 +34,18 @@ class GatePolicy(BaseModel):
 
     model_config = STRICT
 
-    metric: Literal["accuracy", "loss"]
-    max_drop: Annotated[float, Field(ge=0)]
-    reference: Literal["float", "control"]
-    max_lowering_flips: Annotated[float, Field(ge=0, le=1)]
+    metric: Literal["accuracy", "loss"] = Field(
+        description="What the compression gate measures; another one than recorded needs `max_drop`, too."
+    )
+    max_drop: Annotated[float, Field(ge=0), Unit("the metric's: a share, or nats")] = Field(
+        description="By how much the metric may be worse than the reference's on the certify samples."
+    )
+    reference: Literal["float", "control"] = Field(
+        description="What the compression gate compares with; a control must have been recorded."
+    )
+    max_lowering_flips: Annotated[float, Field(ge=0, le=1), Unit("share of the certify samples")] = Field(
+        description="How many decisions of each required runtime may differ from the compressed model's."
+    )
 
     @model_validator(mode="after")
     def _drop_fits(self) -> Self:
@@ -50,8 +59,12 @@ class RuntimePolicy(BaseModel):
 
     model_config = STRICT
 
-    required: Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
-    optional: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    required: Annotated[tuple[str, ...], Field(min_length=1, strict=False), RUNTIME_NAMES] = Field(
+        description="Who must have run, and passed; one that runs the `.tflite` is among them."
+    )
+    optional: Annotated[tuple[str, ...], Field(strict=False), RUNTIME_NAMES] = Field(
+        default=(), description="Who is run and shown, and gates nothing."
+    )
 
     @model_validator(mode="after")
     def _named_once(self) -> Self:
@@ -67,8 +80,8 @@ class Policy(BaseModel):
 
     model_config = STRICT
 
-    gate: GatePolicy
-    runtimes: RuntimePolicy
+    gate: GatePolicy = Field(description="The thresholds.")
+    runtimes: RuntimePolicy = Field(description="The runtimes.")
 
     @property
     def sha256(self) -> str:

@@ -81,6 +81,12 @@ def verify_folder(
     """
     settings = RunSettings(timeout_s, workers, parts)
     path = folder / CERTIFICATE_NAME
+    if not path.is_file():
+        raise FileFormatError(
+            f"is no finished build: it has no {CERTIFICATE_NAME}",
+            where=str(folder),
+            remedy="give build/<target> of a build that has ended",
+        )
     recorded = read_certificate(path)
     context = recorded.context
     if policy is not None:

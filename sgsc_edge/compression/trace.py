@@ -7,8 +7,10 @@ written); ``KINDS`` names each call's ONNX operator, which is what :mod:`sgsc_ed
 from __future__ import annotations
 
 import operator
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -202,6 +204,17 @@ def _call_name(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:
     return str(getattr(node.target, "__name__", node.target))
 
 
+def _line(error: Exception) -> str:
+    """`` (model.py:9)``: the last line of the model's own code that ran; empty where there is none."""
+    others = (Path(torch.__file__).parent, Path(__file__).parents[1])
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not any(Path(frame.filename).is_relative_to(folder) for folder in others)
+    ]
+    return f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+
+
 def trace(model: nn.Module, sample: torch.Tensor) -> Traced:
     """Trace a model on one sample.
 
@@ -223,7 +236,7 @@ def trace(model: nn.Module, sample: torch.Tensor) -> Traced:
     except Exception as error:
         raise ModelError(
             f"the model cannot be traced: {error}",
-            where=f"{type(model).__name__}.forward",
+            where=f"{type(model).__name__}.forward{_line(error)}",
             remedy="make forward free of control flow that depends on its input (asserts on shapes are some)",
         ) from error
     batch = torch.stack([sample, sample.roll(1, -1)])

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from sgsc_edge.config_text import Table
+from sgsc_edge.config_text import Form, Table, Unit
 from sgsc_edge.hints import nearest
 from sgsc_edge.targets import Size
 
@@ -118,8 +118,8 @@ def _cpu(name: str) -> str:
 class Memory(Table):
     """A region of memory: its first address and its size in bytes, in whole kilobytes of 1024."""
 
-    origin: Annotated[int, Field(ge=0, lt=2**32, multiple_of=PAGE)]
-    size: Annotated[Size, Field(multiple_of=PAGE)]
+    origin: Annotated[int, Field(ge=0, lt=2**32, multiple_of=PAGE)] = Field(description="First address.")
+    size: Annotated[Size, Field(multiple_of=PAGE)] = Field(description="How large it is.")
 
     @property
     def end(self) -> int:
@@ -134,15 +134,16 @@ class Memory(Table):
 
 
 class Uart(Table):
-    """The ``[link]`` table: the device that carries the link, where its registers lie, and how fast it is.
+    """The ``[link]`` table: the device that carries the link, where its registers lie, and how fast it is."""
 
-    ``clock``: Hz of the device's clock; ``baud``: bits a second.
-    """
-
-    driver: Literal["cmsdk-uart", "ns16550"]
-    base: Annotated[int, Field(ge=0, lt=2**32, multiple_of=4)]
-    clock: Annotated[int, Field(gt=0, lt=2**32)]
-    baud: Annotated[int, Field(ge=300, le=4_000_000)] = 115200
+    driver: Literal["cmsdk-uart", "ns16550"] = Field(description="Which UART it is.")
+    base: Annotated[int, Field(ge=0, lt=2**32, multiple_of=4)] = Field(
+        description="Address of its first register."
+    )
+    clock: Annotated[int, Field(gt=0, lt=2**32), Unit("Hz")] = Field(description="Its clock.")
+    baud: Annotated[int, Field(ge=300, le=4_000_000), Unit("bits a second")] = Field(
+        default=115200, description="Its rate."
+    )
 
     @property
     def source(self) -> str:
@@ -157,16 +158,20 @@ class Uart(Table):
 
 
 class Chip(Table):
-    """The ``[chip]`` table: the core, its memory, and how much of the RAM is stack.
+    """The ``[chip]`` table: the core, its memory, and how much of the RAM is stack."""
 
-    ``fpu``: whether it has the core's FPU. ``stack``: bytes, a multiple of 8.
-    """
-
-    cpu: Annotated[str, AfterValidator(_cpu)]
-    fpu: bool = False
-    flash: Memory
-    ram: Memory
-    stack: Annotated[Size, Field(ge=512, multiple_of=8)] = 4096
+    cpu: Annotated[str, AfterValidator(_cpu), Form(", ".join(f'`"{name}"`' for name in CPUS))] = Field(
+        description="The core; `aarch64` for programs of Linux."
+    )
+    fpu: bool = Field(
+        default=False,
+        description="Whether it has the core's FPU, single precision (on a Cortex-M55 also Helium).",
+    )
+    flash: Memory = Field(description="Where code and constants lie.")
+    ram: Memory = Field(description="Where variables and the stack lie.")
+    stack: Annotated[Size, Field(ge=512, multiple_of=8)] = Field(
+        default=4096, description="Set aside in RAM for the stack."
+    )
 
     @property
     def architecture(self) -> Architecture:

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from sgsc_edge.errors import ConfigError, DataError
 from sgsc_edge.project.load import Part, Project
-from sgsc_edge.project.user_code import call, failed
+from sgsc_edge.project.user_code import call, failed, kind_of
 
 _PROBES = 32  # samples looked at before anything is trained
 
@@ -49,18 +49,18 @@ class CheckedDataset(Dataset[tuple[Tensor, int]]):
         except Exception as failure:
             raise failed(f"sample {index}", failure, self._root, self._where, DataError) from failure
         if not isinstance(item, (tuple, list)) or len(item) != 2:
-            self._refuse(index, f"is {_kind(item)}", "return (input, label) for each index")
+            self._refuse(index, f"is {kind_of(item)}", "return (input, label) for each index")
         return self._sample(index, item[0]), self._label(index, item[1])
 
     def _sample(self, index: int, value: object) -> Tensor:
         sample = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
         if not isinstance(sample, Tensor):
-            self._refuse(index, f"has an input that is {_kind(value)}", "convert inputs to float32 tensors")
+            self._refuse(index, f"has an input that is {kind_of(value)}", "convert inputs to float32 tensors")
         if sample.dtype != torch.float32 or tuple(sample.shape) != self._shape:
             given = f"{str(sample.dtype).removeprefix('torch.')} {list(sample.shape)}"
             expected = f"float32 {list(self._shape)}"
             self._refuse(
-                index, f"is {given}; model.input says {expected}", "correct the data set or model.input"
+                index, f"is {given}; model.input says {expected}", _how_to_convert(sample, self._shape)
             )
         if not sample.isfinite().all():
             self._refuse(index, "holds NaN or infinity", "remove or repair this sample")
@@ -73,7 +73,11 @@ class CheckedDataset(Dataset[tuple[Tensor, int]]):
         elif isinstance(value, np.integer):
             label = int(value)
         if not isinstance(label, int) or isinstance(label, bool):
-            self._refuse(index, f"has the label {value!r}", "labels are integers, one a sample")
+            self._refuse(
+                index,
+                f"has the label {value!r}, which is no integer",
+                "return the number of the class: labels.long(), or of one-hot rows labels.argmax(1)",
+            )
         if label < 0 or (self._num_classes is not None and label >= self._num_classes):
             known = (
                 "labels start at 0"
@@ -85,6 +89,15 @@ class CheckedDataset(Dataset[tuple[Tensor, int]]):
 
     def _refuse(self, index: int, what: str, remedy: str) -> NoReturn:
         raise DataError(f"sample {index} {what}", where=self._where, remedy=remedy)
+
+
+def _how_to_convert(sample: Tensor, shape: tuple[int, ...]) -> str:
+    """What to do with an input of another dtype or shape."""
+    if tuple(sample.shape) == shape:
+        return "convert it to float32, as it is trained on: images often as image.float() / 255"
+    if sorted(sample.shape) == sorted(shape):
+        return "order its dimensions as model.input.shape does, channels first: sample.permute(2, 0, 1)"
+    return "correct the data set or model.input"
 
 
 def load_dataset(project: Project, part: Part, num_classes: int | None) -> CheckedDataset:
@@ -118,9 +131,9 @@ def make_dataset(root: Path, spec: str, seed: int, where: str) -> Any:
     dataset = call(root, spec, seed=seed, where=where, error=DataError)
     if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
         raise DataError(
-            f"'{spec}' returned {_kind(dataset)}, not a data set with a length and items",
+            f"'{spec}' returned {kind_of(dataset)}, not a data set with a length and items",
             where=where,
-            remedy="return a map-style torch Dataset, such as TensorDataset",
+            remedy="return a map-style torch Dataset, such as TensorDataset; a DataLoader is none",
         )
     return dataset
 
@@ -145,7 +158,7 @@ def load_augment(project: Project) -> Callable[[Tensor, int], Tensor] | None:
     def augment(inputs: Tensor, seed: int) -> Tensor:
         made = call(project.root, spec, inputs.clone(), seed=seed, where=where, error=DataError)
         if not isinstance(made, Tensor) or made.shape != inputs.shape or made.dtype != inputs.dtype:
-            given = f"{made.dtype} {list(made.shape)}" if isinstance(made, Tensor) else _kind(made)
+            given = f"{made.dtype} {list(made.shape)}" if isinstance(made, Tensor) else kind_of(made)
             raise DataError(
                 f"'{spec}' made {given} of a batch of {inputs.dtype} {list(inputs.shape)}",
                 where=where,
@@ -175,7 +188,3 @@ def _probe(dataset: CheckedDataset, where: str, *, classes_differ: bool) -> None
         where=where,
         remedy="a classifier needs samples of at least two classes",
     )
-
-
-def _kind(value: object) -> str:
-    return "None" if value is None else f"of type {type(value).__name__}"

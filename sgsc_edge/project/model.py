@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +13,10 @@ from sgsc_edge.errors import ModelError
 from sgsc_edge.hints import nearest
 from sgsc_edge.project.load import Project
 from sgsc_edge.project.schema import CHECKPOINTS
-from sgsc_edge.project.user_code import call, failed, user_code
+from sgsc_edge.project.user_code import call, failed, kind_of, user_code
 
 _SHOWN = 8  # names listed before "and n more"
+_SAVE = "save it again with safetensors.torch.save_file(model.state_dict(), ...)"
 
 
 def load_model(project: Project) -> nn.Module:
@@ -46,7 +48,7 @@ def make_model(root: Path, factory: str, seed: int, where: str) -> nn.Module:
     made = call(root, factory, seed=seed, where=where, error=ModelError)
     if not isinstance(made, nn.Module):
         raise ModelError(
-            f"'{factory}' returned {_kind(made)}, not a torch.nn.Module",
+            f"'{factory}' returned {kind_of(made)}, not a torch.nn.Module",
             where=where,
             remedy="return the model itself",
         )
@@ -63,14 +65,14 @@ def output_size(project: Project, model: nn.Module) -> int:
         with user_code(project.root, project.config.compress.seed), torch.inference_mode():
             logits = model(torch.zeros(2, *shape))
     except Exception as failure:
-        raise failed(
-            f"the model, given an input of shape {[2, *shape]},", failure, project.root, where, ModelError
-        ) from failure
+        what = f"the model, given two samples of model.input.shape, {[2, *shape]},"
+        remedy = "set model.input.shape to the shape of one sample, channels first, or correct the model"
+        raise failed(what, failure, project.root, where, ModelError, remedy) from failure
     finally:
         model.train(training)
-    remedy = "return one float32 tensor of logits [batch, classes]"
+    remedy = "return one float32 tensor of logits [batch, classes], with 2 classes at least (yes or no: 2)"
     if not isinstance(logits, Tensor):
-        raise ModelError(f"the model returned {_kind(logits)}, not a tensor", where=where, remedy=remedy)
+        raise ModelError(f"the model returned {kind_of(logits)}, not a tensor", where=where, remedy=remedy)
     if logits.ndim != 2 or logits.shape[0] != 2 or logits.shape[1] < 2 or logits.dtype != torch.float32:
         given = f"{str(logits.dtype).removeprefix('torch.')} {list(logits.shape)}"
         raise ModelError(f"the model returned {given} for a batch of 2", where=where, remedy=remedy)
@@ -121,16 +123,28 @@ def _read_state(path: Path, where: str) -> Mapping[str, Tensor]:
             state: object = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as failure:
+        raise ModelError(
+            f"checkpoint '{path.name}' cannot be read: it is damaged, or holds more than tensors (a pickled "
+            "model can run code when it is loaded, so it is not)",
+            where=where,
+            remedy=_SAVE,
+        ) from failure
     except Exception as failure:  # whatever a damaged file makes the readers raise
         reason = (str(failure).strip() or type(failure).__name__).splitlines()[0]
         raise ModelError(
             f"checkpoint '{path.name}' cannot be read: {reason}",
             where=where,
-            remedy="save it again with safetensors.torch.save_file(model.state_dict(), ...)",
+            remedy=_SAVE,
         ) from failure
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        holds = (
+            _listed("it holds", map(str, state))
+            if isinstance(state, Mapping)
+            else [f"it is {kind_of(state)}"]
+        )
         raise ModelError(
-            f"checkpoint '{path.name}' is no state dict of named tensors",
+            f"checkpoint '{path.name}' is no state dict of named tensors; {''.join(holds) or 'it is empty'}",
             where=where,
             remedy="save model.state_dict() alone, without optimizer or other entries",
         )
@@ -165,8 +179,3 @@ def _listed(what: str, names: Iterable[str]) -> list[str]:
         return []
     more = f" and {len(ordered) - _SHOWN} more" if len(ordered) > _SHOWN else ""
     return [f"{what}: {', '.join(ordered[:_SHOWN])}{more}"]
-
-
-def _kind(value: object) -> str:
-    name = type(value).__name__
-    return "nothing (None)" if value is None else f"{'an' if name[0] in 'aeiou' else 'a'} {name}"

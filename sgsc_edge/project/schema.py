@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from sgsc_edge.config_text import Key, dotted, leaf_keys, parse_size
+from sgsc_edge.config_text import Form, Key, Unit, dotted, leaf_keys, parse_size
 from sgsc_edge.hints import nearest
 
 TASKS = ("classification", "language-model", "regression")
@@ -112,13 +112,22 @@ def _must_keep(value: object) -> str | int:
     return value
 
 
-Spec = Annotated[str, AfterValidator(_spec)]
-Task = Annotated[str, AfterValidator(_one_of(TASKS))]
-Metric = Annotated[str, AfterValidator(_one_of(METRICS))]
+_SPEC_FORM = '`"module:function"`'
+
+
+def _names(names: tuple[str, ...]) -> Form:
+    return Form(", ".join(f'`"{name}"`' for name in names) + f", {_SPEC_FORM}")
+
+
+Spec = Annotated[str, AfterValidator(_spec), Form(_SPEC_FORM)]
+Task = Annotated[str, AfterValidator(_one_of(TASKS)), _names(TASKS)]
+Metric = Annotated[str, AfterValidator(_one_of(METRICS)), _names(METRICS)]
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Weight = Annotated[float, Field(ge=0)]
-PerChannel = Annotated[tuple[float, ...], BeforeValidator(_as_list), Field(min_length=1, strict=False)]
+PerChannel = Annotated[
+    tuple[float, ...], BeforeValidator(_as_list), Field(min_length=1, strict=False), Form("number, or a list")
+]
 
 
 class _Section(BaseModel):
@@ -128,24 +137,48 @@ class _Section(BaseModel):
 
 
 class ProjectSection(_Section):
-    """``[project]``. ``version``: of the model, in the user's counting; it goes into the shipped files."""
+    """``[project]``."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
-    version: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=50)] | None = None
+    name: Annotated[
+        str,
+        Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100),
+        Form("letters, digits, `.`, `_`, `-`"),
+    ] = Field(description="What the model is called in certificates and generated code.")
+    version: (
+        Annotated[
+            str,
+            Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=50),
+            Form("letters, digits, `.`, `_`, `+`, `-`"),
+        ]
+        | None
+    ) = Field(
+        default=None,
+        description="Of the model, in your counting; it goes into the shipped files. Without it "
+        "generated code shows the first digits of the model's hash.",
+    )
 
 
 class InputSection(_Section):
-    """``model.input``: one sample, channels first, without the batch dimension.
+    """``model.input``: one sample."""
 
-    ``mean`` and ``std`` hold one value or one a channel; ``range`` is the value range of the raw samples.
-    """
-
-    shape: Annotated[tuple[Positive, ...], Field(strict=False), AfterValidator(_rank)]
-    dtype: Literal["float32"] = "float32"
-    mean: PerChannel | None = None
-    std: PerChannel | None = None
-    range: Annotated[tuple[float, float], Field(strict=False)] | None = None
-    color: Literal["gray", "rgb", "bgr"] | None = None
+    shape: Annotated[
+        tuple[Positive, ...], Field(strict=False), AfterValidator(_rank), Form("list of 1 to 4 integers > 0")
+    ] = Field(description="Shape of one sample, channels first, without the batch dimension: `[1, 28, 28]`.")
+    dtype: Literal["float32"] = Field(default="float32", description="What the data sets give.")
+    mean: PerChannel | None = Field(
+        default=None,
+        description="What your data set subtracts from raw samples, for all channels or one each. It "
+        "is not applied again: with `range` it sets the input's scale, and pictures of samples use it.",
+    )
+    std: PerChannel | None = Field(default=None, description="What your data set divides by afterwards, > 0.")
+    range: Annotated[tuple[float, float], Field(strict=False), Form("`[low, high]`")] | None = Field(
+        default=None,
+        description="Value range of the raw samples (before `mean` and `std`). The input's scale and "
+        "zero point then follow from it instead of from calibration.",
+    )
+    color: Literal["gray", "rgb", "bgr"] | None = Field(
+        default=None, description="What the channels are, for pictures of samples."
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> InputSection:
@@ -162,32 +195,67 @@ class InputSection(_Section):
 
 
 class ModelSection(_Section):
-    """``[model]``.
+    """``[model]``."""
 
-    ``saw_pool``: whether float training saw the samples that the pool is taken from. ``final_softmax``: a
-    Softmax at the end saturates in int8 and never changes the decision, so it is dropped unless kept.
-    """
-
-    factory: Spec
-    checkpoint: Annotated[str, AfterValidator(_checkpoint)] | None = None
-    input: InputSection
-    task: Task = "classification"
-    saw_pool: bool | None = None
-    final_softmax: Literal["drop", "keep"] = "drop"
+    factory: Spec = Field(
+        description="Callable beside the project file that takes nothing and returns the float "
+        "`torch.nn.Module`, whose output is one tensor of logits `[n, classes]`."
+    )
+    checkpoint: (
+        Annotated[
+            str,
+            AfterValidator(_checkpoint),
+            Form("path to a `.safetensors`, `.pt` or `.pth` file"),
+        ]
+        | None
+    ) = Field(
+        default=None,
+        description="The trained weights, saved from `model.state_dict()`; relative to the project "
+        "file. `.pt` files are read without running pickled code. Left out, the factory returns the "
+        "trained model.",
+    )
+    input: InputSection = Field(description="What one sample is.")
+    task: Task = Field(default="classification", description="What the model does.")
+    saw_pool: bool | None = Field(
+        default=None,
+        description="Whether float training saw the samples that the pool is taken from. Unset: "
+        "`false` where `data.pool` is given, else `true`, and the compression gate compares with a "
+        "control.",
+    )
+    final_softmax: Literal["drop", "keep"] = Field(
+        default="drop",
+        description="A Softmax at the end saturates in int8 and never changes the decision: it is "
+        "dropped unless kept.",
+    )
 
 
 class DataSection(_Section):
-    """``[data]``.
+    """``[data]``."""
 
-    ``augment``: a function that distorts a batch of training inputs; the other callables make data sets.
-    """
-
-    train: Spec
-    test: Spec | None = None
-    pool: Spec | None = None
-    holdout: Spec | None = None
-    augment: Spec | None = None
-    classes: Annotated[tuple[str, ...], Field(min_length=2, strict=False)] | None = None
+    train: Spec = Field(
+        description="Callable -> map-style `torch` data set of (input, label): float32 inputs of the "
+        "stated shape, integer labels from 0. The same each time: no random augmentation."
+    )
+    test: Spec | None = Field(
+        default=None, description="Like `train`. Measured and shown; never trained on, never chosen from."
+    )
+    pool: Spec | None = Field(
+        default=None,
+        description="Like `train`: samples that float training has not seen, such as your validation "
+        "set. Watch and certify samples come from here, instead of from a share of `train`.",
+    )
+    holdout: Spec | None = Field(
+        default=None, description="An independent random sample, for statements about the population."
+    )
+    augment: Spec | None = Field(
+        default=None,
+        description="Function that gets each training batch, float32 `[n, ...]`, and returns one like "
+        "it; its random generators are seeded.",
+    )
+    classes: (
+        Annotated[tuple[str, ...], Field(min_length=2, strict=False), Form("list of at least 2 strings")]
+        | None
+    ) = Field(default=None, description="Names of the classes, for reports and shipped files.")
 
     @model_validator(mode="after")
     def _names_differ(self) -> DataSection:
@@ -200,9 +268,11 @@ class DataSection(_Section):
 class SharesSection(_Section):
     """``preservation.shares``: how much of the preservation set each criterion chooses, as weights."""
 
-    saliency: Weight = 1.0
-    uncertainty: Weight = 1.0
-    diversity: Weight = 1.0
+    saliency: Weight = Field(default=1.0, description="Weight of samples with the strongest activations.")
+    uncertainty: Weight = Field(default=1.0, description="Weight of samples with the closest decisions.")
+    diversity: Weight = Field(
+        default=1.0, description="Weight of samples that cover the clusters of features."
+    )
 
     @model_validator(mode="after")
     def _some(self) -> SharesSection:
@@ -212,19 +282,42 @@ class SharesSection(_Section):
 
 
 class PreservationSection(_Section):
-    """``[preservation]``; both fractions are of the training data.
+    """``[preservation]``."""
 
-    ``method``: by the criteria of ``shares``, or at random for comparison. ``layer``: the convolution of
-    Grad-CAM; without it the last one. ``must_keep``: samples whose right decision may never flip: a callable
-    that names them, or how many of the guide samples with the lowest margins.
-    """
-
-    fraction: Fraction = 0.1
-    pool_fraction: Fraction = 0.2
-    method: Literal["critical", "random"] = "critical"
-    shares: SharesSection = SharesSection()
-    layer: Annotated[str, BeforeValidator(_as_name), Field(min_length=1)] | None = None
-    must_keep: Annotated[str | int, PlainValidator(_must_keep)] | None = None
+    fraction: Fraction = Field(
+        default=0.1,
+        description="Size of the preservation set, as a share of the training data (and `data.pool`): "
+        "half of it guide, a quarter each watch and certify.",
+    )
+    pool_fraction: Fraction = Field(
+        default=0.2,
+        description="Share of the training data that is set apart as the pool, by content; without "
+        "effect where `data.pool` is given. `sgsc_edge.pool_split` takes the same number.",
+    )
+    method: Literal["critical", "random"] = Field(
+        default="critical", description="By the criteria of `shares`, or at random for comparison."
+    )
+    shares: SharesSection = Field(
+        default=SharesSection(), description="How much of the set each criterion chooses."
+    )
+    layer: (
+        Annotated[
+            str, BeforeValidator(_as_name), Field(min_length=1), Form("a module's name, such as `features.3`")
+        ]
+        | None
+    ) = Field(default=None, description="Convolution for Grad-CAM; unset: the last one.")
+    must_keep: (
+        Annotated[
+            str | int,
+            PlainValidator(_must_keep),
+            Form(f"{_SPEC_FORM}, or integer ≥ 1"),
+        ]
+        | None
+    ) = Field(
+        default=None,
+        description="Samples whose right decision may never flip: a callable like `data.train` that "
+        "gives them, or how many of the guide samples with the lowest margins.",
+    )
 
     def criteria(self) -> dict[str, float]:
         """Share of each criterion that chooses samples; they add up to 1."""
@@ -236,10 +329,20 @@ class PreservationSection(_Section):
 class GateSection(_Section):
     """``[gate]``: thresholds have no defaults; the user decides what may be lost."""
 
-    metric: Metric = "accuracy"
-    max_drop: Annotated[float, Field(ge=0)]
-    max_lowering_flips: Annotated[float, Field(ge=0, le=1)]
-    reference: Literal["float", "control"] | None = None
+    metric: Metric = Field(default="accuracy", description="What the compression gate measures.")
+    max_drop: Annotated[float, Field(ge=0), Unit("the metric's: a share, or nats")] = Field(
+        description="By how much the compressed model's metric may be worse than the reference's on "
+        "the certify samples (for a loss: the allowed rise); 0.01 of an accuracy is one point."
+    )
+    max_lowering_flips: Annotated[float, Field(ge=0, le=1), Unit("share of the certify samples")] = Field(
+        description="How many decisions of each required runtime may differ from the compressed model's."
+    )
+    reference: Literal["float", "control"] | None = Field(
+        default=None,
+        description="What the compression gate compares with: the float model, or a control, the "
+        "float model fine-tuned alike without the pool. Unset: `control` where float training saw the "
+        "pool.",
+    )
 
     @model_validator(mode="after")
     def _drop_fits(self) -> GateSection:
@@ -252,26 +355,52 @@ Method = Literal["sgsc", "mixed", "qat8", "ptq"]
 
 
 class CompressSection(_Section):
-    """``[compress]``.
+    """``[compress]``."""
 
-    ``method``: ``sgsc`` learns depths (the default where a budget or a fixed weight is given); otherwise
-    ``mixed`` trains at the smallest widths that the watch set stands (the default where the target has any
-    below 8 bits), and ``qat8`` at fixed 8 bits; ``ptq`` calibrates only. The last two are baselines that use
-    no budget. ``controller``: whether channels get bits back when the watch set falls; with it off and
-    ``lambda = 0`` nothing guards the compression (for comparison).
-    """
-
-    method: Method | None = None
-
-    epochs: Positive = 8
-    batch_size: Annotated[int, Field(ge=2)] = 128  # BatchNorm cannot train on a single sample
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    budget: Annotated[Budget, BeforeValidator(parse_budget)] | None = None
-    alpha: Weight | None = None
-    gamma: Weight | None = None
-    lambda_: Annotated[Weight | None, Field(alias="lambda")] = None
-    controller: bool = True
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    method: Method | None = Field(
+        default=None,
+        description="`sgsc` learns bit depths and removes channels under a budget; `mixed` trains at "
+        "the smallest widths that the target stores; `qat8` trains at 8 bits; `ptq` calibrates without "
+        "training. Unset: `sgsc` where a budget or a fixed weight is given, else `mixed` on targets "
+        "below 8 bits, else `qat8`.",
+    )
+    epochs: Positive = Field(default=8, description="Passes over the training data.")
+    batch_size: Annotated[int, Field(ge=2), Unit("samples")] = Field(
+        default=128, description="Of one training step."
+    )  # BatchNorm cannot train on a single sample
+    learning_rate: Annotated[float, Field(gt=0)] = Field(
+        default=1e-3, description="Of the weights; depths and ranges have rates of their own."
+    )
+    budget: (
+        Annotated[
+            Budget, BeforeValidator(parse_budget), Form('`"6 kB"` (B, kB, MB, KiB, MiB), or a ratio `"0.1x"`')
+        ]
+        | None
+    ) = Field(
+        default=None,
+        description="Most bytes of weights, scales and biases as the target stores them (1 kB = 1000 "
+        "bytes), or a ratio of the float parameters' bytes. Not with `gamma`.",
+    )
+    alpha: Weight | None = Field(
+        default=None, description="The paper's fixed weight on the mean magnitude of the weights; unset: 0."
+    )
+    gamma: Weight | None = Field(
+        default=None, description="The paper's fixed weight on the mean bit depth, instead of a budget."
+    )
+    lambda_: Weight | None = Field(
+        default=None,
+        alias="lambda",
+        description="Fixed weight on the loss of guide samples; 0 leaves them out. Unset: it starts "
+        "at 1 and rises while the watch metric is below its floor.",
+    )
+    controller: bool = Field(
+        default=True,
+        description="Whether channels get bits back when the watch set falls. Off together with "
+        "`lambda = 0`, nothing guards the compression: for comparison.",
+    )
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(
+        default=0, description="Of everything random; the same seed gives the same bytes."
+    )
 
     @model_validator(mode="after")
     def _goal_fits(self) -> CompressSection:
@@ -298,29 +427,44 @@ class CompressSection(_Section):
 
 
 class ExportSection(_Section):
-    """``[export]``: what the ``.tflite`` holds beside what interpreters need (``graph.write_tflite.Form``).
+    """``[export]``: the form of the ``.tflite`` (``graph.write_tflite.Form``)."""
 
-    ``names`` of tensors: ``short`` numbers those that are neither input nor output. ``quantization``:
-    ``shared`` stores equal scales and zero points once, ``needed`` also leaves out what no kernel reads; the
-    file is then smaller than the budget counts. ``metadata``: the ``sgsc.`` entries and the runtime version.
-    """
-
-    names: Literal["full", "short", "none"] = "full"
-    quantization: Literal["full", "shared", "needed"] = "full"
-    metadata: Literal["full", "none"] = "full"
+    names: Literal["full", "short", "none"] = Field(
+        default="full",
+        description="Names of tensors: `short` numbers those that are neither input nor output, "
+        "`none` drops all.",
+    )
+    quantization: Literal["full", "shared", "needed"] = Field(
+        default="full",
+        description="`shared` stores equal scales and zero points once; `needed` also leaves out what "
+        "no kernel reads (LiteRT's XNNPACK then leaves per-channel layers to slower kernels). The file "
+        "is then smaller than the budget counts.",
+    )
+    metadata: Literal["full", "none"] = Field(
+        default="full", description="The `sgsc.` entries, such as class names, and the runtime version."
+    )
 
 
 class Config(_Section):
-    """A whole ``sgsc.toml``; ``targets`` holds the tables that override others for one target."""
+    """A whole ``sgsc.toml``."""
 
-    project: ProjectSection
-    model: ModelSection
-    data: DataSection
-    preservation: PreservationSection = PreservationSection()
-    gate: GateSection
-    compress: CompressSection = CompressSection()
-    export: ExportSection = ExportSection()
-    targets: dict[str, Any] = Field(default={}, exclude=True)
+    project: ProjectSection = Field(description="What the model is called.")
+    model: ModelSection = Field(description="The trained float model.")
+    data: DataSection = Field(description="Your data sets, each made by a callable beside the project file.")
+    preservation: PreservationSection = Field(
+        default=PreservationSection(), description="The samples that guard the compression and judge it."
+    )
+    gate: GateSection = Field(description="What may be lost. Thresholds have no defaults: you decide.")
+    compress: CompressSection = Field(default=CompressSection(), description="How the model is compressed.")
+    export: ExportSection = Field(
+        default=ExportSection(), description="What the `.tflite` holds beside what interpreters need."
+    )
+    targets: Annotated[dict[str, Any], Form("tables")] = Field(
+        default={},
+        exclude=True,
+        description="`[targets.<name>.<section>]` overrides keys of that section for one target: "
+        "`[targets.tflite-int4.compress]`.",
+    )
 
 
 def setting_names() -> list[str]:

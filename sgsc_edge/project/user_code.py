@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import inspect
 import random
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -62,6 +63,7 @@ def call(root: Path, spec: str, *arguments: object, seed: int, where: str, error
             ]
             message = f"'{module_name}' has no function '{name}'{nearest(name, known)}"
             raise error(message, where=where, remedy=f"define '{name}' in {module_name}.py")
+        _check_arguments(function, spec, arguments, where, error)
         try:
             return function(*arguments)
         except SgscError:
@@ -87,8 +89,49 @@ def import_module(root: Path, name: str, *, where: str, error: type[InputError])
         raise failed(f"importing '{name}'", failure, root, where, error) from failure
 
 
-def failed(what: str, failure: BaseException, root: Path, where: str, error: type[InputError]) -> InputError:
-    """The error for user code that raised: what raised, the exception, and the user's own last line in it."""
+def kind_of(value: object) -> str:
+    """What a value is, for messages: ``nothing (None)``, ``a list``, ``an int``."""
+    name = type(value).__name__
+    return "nothing (None)" if value is None else f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+
+
+def _check_arguments(
+    function: Callable[..., object],
+    spec: str,
+    arguments: tuple[object, ...],
+    where: str,
+    error: type[InputError],
+) -> None:
+    """Refuse a callable that cannot be called with ``arguments``."""
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # built in: it says so itself
+        return
+    try:
+        signature.bind(*arguments)
+    except TypeError as failure:
+        wanted = "one argument, the batch" if arguments else "no arguments"
+        raise error(
+            f"'{spec}' is called with {wanted}, and cannot be: {failure}",
+            where=where,
+            remedy="name a function that can, such as: def build(): return Net(classes=10)"
+            if not arguments
+            else "name a function of one argument",
+        ) from None
+
+
+def failed(
+    what: str,
+    failure: BaseException,
+    root: Path,
+    where: str,
+    error: type[InputError],
+    remedy: str = "correct that line and try again",
+) -> InputError:
+    """The error for user code that raised: what raised, the exception, and the user's own last line in it.
+
+    ``remedy``: where the exception itself names none.
+    """
     lines = "".join(traceback.format_exception_only(failure)).strip().splitlines()
     reason = lines[-1] if isinstance(failure, SyntaxError) else lines[0]
     frames = [
@@ -102,7 +145,9 @@ def failed(what: str, failure: BaseException, root: Path, where: str, error: typ
     elif frames:
         file = Path(frames[-1].filename).resolve().relative_to(root)
         line = f" ({file}:{frames[-1].lineno}, in {frames[-1].name})"
-    return error(f"{what} raised {reason}{line}", where=where, remedy="correct that line and try again")
+    if isinstance(failure, ModuleNotFoundError):
+        remedy = "install it where sgsc-edge is installed, or correct the import"
+    return error(f"{what} raised {reason}{line}", where=where, remedy=remedy)
 
 
 def _is_users(file: Path, root: Path) -> bool:

@@ -138,6 +138,14 @@ def test_an_edited_certificate_is_refused(folder: Path) -> None:
         verify_folder(folder)
 
 
+def test_a_folder_that_is_no_finished_build_is_called_that(tmp_path: Path) -> None:
+    with pytest.raises(FileFormatError) as raised:
+        verify_folder(tmp_path)
+    assert str(raised.value).startswith(
+        f"{tmp_path}: is no finished build: it has no certificate.json\n  -> give"
+    )
+
+
 def test_a_required_runtime_that_is_missing_is_not_measured(folder: Path, tmp_path: Path) -> None:
     policy = tmp_path / "policy.toml"
     policy.write_text('[runtimes]\nrequired = ["numpy", "tflite-runtime"]\n')

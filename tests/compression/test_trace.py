@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -68,6 +69,16 @@ def test_models_that_are_not_one_tensor_to_one_tensor(
 ) -> None:
     with pytest.raises(ModelError, match=message):
         trace(Apply(function), inputs()[0])
+
+
+def test_what_cannot_be_traced_is_told_with_its_line() -> None:
+    def branch(x: torch.Tensor) -> torch.Tensor:
+        return x if x.sum() > 0 else -x
+
+    line = branch.__code__.co_firstlineno + 1
+    with pytest.raises(ModelError) as raised:
+        trace(Apply(branch), inputs()[0])
+    assert raised.value.where == f"Apply.forward ({Path(__file__).name}:{line})"
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,10 @@ def test_an_edited_module_is_read_again(folder: Path) -> None:
         ("raise SystemExit(3)\n", "raised SystemExit: 3 (my_model.py:1"),
         ("def biuld():\n    pass\n", "'my_model' has no function 'build'; did you mean 'biuld'?"),
         ("build = 3\n", "'my_model' has no function 'build'"),
-        ("def build(x):\n    pass\n", "raised TypeError: build() missing 1 required positional argument"),
+        (
+            "def build(x):\n    pass\n",
+            "is called with no arguments, and cannot be: missing a required argument: 'x'",
+        ),
         ("def build():\n    pass\n", "returned nothing (None), not a torch.nn.Module"),
         ("def build():\n    return {}\n", "returned a dict, not a torch.nn.Module"),
     ],
@@ -188,7 +191,23 @@ def test_a_model_whose_output_is_no_logits_is_refused(folder: Path, returned: st
 
 def test_a_model_for_another_input_shape_is_refused(folder: Path) -> None:
     error = model_error(load_project(folder, ["model.input.shape=[1, 5, 5]"]))
-    assert "given an input of shape [2, 1, 5, 5], raised RuntimeError" in error
+    assert "given two samples of model.input.shape, [2, 1, 5, 5], raised RuntimeError" in error
+    assert "set model.input.shape to the shape of one sample" in error
+
+
+def test_channels_in_the_last_place_are_told(folder: Path) -> None:
+    error = data_error(folder, "def train(): return [(torch.zeros(4, 4, 1), 0)]\n")
+    assert "order its dimensions as model.input.shape does, channels first" in error
+
+
+def test_bytes_are_told_to_become_floats(folder: Path) -> None:
+    error = data_error(folder, "def train(): return [(torch.zeros(1, 4, 4, dtype=torch.uint8), 0)]\n")
+    assert "convert it to float32" in error
+
+
+def test_a_package_that_is_not_installed_is_told_to_be_installed(folder: Path) -> None:
+    (folder / "my_model.py").write_text("import nowhere_to_be_found\n")
+    assert "install it where sgsc-edge is installed" in model_error(load_project(folder))
 
 
 def test_class_names_must_match_the_outputs(folder: Path) -> None:
@@ -260,12 +279,14 @@ def test_pickled_code_is_never_run(folder: Path) -> None:
         def __reduce__(self) -> tuple[object, tuple[str]]:
             return (exec, (f"open({str(folder / 'harmed')!r}, 'w')",))
 
-    assert "cannot be read" in model_error(save(folder, {"x": Harmful()}, "float.pt"))
+    error = model_error(save(folder, {"x": Harmful()}, "float.pt"))
+    assert "cannot be read: it is damaged, or holds more than tensors" in error
+    assert "\x1b" not in error  # torch colours its own advice, which is to run the code
     assert not (folder / "harmed").exists()
 
 
 def test_a_checkpoint_with_more_than_weights_is_refused(folder: Path) -> None:
-    assert "is no state dict of named tensors" in model_error(
+    assert "is no state dict of named tensors; it holds: epoch, model" in model_error(
         save(folder, {"model": state(), "epoch": 3}, "float.pt")
     )
 
@@ -299,11 +320,11 @@ def test_good_data_is_read_as_float_tensors_and_int_labels(folder: Path) -> None
             "def train(): return TensorDataset(torch.zeros(0, 1, 4, 4), torch.zeros(0))",
             "the data set is empty",
         ),
-        ("def train(): return 3", "returned of type int"),
+        ("def train(): return 3", "returned an int"),
         ("def train(): return (x for x in [])", "not a data set with a length and items"),
         ("def train(): raise OSError('no files')", "raised OSError: no files (my_data.py:4, in train)"),
-        ("def train(): return [torch.zeros(1, 4, 4)]", "sample 0 is of type Tensor"),
-        ("def train(): return [('image', 0)]", "sample 0 has an input that is of type str"),
+        ("def train(): return [torch.zeros(1, 4, 4)]", "sample 0 is a Tensor"),
+        ("def train(): return [('image', 0)]", "sample 0 has an input that is a str"),
         (
             "def train(): return [(torch.zeros(4, 4), 0)]",
             "sample 0 is float32 [4, 4]; model.input says float32 [1, 4, 4]",
@@ -342,7 +363,7 @@ def test_a_sample_that_raises_names_index_and_line(folder: Path) -> None:
         "        return 1 / (i - 4)\n"
     )
     error = data_error(folder, text + "def train(): return D()\n")
-    assert "sample 0 is of type float" in error
+    assert "sample 0 is a float" in error
     error = data_error(
         folder, text.replace("return 1", "assert i, 'gone'\n        return 1") + "def train(): return D()\n"
     )
@@ -416,7 +437,7 @@ def test_an_augmentation_is_seeded_and_leaves_its_input_alone(folder: Path) -> N
     [
         ("x[:1]", r"'my_data:augment' made torch.float32 \[1, 1, 4, 4\] of a batch"),
         ("x.double()", "made torch.float64"),
-        ("None", "made None of a batch"),
+        ("None", r"made nothing \(None\) of a batch"),
         ("x / 0", "made NaN or infinity"),
         ("x.nothing", r"AttributeError.*my_data.py:\d+, in augment"),
     ],
