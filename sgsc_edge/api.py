@@ -14,15 +14,17 @@ if TYPE_CHECKING:
     from sgsc_edge.boards.available import AvailableBoard
     from sgsc_edge.boards.description import Board
     from sgsc_edge.certification.certificate import Certificate
+    from sgsc_edge.doctor import Diagnosis
     from sgsc_edge.flash import BoardCertificate
     from sgsc_edge.footprint import Footprint
     from sgsc_edge.graph.ir import Graph
     from sgsc_edge.inspection import Comparison, Inspection
-    from sgsc_edge.packaging.c_code import Packaged
+    from sgsc_edge.packaging import Packaged
     from sgsc_edge.preservation.selection import Selection
     from sgsc_edge.preservation.summary import Summary
     from sgsc_edge.project import Project
     from sgsc_edge.runtimes import Available
+    from sgsc_edge.scaffold import Scaffolded
     from sgsc_edge.targets import Target
 
 DEFAULT_TARGET = "tflite-int8"
@@ -47,6 +49,47 @@ class Preserved:
     selection: Selection
     summary: Summary
     files: tuple[Path, ...]
+
+
+def init(
+    folder: str | Path | None = None,
+    *,
+    example: str | None = None,
+    source: str | None = None,
+    data: str | None = None,
+    shape: tuple[int, ...] | None = None,
+    checkpoint: str | None = None,
+    force: bool = False,
+) -> Scaffolded:
+    """Make a folder a project that builds; nothing is written where it would not.
+
+    Parameters
+    ----------
+    folder: None for the one that holds the network of ``source``, else for the current one.
+    example: one that ships, written as it is. Without it and without ``source``: the starter, trained.
+    source: ``FILE.py:NAME`` of the user's own network; ``data`` (``FILE.py:TRAIN,TEST``), ``shape`` of a
+        sample and ``checkpoint`` (a file, or ``none``) answer what cannot be found out about it.
+    force: files that are there are overwritten.
+
+    Raises ``InputError``; its ``where`` is the option that answers what is open.
+    """
+    from sgsc_edge import scaffold
+
+    place = Path("." if folder is None else folder)
+    answers = {"--data": data, "--input": shape, "--checkpoint": checkpoint}
+    if source is None and (given := [name for name, value in answers.items() if value is not None]):
+        raise ConfigError("is about a network of your own", where=given[0], remedy="give --from FILE.py:NAME")
+    if example is not None and source is not None:
+        raise ConfigError("--example and --from exclude each other", where="init", remedy="leave one out")
+    if example is not None:
+        return scaffold.new_example(place, example, DEFAULT_TARGET, force=force)
+    _require_build_packages("init")
+    if source is None:
+        return scaffold.new_starter(place, DEFAULT_TARGET, force=force)
+    from sgsc_edge.project.guess import Answers
+
+    asked = Answers(source, data, shape, checkpoint)
+    return scaffold.new_config(asked, None if folder is None else place, DEFAULT_TARGET, force=force)
 
 
 def build(
@@ -238,24 +281,33 @@ def package(
     out: str | Path | None = None,
     name: str | None = None,
     learned: bool | None = None,
+    arena: int | None = None,
 ) -> Packaged:
     """Write a build folder's model, or a ``.tflite`` file, as a package for an embedded project.
 
     Parameters
     ----------
-    kind: ``"c-code"``.
+    kind: ``"c-code"``, or ``"c-array"`` for TensorFlow Lite Micro.
     out: the package's folder; None for ``package/<kind>`` in a build folder, ``./<name>-<kind>`` for a file.
     name: of the model in the code; None for its own.
-    learned: weights at the smallest width that holds each filter, instead of the ``.tflite``'s; None for what
-        the build's target says (a file: the ``.tflite``'s).
+    learned: c-code: weights at the smallest width that holds each filter, instead of the ``.tflite``'s; None
+        for what the build's target says (a file: the ``.tflite``'s).
+    arena: c-array: bytes of the interpreter's arena; None for as many as TFLite Micro takes, and a margin.
     """
-    from sgsc_edge.packaging import package_c_code, read_source
+    from sgsc_edge.packaging import package_c_array, package_c_code, read_source
 
-    if kind != "c-code":
-        raise ConfigError(f"there is no format '{kind}'", where="--format", remedy="use c-code")
+    if kind not in ("c-code", "c-array"):
+        raise ConfigError(f"there is no format '{kind}'", where="--format", remedy="use c-code or c-array")
+    foreign = "--weights" if kind == "c-array" and learned is not None else None
+    foreign = "--arena" if kind == "c-code" and arena is not None else foreign
+    if foreign is not None:
+        raise ConfigError(f"{kind} has no such option", where=foreign, remedy="leave it out")
     read = read_source(Path(source))
     default = Path(f"{read.name}-{kind}") if read.folder is None else read.folder / "package" / kind
-    return package_c_code(read, default if out is None else Path(out), name=name, learned=learned)
+    folder = default if out is None else Path(out)
+    if kind == "c-array":
+        return package_c_array(read, folder, name=name, arena=arena)
+    return package_c_code(read, folder, name=name, learned=learned)
 
 
 def flash(
@@ -292,6 +344,17 @@ def flash_steps(
     from sgsc_edge import flash as flashing
 
     return flashing.steps(Path(folder), load_board(board), toolchain, samples).lines
+
+
+def doctor(project: str | Path | None = None) -> Diagnosis:
+    """What is installed, what is missing, what for, and how to mend it; nothing heavy is imported.
+
+    ``project``: a folder or file that is examined, too, without its code being run; None for the current
+    folder, where it is a project.
+    """
+    from sgsc_edge.doctor import diagnose
+
+    return diagnose(None if project is None else Path(project))
 
 
 def available_targets() -> list[Target]:

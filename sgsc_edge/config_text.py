@@ -9,11 +9,10 @@ Keys are tuples: ``("compress", "epochs")``; an element of an array of tables ha
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sgsc_edge.errors import ConfigError
+from sgsc_edge.hints import nearest
 
 Key = tuple[str | int, ...]
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -306,12 +306,6 @@ def findings(model: type[BaseModel], error: ValidationError) -> list[tuple[Key, 
     return [(_file_key(detail["loc"]), _message(model, detail)) for detail in details]
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """``"; did you mean 'x'?"`` for the known name nearest to ``name``, else an empty string."""
-    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f"; did you mean '{match[0]}'?" if match else ""
-
-
 def _message(model: type[BaseModel], detail: Any) -> str:
     kind, key = detail["type"], detail["loc"]
     if kind == "extra_forbidden":
@@ -327,7 +321,14 @@ def _message(model: type[BaseModel], detail: Any) -> str:
     if kind in ("too_short", "string_too_short") and not detail["input"]:
         return "must not be empty"
     given = repr(detail["input"])
-    return f"must be {message}, not {given if len(given) <= 60 else given[:57] + '...'}"
+    shown = given if len(given) <= 60 else f"{given[:57]}..."
+    hint = nearest(str(detail["input"]), _allowed(detail)) if kind == "literal_error" else ""
+    return f"must be {message}, not {shown}{hint}"
+
+
+def _allowed(detail: Any) -> list[str]:
+    """The values that a ``Literal`` allows; pydantic tells them as text, each in quotes."""
+    return re.findall(r"'([^']*)'", detail["ctx"]["expected"])
 
 
 def _hint(model: type[BaseModel], key: Key) -> str:
@@ -375,6 +376,13 @@ def inner_model(annotation: Any) -> type[BaseModel] | None:
     return next(filter(None, map(inner_model, typing.get_args(annotation))), None)
 
 
+def leaf_keys(model: type[BaseModel]) -> Iterator[Key]:
+    """The key of every value that tables of ``model`` may hold, tables inside them included."""
+    for name, info in model.model_fields.items():
+        key, inner = info.alias or name, inner_model(info.annotation)
+        yield from ([(key,)] if inner is None else ((key, *rest) for rest in leaf_keys(inner)))
+
+
 def _file_key(key: Key) -> Key:
     """A pydantic location without the parts that are no keys of the file (``dict`` key markers)."""
     return tuple(part for part in key if part != "[key]")
@@ -392,8 +400,8 @@ def parse_size(text: str) -> int:
     match = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?)[ ]?([A-Za-z]+)", text.strip())
     if match is None or match[2] not in UNITS:
         unit = match[2] if match else ""
-        hint = next((f"; did you mean '{known}'?" for known in UNITS if known.lower() == unit.lower()), "")
-        raise ValueError(f'{text!r} is not a size such as "6 kB" (units: {", ".join(UNITS)}){hint}')
+        units = f"units: {', '.join(UNITS)}"
+        raise ValueError(f'{text!r} is not a size such as "6 kB" ({units}){nearest(unit, UNITS)}')
     size = Decimal(match[1]) * UNITS[match[2]]
     if size < 1 or size != int(size):
         raise ValueError(f"{text!r} is not a whole number of bytes, at least 1")

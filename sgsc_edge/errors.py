@@ -11,6 +11,7 @@
     │   ├── UnsupportedError      an op that cannot be lowered exactly, or not for this target
     │   └── OutputError           the output folder cannot be written
     │       └── FolderInUseError      by another process
+    ├── NotMeasuredError      3   something required could not be measured here
     ├── BoardError            4   a board, its firmware or the link to it
     │   ├── ToolchainError        no cross-compiler, or it refused the firmware
     │   ├── ImageError            the firmware does not fit the board
@@ -105,6 +106,12 @@ class OutputError(InputError):
 
 class FolderInUseError(OutputError):
     """Another process works in the folder."""
+
+
+class NotMeasuredError(SgscError):
+    """Something that the result must state could not be measured here."""
+
+    exit_code = 3
 
 
 class BoardError(SgscError):

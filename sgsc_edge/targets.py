@@ -13,8 +13,10 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from sgsc_edge.config_text import Form, Name, NamedTable, Table, Unit, named_file, nearest, parse_size
+from sgsc_edge.config_text import Form, Name, NamedTable, Table, Unit, named_file, parse_size
 from sgsc_edge.graph.op_rules import OP_RULES
+from sgsc_edge.hints import nearest
+from sgsc_edge.shipped import shipped
 
 Granularity = Literal["per-tensor", "per-channel"]
 
@@ -266,7 +268,5 @@ def target_names() -> list[str]:
 
 
 def target_folder() -> Path:
-    """Where the shipped targets lie: in the package once installed, at the top of a checkout."""
-    package = Path(__file__).parent
-    installed = package / "data" / "targets"
-    return installed if installed.is_dir() else package.parent / "targets"
+    """Where the shipped targets lie."""
+    return shipped("targets")

@@ -19,7 +19,9 @@ PACKAGE = Path(sgsc_edge.__file__).parent
 
 FLOORS = {
     "errors": 0,  # under everything
+    "hints": 1,
     "numerics": 1,
+    "shipped": 1,
     "artifacts": 2,
     "config_text": 2,
     "graph": 2,  # targets name its ops
@@ -43,6 +45,8 @@ FLOORS = {
     "config_reference": 6,  # names the keys of every kind of file
     "pipeline": 6,
     "flash": 7,
+    "scaffold": 7,
+    "doctor": 7,
     "api": 8,
     "cli": 9,
     "command_reference": 10,  # reads every command

@@ -20,21 +20,21 @@ if TYPE_CHECKING:  # it needs a package of the extra `device`
     from sgsc_edge.firmware.image import Image
 
 MACHINE = "aarch64"
-_EMULATORS = ("qemu-aarch64", "qemu-aarch64-static")
-_INSTALL = "apt install qemu-user"
+EMULATORS = ("qemu-aarch64", "qemu-aarch64-static")
+PACKAGE = "qemu-user"
 _ANSWER_S = 2.0
 
 
 def missing() -> str | None:
     """What to install for programs of such a core; None where they run here."""
-    return None if _runner() is not None else _INSTALL
+    return None if _runner() is not None else f"apt install {PACKAGE}"
 
 
 def _runner() -> tuple[str, ...] | None:
     """What stands before the program's name in its command; None where it does not run here."""
     if sys.platform == "linux" and platform.machine() == MACHINE:
         return ()
-    return next(((path,) for name in _EMULATORS if (path := shutil.which(name))), None)
+    return next(((path,) for name in EMULATORS if (path := shutil.which(name))), None)
 
 
 class LinuxBoard(BoardProcess):
@@ -46,7 +46,7 @@ class LinuxBoard(BoardProcess):
     def __init__(self, image: Image, board: str) -> None:
         runner = _runner()
         if runner is None:
-            raise BoardError(f"{_EMULATORS[0]} is not installed", where=board, remedy=_INSTALL)
+            raise BoardError(f"{EMULATORS[0]} is not installed", where=board, remedy=f"apt install {PACKAGE}")
 
         def ended(status: int, said: str) -> BoardError:
             if status < 0:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # it needs a package of the extra `device`
 
 
 @dataclass(frozen=True)
-class _Program:
+class Program:
     """QEMU for one architecture, the system package that it comes with, and options that it needs."""
 
     name: str
@@ -33,10 +33,10 @@ class _Program:
     options: tuple[str, ...] = ()
 
 
-_PROGRAMS = {
-    CORTEX_M: _Program("qemu-system-arm", "qemu-system-arm"),
+PROGRAMS = {
+    CORTEX_M: Program("qemu-system-arm", "qemu-system-arm"),
     # Without a BIOS the image has the machine to itself.
-    RISCV32: _Program("qemu-system-riscv32", "qemu-system-misc", ("-bios", "none")),
+    RISCV32: Program("qemu-system-riscv32", "qemu-system-misc", ("-bios", "none")),
 }
 _OVER_UART = ("-serial", "stdio")
 _OVER_SEMIHOSTING = ("-serial", "none", "-semihosting-config", "enable=on,target=native")
@@ -47,7 +47,7 @@ _PROGRAM_COUNTER = re.compile(r"\b(?:R15|pc)\s*=?\s*([0-9a-f]{8})\b")
 
 def missing(chip: Chip) -> str | None:
     """What to install for machines with such a core; None where QEMU is here."""
-    program = _PROGRAMS[chip.architecture]
+    program = PROGRAMS[chip.architecture]
     return None if shutil.which(program.name) else f"apt install {program.package}"
 
 
@@ -58,7 +58,7 @@ class QemuBoard(BoardProcess):
     """
 
     def __init__(self, image: Image, chip: Chip, machine: str, *, uart: bool = False) -> None:
-        program = _PROGRAMS[chip.architecture]
+        program = PROGRAMS[chip.architecture]
         path = shutil.which(program.name)
         if path is None:
             raise BoardError(f"{program.name} is not installed", where=machine, remedy=missing(chip))

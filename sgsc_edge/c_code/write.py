@@ -6,37 +6,23 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sgsc_edge.c_code.calls import Call, calls, float_literal
+from sgsc_edge.c_code.calls import Call, calls
+from sgsc_edge.c_code.interface import Interface, Kind
 from sgsc_edge.c_code.kernel_text import kernel_sources
 from sgsc_edge.c_code.memory_plan import Layout
 from sgsc_edge.c_code.schedule import Memory, Schedule, Step, arrange
-from sgsc_edge.c_code.struct_layout import Struct
-from sgsc_edge.c_names import RESERVED, header_name, identifier, model_name
-from sgsc_edge.errors import UnsupportedError
+from sgsc_edge.c_code.text import braced, comment, numbers
+from sgsc_edge.c_names import header_name, identifier
 from sgsc_edge.graph.ir import DType, Graph, Tensor
 
 Array = NDArray[Any]
-
-VERSION = "version"
-"""A model's version in the user's counting: entry ``sgsc.version`` of its metadata, a JSON string."""
-_VERSION = re.compile(r'"([A-Za-z0-9][A-Za-z0-9._+-]{0,49})"')
-_HASH_DIGITS = 12
-
-_SAMPLES = 8
-_SAMPLE_BYTES = 16 * 1024
-_LARGEST_SAMPLE = 64 * 1024
-
-_TYPES = {DType.INT8: "int8_t", DType.INT32: "int32_t", DType.FLOAT32: "float"}
-_WIDTH = 100
-"""Characters of a line of numbers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +41,7 @@ class CCode:
     Parameters
     ----------
     name: of the model, as part of C names.
-    inputs, outputs: the structs that the caller holds.
+    interface: the structs that the caller holds.
     steps: in the order in which they run.
     memory: where the values between steps lie.
     constant_bytes: of weights, biases, multipliers and tables.
@@ -63,8 +49,7 @@ class CCode:
 
     name: str
     files: Mapping[str, str]
-    inputs: Struct
-    outputs: Struct
+    interface: Interface
     steps: tuple[Written, ...]
     memory: Memory
     constant_bytes: int
@@ -72,12 +57,12 @@ class CCode:
     @property
     def input_bytes(self) -> int:
         """Size of the struct of inputs."""
-        return self.inputs.bytes
+        return self.interface.structs["input"].bytes
 
     @property
     def output_bytes(self) -> int:
         """Size of the struct of outputs."""
-        return self.outputs.bytes
+        return self.interface.structs["output"].bytes
 
     @property
     def calls(self) -> list[Call]:
@@ -112,7 +97,7 @@ def c_code(
     UnsupportedError: an op or a type has no kernel in C.
     ConfigError: the name is too long.
     """
-    writer = _Writer(graph, model_name(name), model_hash, learned)
+    writer = _Writer(graph, name, model_hash, learned)
     files = {
         header_name(writer.name): writer.header(),
         "model.c": writer.model(),
@@ -123,45 +108,20 @@ def c_code(
     return CCode(
         writer.name,
         files,
-        writer.structs["input"],
-        writer.structs["output"],
+        writer.interface,
         tuple(map(Written, writer.schedule.steps, map(tuple, writer.calls), writer.step_bytes)),
         writer.memory,
         writer.constant_bytes(),
     )
 
 
-def selftest_samples(graph: Graph) -> int:
-    """How many samples a self-test holds: they lie in the device's flash, so their bytes are limited.
-
-    At least one, but none where one alone takes more than 64 KiB: it would decide what fits a device.
-    """
-    one = sum(_bytes(graph[name]) for name in (*graph.inputs, *graph.outputs))
-    return min(_SAMPLES, max(1, _SAMPLE_BYTES // one)) if one <= _LARGEST_SAMPLE else 0
-
-
 class _Writer:
     """Collects what the files share."""
 
     def __init__(self, graph: Graph, name: str, model_hash: str, learned: bool) -> None:
-        self.graph, self.name, self.model_hash = graph, name, model_hash
-        for tensor in [graph[name] for name in (*graph.inputs, *graph.outputs)]:
-            if tensor.dtype not in _TYPES:
-                raise UnsupportedError(
-                    node=tensor.name,
-                    op="input or output",
-                    reason=f"it is {tensor.dtype}; the C code takes and gives int8, int32 and float32",
-                    remedy="convert the model with int8 inputs and outputs",
-                    wanted="written as C",
-                )
-        self.members = {
-            **_members("input", graph.inputs),
-            **_members("output", graph.outputs),
-        }
-        self.structs = {
-            kind: Struct.of({self.members[kind, name]: graph[name] for name in names})
-            for kind, names in (("input", graph.inputs), ("output", graph.outputs))
-        }
+        self.graph, self.model_hash = graph, model_hash
+        self.interface = Interface.of(graph, name, model_hash)
+        self.name = self.interface.name
         self.schedule = Schedule.of(graph)
         self.calls: list[list[Call]] = [
             calls(step, self.schedule.operands(step), graph[step.output], learned)
@@ -178,8 +138,8 @@ class _Writer:
     # --- the header -------------------------------------------------------------------------------
 
     def header(self) -> str:
-        guard = f"SGSC_{self.name.upper()}_H"
-        structs = "\n\n".join(self._struct(kind) for kind in ("input", "output"))
+        macro = self.interface.macro
+        guard = macro("H")
         return f"""/* Made by sgsc-edge; do not edit. */
 #ifndef {guard}
 #define {guard}
@@ -191,14 +151,14 @@ extern "C" {{
 #endif
 
 /* The project's version, or the first digits of the hash. */
-#define SGSC_{self.name.upper()}_VERSION "{self._version()}"
+#define {macro("VERSION")} "{self.interface.version}"
 
 /* RAM for the values between steps: static memory of model.c. */
-#define SGSC_{self.name.upper()}_ARENA_BYTES {max(self.memory.layout.size, 1)}
+#define {macro("ARENA_BYTES")} {max(self.memory.layout.size, 1)}
 
-{self._grids()}
+{self.interface.constants()}
 
-{structs}
+{self.interface.types()}
 
 /* SHA-256 of the .tflite that this code computes, integer for integer. */
 extern const uint8_t sgsc_{self.name}_hash[32];
@@ -217,34 +177,6 @@ int sgsc_{self.name}_selftest(sgsc_{self.name}_output *output);
 #endif
 """
 
-    def _version(self) -> str:
-        stated = self.graph.metadata.get(f"sgsc.{VERSION}", b"").decode("utf-8", "replace")
-        found = _VERSION.fullmatch(stated)
-        return found[1] if found else self.model_hash[:_HASH_DIGITS]
-
-    def _struct(self, kind: str) -> str:
-        lines = []
-        for member in self.structs[kind].members:
-            tensor = member.tensor
-            shape = " x ".join(map(str, tensor.shape)) or "one value"
-            lines.append(f"    {_TYPES[tensor.dtype]} {member.name}[{tensor.elements}]; /* {shape} */")
-        return "typedef struct {\n" + "\n".join(lines) + f"\n}} sgsc_{self.name}_{kind};"
-
-    def _grids(self) -> str:
-        """Shape and size of every input and output; the grid of those that are int8."""
-        lines = ["/* Elements and shapes; real = SCALE * (integer - ZERO_POINT) */"]
-        for kind, names in (("input", self.graph.inputs), ("output", self.graph.outputs)):
-            for name in names:
-                tensor = self.graph[name]
-                macro = f"SGSC_{self.name}_{kind}_{self.members[kind, name]}".upper()
-                lines.append(f"#define {macro}_SIZE {tensor.elements}")
-                lines.append(f"#define {macro}_SHAPE {{{', '.join(map(str, tensor.shape or (1,)))}}}")
-                if tensor.quantization is not None and tensor.dtype is DType.INT8:
-                    scale = float(np.float32(tensor.quantization.scale[0]))
-                    lines.append(f"#define {macro}_SCALE {scale:.9e}f")
-                    lines.append(f"#define {macro}_ZERO_POINT ({int(tensor.quantization.zero_point[0])})")
-        return "\n".join(lines)
-
     # --- model.c ----------------------------------------------------------------------------------
 
     def model(self) -> str:
@@ -254,7 +186,7 @@ int sgsc_{self.name}_selftest(sgsc_{self.name}_output *output);
         memory = (
             f"/* Values that are never alive at once share memory. */\n"
             f"#ifndef SGSC_ARENA_ATTRIBUTES\n#define SGSC_ARENA_ATTRIBUTES\n#endif\n"
-            f"static union {{\n    int8_t bytes[SGSC_{self.name.upper()}_ARENA_BYTES];\n"
+            f"static union {{\n    int8_t bytes[{self.interface.macro('ARENA_BYTES')}];\n"
             f"    uint32_t aligned;\n}} arena SGSC_ARENA_ATTRIBUTES;\n\n"
             if arena
             else ""
@@ -272,7 +204,7 @@ int sgsc_{self.name}_selftest(sgsc_{self.name}_output *output);
     def _size_checks(self) -> str:
         """Types that a compiler refuses where a struct is not as long as the package says."""
         lines = ["/* Structs are as long as package.json says. */"]
-        for kind, struct in self.structs.items():
+        for kind, struct in self.interface.structs.items():
             name = f"sgsc_{self.name}_{kind}"
             lines.append(f"typedef char {name}_size[sizeof({name}) == {struct.bytes} ? 1 : -1];")
         return "".join(f"{line}\n" for line in lines)
@@ -283,7 +215,7 @@ int sgsc_{self.name}_selftest(sgsc_{self.name}_output *output);
             source = step.node.source or step.node.outputs[0]
             before = self.constant_bytes()
             for part, call in enumerate(made):
-                made_call = f"{self._call(number, part, call, step.output)} /* {_comment(source)} */"
+                made_call = f"{self._call(number, part, call, step.output)} /* {comment(source)} */"
                 if call.images == 1:
                     lines.append(f"    {made_call}")
                 else:
@@ -302,7 +234,7 @@ int sgsc_{self.name}_selftest(sgsc_{self.name}_output *output);
             constants = {
                 key: self._constant(f"{label}_{key}", array) for key, array in call.constants.items()
             }
-            values = {key: _value(value) for key, value in call.parameters.items()}
+            values = {key: braced(value) for key, value in call.parameters.items()}
             members = [f"    .{key} = {value}," for key, value in (constants | values).items()]
             text = "\n".join(members)
             self.parameters.append(f"static const sgsc_{call.struct} {label} = {{\n{text}\n}};")
@@ -328,10 +260,10 @@ int sgsc_{self.name}_selftest(sgsc_{self.name}_output *output);
         if tensor.data is not None:
             return self._constant(f"value_{tensor.name}", tensor.data.reshape(-1))
         if tensor.name in self.graph.inputs:
-            return f"input->{self.members['input', tensor.name]}"
+            return f"input->{self.interface.member('input', tensor.name)}"
         outputs = [name for name in self.graph.outputs if self.schedule.value(name) == tensor.name]
         if outputs:
-            return f"output->{self.members['output', outputs[0]]}"
+            return f"output->{self.interface.member('output', outputs[0])}"
         place = f"arena.bytes + {self.memory.place[tensor.name]}"
         if tensor.dtype is DType.FLOAT32:
             return f"(const float *)(const void *)({place})" if read else f"(float *)(void *)({place})"
@@ -350,14 +282,14 @@ int sgsc_{self.name}_selftest(sgsc_{self.name}_output *output);
 
     def _copy(self, name: str, value: str) -> str:
         tensor = self.graph[value]
-        size = _bytes(tensor)
-        label = f"copy_{self.members['output', name]}"
+        size = tensor.elements * tensor.dtype.numpy.itemsize
+        label = f"copy_{self.interface.member('output', name)}"
         self.parameters.append(
             f"static const sgsc_block {label} = {{\n    .size = {{1, 1, 1, 1, {size}}},\n"
             f"    .x_step = {{0, 0, 0, 0, 1}},\n    .y_step = {{0, 0, 0, 0, 1}},\n}};"
         )
         source = f"(const int8_t *)(const void *)({self._address(tensor, read=True)})"
-        target = f"(int8_t *)(void *)output->{self.members['output', name]}"
+        target = f"(int8_t *)(void *)output->{self.interface.member('output', name)}"
         return f"sgsc_move(&{label}, {source}, {target});"
 
     # --- constants --------------------------------------------------------------------------------
@@ -385,7 +317,7 @@ int sgsc_{self.name}_selftest(sgsc_{self.name}_output *output);
 
     def weights(self) -> str:
         parts = [
-            f"const {_c_type(array)} {name}[{array.size}] = {{\n{_numbers(array)}\n}};\n"
+            f"const {_c_type(array)} {name}[{array.size}] = {{\n{numbers(array)}\n}};\n"
             for name, array in self.constants.items()
         ]
         return '/* Made by sgsc-edge; do not edit. */\n#include "weights.h"\n\n' + "\n".join(parts)
@@ -400,25 +332,16 @@ int sgsc_{self.name}_selftest(sgsc_{self.name}_output *output);
         if not count:
             return f"{head}{function}    (void)output; /* there are no samples */\n    return 0;\n}}\n"
 
-        def table(kind: str, names: Sequence[str], values: Mapping[str, Array]) -> str:
-            rows = []
-            for number in range(count):
-                members = []
-                for name in names:
-                    numbers = _numbers(values[name][number].reshape(-1))
-                    members.append(f"    .{self.members[kind, name]} = {{\n{numbers}\n    }},")
-                rows.append("  {\n" + "\n".join(members) + "\n  },")
-            joined = "\n".join(rows)
-            return f"static const sgsc_{self.name}_{kind} {kind}s[{count}] = {{\n{joined}\n}};\n"
+        def table(kind: Kind, values: Mapping[str, Array]) -> str:
+            return self.interface.samples(kind, values, f"static const sgsc_{self.name}_{kind} {kind}s")
 
         # By member: bytes between them are nobody's.
         differs = "\n            || ".join(
             f"memcmp(output->{name}, outputs[i].{name}, sizeof output->{name}) != 0"
-            for name in (member.name for member in self.structs["output"].members)
+            for name in (member.name for member in self.interface.structs["output"].members)
         )
         return (
-            f"{head}#include <string.h>\n\n{table('input', self.graph.inputs, inputs)}\n"
-            f"{table('output', self.graph.outputs, outputs)}\n"
+            f"{head}#include <string.h>\n\n{table('input', inputs)}\n{table('output', outputs)}\n"
             f"{function}    for (int i = 0; i < {count}; i++) {{\n"
             f"        sgsc_{self.name}_invoke(&inputs[i], output);\n"
             f"        if ({differs}) {{\n"
@@ -426,47 +349,5 @@ int sgsc_{self.name}_selftest(sgsc_{self.name}_output *output);
         )
 
 
-def _members(kind: str, names: Sequence[str]) -> dict[tuple[str, str], str]:
-    """Members of a struct by (kind, tensor), each another one."""
-    members: dict[tuple[str, str], str] = {}
-    for name in names:
-        member = identifier(name)
-        while member in members.values() or member in RESERVED:
-            member += "_"
-        members[kind, name] = member
-    return members
-
-
-def _bytes(tensor: Tensor) -> int:
-    return tensor.elements * tensor.dtype.numpy.itemsize
-
-
 def _c_type(array: Array) -> str:
     return f"{array.dtype}_t" if array.dtype.kind in "iu" else "float"
-
-
-def _value(value: int | Sequence[int]) -> str:
-    if isinstance(value, int | np.integer):
-        return str(int(value))
-    return "{" + ", ".join(str(int(part)) for part in value) + "}"
-
-
-def _numbers(array: Array) -> str:
-    """Numbers in lines, as C reads them."""
-    if array.dtype.kind == "f":
-        texts = [float_literal(float(value)) for value in array]
-    else:
-        # INT32_MIN has no literal of its own type.
-        texts = ["INT32_MIN" if value == -(2**31) else str(value) for value in array.tolist()]
-    lines, line = [], ""
-    for text in texts:
-        if line and len(line) + len(text) + 2 > _WIDTH:
-            lines.append(line)
-            line = ""
-        line += (" " if line else "    ") + text + ","
-    return "\n".join([*lines, line])
-
-
-def _comment(text: str) -> str:
-    """Text that neither begins nor ends a comment, nor goes on in the next line."""
-    return re.sub(r"[^\x20-\x7e]|[*\\?]", "_", text)

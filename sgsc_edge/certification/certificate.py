@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from sgsc_edge.artifacts import canonical_json, read_bytes, read_json, sha256_bytes
+from sgsc_edge.certification.gates import RECORDED, judge, verdict_of
 from sgsc_edge.certification.records import (
     PREDICATE_TYPE,
     STATEMENT_TYPE,
@@ -21,7 +22,7 @@ from sgsc_edge.certification.records import (
     Statement,
     Verdict,
 )
-from sgsc_edge.certification.samples import MUST_KEEP
+from sgsc_edge.certification.samples import CERTIFY, MUST_KEEP
 from sgsc_edge.errors import FileFormatError
 
 CERTIFICATE_NAME = "certificate.json"
@@ -157,7 +158,30 @@ def read_certificate(path: Path) -> Certificate:
             where=str(path),
             remedy="restore the file, or build again; thresholds are changed with --policy",
         )
+    _check_conclusions(statement.predicate, path)
     return Certificate(statement)
+
+
+def _check_conclusions(predicate: Predicate, path: Path) -> None:
+    """FileFormatError unless verdict, gates and warnings follow from the policy and the measured rows."""
+    sets = {part: row.samples for part, row in predicate.sets.items()}
+    recorded = [row.name for row in predicate.runtimes if row.status == RECORDED]
+    if len(recorded) != 1 or CERTIFY not in sets:
+        raise FileFormatError(
+            f"is not a valid certificate: it needs one recorded model and the set {CERTIFY}", where=str(path)
+        )
+    policy = predicate.policy
+    roles = dict.fromkeys((*recorded, *policy.runtimes.optional), False)
+    roles |= dict.fromkeys(policy.runtimes.required, True)
+    rows = [(row.name, row.required) for row in predicate.runtimes]
+    gates, warnings = judge(policy.gate, predicate.references, predicate.runtimes, sets)
+    follows = sorted(rows) == sorted(roles.items()) and predicate.verdict == verdict_of(gates)
+    if not follows or (predicate.gates, predicate.warnings) != (gates, warnings):
+        raise FileFormatError(
+            "contradicts itself: gates and verdict do not follow from its policy and measurements",
+            where=str(path),
+            remedy="restore the file, or build again; thresholds are changed with --policy",
+        )
 
 
 def differences(recorded: Certificate, now: Certificate) -> tuple[str, ...]:
@@ -174,7 +198,9 @@ def _measured(predicate: Predicate) -> dict[str, Any]:
 
 
 def _walk(path: str, before: object, after: object) -> list[str]:
-    if isinstance(before, Mapping) and isinstance(after, Mapping):
+    # Decisions by id are compared as a whole, as lists of ids are.
+    by_id = path.endswith(".decisions")
+    if isinstance(before, Mapping) and isinstance(after, Mapping) and not by_id:
         keys = [*before, *(key for key in after if key not in before)]
         lines = []
         for key in keys:
@@ -190,7 +216,7 @@ def _short(value: object) -> str:
     if isinstance(value, list):
         return f"{len(value)} ids"
     if isinstance(value, Mapping):
-        return "present"
+        return f"{len(value)} entries"
     return "absent" if value is None else repr(value)
 
 
@@ -199,8 +225,7 @@ def _role(row: RuntimeRow) -> str:
 
 
 def _note(row: RuntimeRow) -> str:
-    stand_in = f"{row.stand_in} stands in" if row.stand_in else ""
-    return "; ".join(text for text in (stand_in, row.reason) if text)
+    return "; ".join(text for text in (row.label, row.reason) if text)
 
 
 def _figures(measured: Measurement | None, metrics: tuple[str, ...]) -> tuple[str, ...]:
@@ -230,4 +255,5 @@ def _gate_line(gate: Gate) -> str:
     head = f"{gate.status:<12} {gate.name} ({gate.subject}, {gate.set}): {gate.quantity}"
     if gate.measured is None:
         return f"{head} not measured: {gate.reason}"
-    return f"{head} {gate.measured:.6g}, at most {gate.threshold:g}"
+    note = f" ({gate.reason})" if gate.reason else ""
+    return f"{head} {gate.measured:.6g}, at most {gate.threshold:g}{note}"

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sgsc_edge.certification.certificate import Certificate, seal
 from sgsc_edge.certification.compare import measure, measure_reference
-from sgsc_edge.certification.gates import all_gates, coarse_gates, verdict_of
+from sgsc_edge.certification.gates import RECORDED, judge, verdict_of
 from sgsc_edge.certification.metrics import OutputGrid
 from sgsc_edge.certification.records import (
     PREDICATE_TYPE,
@@ -24,7 +24,7 @@ from sgsc_edge.certification.records import (
     Statement,
     Subject,
 )
-from sgsc_edge.certification.samples import CERTIFY, GATED_PARTS, MUST_KEEP, SampleSet
+from sgsc_edge.certification.samples import GATED_PARTS, SampleSet
 
 COMPRESSED = "torch"
 """Name of the compressed PyTorch model among the runtimes: its outputs are recorded by the build."""
@@ -64,7 +64,7 @@ def certify(
             if s.control_logits is not None
         },
     }
-    recorded = RuntimeRun("recorded", outputs={part: s.compressed_logits for part, s in sets.items()})
+    recorded = RuntimeRun(RECORDED, outputs={part: s.compressed_logits for part, s in sets.items()})
     compressed = _row(COMPRESSED, recorded, sets, grid, required=COMPRESSED in policy.runtimes.required)
     missing = RuntimeRun("not_run", reason="it was not asked to run")
     rows = [
@@ -73,12 +73,9 @@ def certify(
         for name in names
         if name != COMPRESSED
     ]
-    gates = all_gates(
-        policy.gate,
-        references,
-        compressed,
-        [row for row in rows if row.required],
-        must_keep=MUST_KEEP in sets,
+    runtimes = (compressed, *rows)
+    gates, warnings = judge(
+        policy.gate, references, runtimes, {part: len(samples) for part, samples in sets.items()}
     )
     predicate = Predicate(
         verdict=verdict_of(gates),
@@ -96,9 +93,9 @@ def certify(
             for part, s in sets.items()
         },
         gates=gates,
-        warnings=coarse_gates(policy.gate, len(sets[CERTIFY])),
+        warnings=warnings,
         references={name: parts for name, parts in references.items() if parts},
-        runtimes=(compressed, *rows),
+        runtimes=runtimes,
         test=context.test,
         inputs=context.inputs,
         tools=dict(tools),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from sgsc_edge.artifacts import sha256_bytes
 from sgsc_edge.certification.metrics import OutputGrid, decisions, measure_all, ties
 from sgsc_edge.certification.records import Measurement
 from sgsc_edge.certification.samples import SampleSet
@@ -22,6 +23,7 @@ def measure(outputs: NDArray[np.int8], samples: SampleSet, grid: OutputGrid) -> 
         metrics=measure_all(grid.to_real(outputs), samples.labels, grid.probabilities),
         tied=ties(outputs),
         max_lsb=int(difference.max(initial=0)),
+        outputs=outputs,
     )
 
 
@@ -37,6 +39,7 @@ def measure_reference(
         metrics=measure_all(logits.astype(np.float64), samples.labels, grid.probabilities),
         tied=ties(logits),
         max_lsb=None,
+        outputs=logits,
     )
 
 
@@ -47,6 +50,7 @@ def _measurement(
     metrics: dict[str, float | None],
     tied: int,
     max_lsb: int | None,
+    outputs: NDArray[np.generic],
 ) -> Measurement:
     right = decided == samples.labels
     negative: tuple[str, ...] | None = None
@@ -55,15 +59,19 @@ def _measurement(
         float_right = decisions(samples.float_logits) == samples.labels
         negative = _ids(samples, float_right & ~right)
         positive = _ids(samples, ~float_right & right)
+    differing = decided != decisions(samples.compressed_logits)
+    differing_ids = _ids(samples, differing)
     return Measurement(
         samples=len(samples),
         correct=int(right.sum()),
         metrics=metrics,
         negative_flips=negative,
         positive_flips=positive,
-        differs_from_compressed=_ids(samples, decided != decisions(samples.compressed_logits)),
+        differs_from_compressed=differing_ids,
+        decisions=dict(zip(differing_ids, decided[differing].tolist(), strict=True)),
         ties=tied,
         max_lsb=max_lsb,
+        outputs_sha256=sha256_bytes(np.ascontiguousarray(outputs).tobytes()),
     )
 
 

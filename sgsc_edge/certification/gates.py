@@ -24,7 +24,22 @@ from sgsc_edge.certification.policy import GatePolicy
 from sgsc_edge.certification.records import CoarseGate, Gate, Measurement, RuntimeRow, Verdict
 from sgsc_edge.certification.samples import CERTIFY, MUST_KEEP
 
+RECORDED = "recorded"
+
 References = Mapping[str, Mapping[str, Measurement | None]]
+
+
+def judge(
+    policy: GatePolicy, references: References, runtimes: Sequence[RuntimeRow], sets: Mapping[str, int]
+) -> tuple[tuple[Gate, ...], tuple[CoarseGate, ...]]:
+    """Every gate and warning of a certificate.
+
+    ``runtimes``: all rows, the compressed model's (status ``recorded``) among them; ``sets``: sizes by part.
+    """
+    (compressed,) = (row for row in runtimes if row.status == RECORDED)
+    required = [row for row in runtimes if row.required and row is not compressed]
+    gates = all_gates(policy, references, compressed, required, must_keep=MUST_KEEP in sets)
+    return gates, coarse_gates(policy, sets[CERTIFY])
 
 
 def all_gates(
@@ -124,7 +139,7 @@ def _must_keep_gate(row: RuntimeRow) -> Gate:
     elif measured.negative_flips is None:
         reason = "the float model's logits are not finite"
     else:
-        value = float(len(measured.negative_flips))
+        value, reason = float(len(measured.negative_flips)), row.label
     return _gate("must_keep", row.name, MUST_KEEP, "right decisions turned wrong", value, 0.0, reason)
 
 
@@ -136,7 +151,7 @@ def _lowering_gate(policy: GatePolicy, row: RuntimeRow) -> Gate:
     elif measured.samples == 0:
         reason = "the certify set has no samples"
     else:
-        value = len(measured.differs_from_compressed) / measured.samples
+        value, reason = len(measured.differs_from_compressed) / measured.samples, row.label
     quantity = "share of decisions that differ from the compressed model"
     return _gate("lowering", row.name, CERTIFY, quantity, value, policy.max_lowering_flips, reason)
 

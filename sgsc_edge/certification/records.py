@@ -9,16 +9,23 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from sgsc_edge.certification.metrics import METRICS
 from sgsc_edge.certification.policy import STRICT, Policy
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
-PREDICATE_TYPE = "urn:sgsc-edge:certificate:v1"
+PREDICATE_TYPE = "urn:sgsc-edge:certificate:v2"
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0)]
 Ids = Annotated[tuple[str, ...], Field(strict=False)]
+
+
+def _every_metric(metrics: dict[str, float | None]) -> dict[str, float | None]:
+    if metrics.keys() != METRICS.keys():
+        raise ValueError(f"metrics are {', '.join(METRICS)}, each once")
+    return metrics
 
 
 class Verdict(StrEnum):
@@ -34,20 +41,24 @@ class Measurement(BaseModel):
 
     ``metrics`` by name, None where not measured. ``negative_flips``: ids that the float model decides
     rightly and this one wrongly (``positive_flips`` the other way round), None where the float logits are
-    not finite. ``differs_from_compressed``: ids decided otherwise than by the compressed model.
+    not finite. ``differs_from_compressed``: ids decided otherwise than by the compressed model, and
+    ``decisions``: the class that was decided on each of these instead.
     ``max_lsb``: largest difference from its output integers, None for float models.
+    ``outputs_sha256``: of the outputs' bytes, int8 or float32 [n, K] in C order.
     """
 
     model_config = STRICT
 
     samples: Count
     correct: Count
-    metrics: dict[str, float | None]
+    metrics: Annotated[dict[str, float | None], AfterValidator(_every_metric)]
     negative_flips: Ids | None
     positive_flips: Ids | None
     differs_from_compressed: Ids
+    decisions: dict[str, Count]
     ties: Count
     max_lsb: Count | None
+    outputs_sha256: Sha256
 
 
 class TestSummary(BaseModel):
@@ -57,7 +68,7 @@ class TestSummary(BaseModel):
     model_config = STRICT
 
     samples: Count
-    metrics: dict[str, float | None]
+    metrics: Annotated[dict[str, float | None], AfterValidator(_every_metric)]
     negative_flips: Count | None
     positive_flips: Count | None
     differs_from_compressed: Count
@@ -94,6 +105,11 @@ class RuntimeRow(BaseModel):
     reason: str
     stand_in: str | None
     sets: dict[str, Measurement]
+
+    @property
+    def label(self) -> str:
+        """``numpy stands in`` where another runtime ran; else nothing."""
+        return f"{self.stand_in} stands in" if self.stand_in else ""
 
 
 class Gate(BaseModel):
@@ -207,5 +223,5 @@ class Statement(BaseModel):
 
     type: Annotated[Literal["https://in-toto.io/Statement/v1"], Field(alias="_type")]
     subject: Annotated[tuple[Subject, ...], Field(strict=False)]
-    predicate_type: Annotated[Literal["urn:sgsc-edge:certificate:v1"], Field(alias="predicateType")]
+    predicate_type: Annotated[Literal["urn:sgsc-edge:certificate:v2"], Field(alias="predicateType")]
     predicate: Predicate

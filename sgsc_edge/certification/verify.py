@@ -11,6 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from sgsc_edge.artifacts import check_manifest, read_bytes, read_npz, write_json
+from sgsc_edge.certification.belonging import (
+    OWN_TOOLS,
+    check_one_model,
+    check_repeated,
+)
 from sgsc_edge.certification.certificate import (
     CERTIFICATE_NAME,
     Certificate,
@@ -20,12 +25,12 @@ from sgsc_edge.certification.certificate import (
 from sgsc_edge.certification.certify import COMPRESSED, RuntimeRun, certify
 from sgsc_edge.certification.metrics import OutputGrid
 from sgsc_edge.certification.policy import RuntimePolicy, read_policy
-from sgsc_edge.certification.records import CertificationContext
-from sgsc_edge.certification.samples import GATED_PARTS, PARTS, SampleSet, read_samples
-from sgsc_edge.config_text import nearest
+from sgsc_edge.certification.records import CertificationContext, Verdict
+from sgsc_edge.certification.samples import CERTIFY, GATED_PARTS, PARTS, SampleSet, read_samples
 from sgsc_edge.errors import ConfigError, FileFormatError
 from sgsc_edge.graph.ir import DType
 from sgsc_edge.graph.read_tflite import read_tflite
+from sgsc_edge.hints import nearest
 from sgsc_edge.runtimes import MODEL_ONNX, MODEL_TFLITE, RunResult, Status, run_runtime, specs
 
 PRESERVATION_NAME = "preservation.npz"
@@ -33,7 +38,6 @@ REQUIRED_SUBJECTS = (MODEL_TFLITE, MODEL_ONNX, PRESERVATION_NAME)
 OPTIONAL_SUBJECTS = ("compressed.safetensors",)
 DEFAULT_TIMEOUT_S = 600.0
 MAX_TFLITE_BYTES = 1 << 30
-_REPORTED_TOOLS = ("sgsc-edge", "numpy")
 
 
 @dataclass(frozen=True)
@@ -95,13 +99,17 @@ def verify_folder(
             where=str(path),
             remedy="restore the certificate that belongs to this folder, or build again",
         )
-    fresh = _recompute(folder, context, subjects, settings)
+    sets = _samples(folder)
+    fresh = _recompute(folder, context, sets, subjects, settings)
     if recorded.predicate.sets != fresh.predicate.sets:
         raise FileFormatError(
             f"is about other samples than those in {PRESERVATION_NAME}",
             where=str(path),
             remedy="restore the certificate that belongs to this folder, or build again",
         )
+    if fresh.verdict is Verdict.PASSED:
+        check_repeated(recorded.predicate, fresh.predicate, path)
+        check_one_model(folder / MODEL_ONNX, folder / MODEL_TFLITE, sets[CERTIFY].inputs, timeout_s=timeout_s)
     return replace(fresh, differences=differences(recorded, fresh))
 
 
@@ -113,7 +121,8 @@ def certify_folder(
     The folder holds its model files, ``preservation.npz`` and a manifest that lists them.
     """
     settings = RunSettings(timeout_s, workers)
-    certificate = _recompute(folder, context, _subjects(folder), settings)
+    subjects = _subjects(folder)
+    certificate = _recompute(folder, context, _samples(folder), subjects, settings)
     write_json(folder / CERTIFICATE_NAME, certificate.to_json())
     return certificate
 
@@ -146,13 +155,20 @@ def _subjects(folder: Path) -> dict[str, str]:
     return {name: files[name] for name in (*REQUIRED_SUBJECTS, *OPTIONAL_SUBJECTS) if name in files}
 
 
+def _samples(folder: Path) -> dict[str, SampleSet]:
+    path = folder / PRESERVATION_NAME
+    return read_samples(read_npz(path), where=str(path))
+
+
 def _recompute(
-    folder: Path, context: CertificationContext, subjects: Mapping[str, str], settings: RunSettings
+    folder: Path,
+    context: CertificationContext,
+    sets: Mapping[str, SampleSet],
+    subjects: Mapping[str, str],
+    settings: RunSettings,
 ) -> Certificate:
     policy = context.policy.runtimes
     check_runtime_names(policy)
-    path = folder / PRESERVATION_NAME
-    sets = read_samples(read_npz(path), where=str(path))
     grid = output_grid(folder / MODEL_TFLITE, sets)
     names = [name for name in (*policy.required, *policy.optional) if name != COMPRESSED]
     return certify(
@@ -208,7 +224,7 @@ def output_grid(path: Path, sets: Mapping[str, SampleSet]) -> OutputGrid:
 
 def _tools() -> dict[str, str]:
     versions = {"python": platform.python_version()}
-    for name in _REPORTED_TOOLS:
+    for name in OWN_TOOLS:
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from sgsc_edge.cli.arguments import OneOf, Setting, board, target
 from sgsc_edge.cli.output import CONTEXT, Result, command_options, error_document
 from sgsc_edge.errors import Interrupted, SgscError
 
@@ -20,28 +21,9 @@ if TYPE_CHECKING:
 _SEVERITY = (5, 4, 2, 3, 1, 0)
 
 
-class _Setting(click.types.StringParamType):
-    """A ``key=value``; in SGSC_EDGE_SET several are separated by semicolons."""
-
-    name = "key=value"
-    envvar_list_splitter: ClassVar[str] = ";"
-
-
-class _TargetName(click.types.StringParamType):
-    """A target; whoever names none reads which there are."""
-
-    name = "target"
-
-    def get_missing_message(self, param: click.Parameter, ctx: click.Context | None) -> str:
-        """The shipped targets."""
-        from sgsc_edge.targets import target_names
-
-        return f"Targets: {', '.join(target_names())}."
-
-
 _TARGET: dict[str, Any] = {
     "multiple": True,
-    "type": _TargetName(),
+    "type": target(told=True),
     "required": True,
     "envvar": "SGSC_EDGE_TARGET",
     "help": "Target name, or a target's .toml file; repeatable.",
@@ -54,7 +36,7 @@ _OUT: dict[str, Any] = {
 }
 SET: dict[str, Any] = {
     "multiple": True,
-    "type": _Setting(),
+    "type": Setting(),
     "envvar": "SGSC_EDGE_SET",
     "help": "Override a setting, such as compress.epochs=2; repeatable.",
 }
@@ -66,11 +48,15 @@ SET: dict[str, Any] = {
 @click.option("--out", **_OUT)
 @click.option(
     "--method",
-    type=click.Choice(["sgsc", "mixed", "qat8", "ptq"]),
+    type=OneOf(["sgsc", "mixed", "qat8", "ptq"]),
     help="Learned depths, mixed widths, 8 bits, or calibration only; short for --set compress.method=...",
 )
 @click.option("--set", "settings", **SET)
-@click.option("--board", help="Refuse what does not fit this board: its name, or the path of its .toml file.")
+@click.option(
+    "--board",
+    type=board(),
+    help="Refuse what does not fit this board: its name, or the path of its .toml file.",
+)
 @command_options
 def command(
     project: Path,

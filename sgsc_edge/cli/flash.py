@@ -7,12 +7,15 @@ from typing import Literal
 
 import click
 
+from sgsc_edge.cli.arguments import BUILD, OneOf, board
 from sgsc_edge.cli.output import CONTEXT, Result, command_options
 
 
 @click.command("flash", context_settings=CONTEXT)
-@click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--board", required=True, help="A board's name, or the path of a board's .toml file.")
+@click.argument("folder", type=BUILD)
+@click.option(
+    "--board", type=board(), required=True, help="A board's name, or the path of a board's .toml file."
+)
 @click.option(
     "--samples",
     default="200",
@@ -20,7 +23,7 @@ from sgsc_edge.cli.output import CONTEXT, Result, command_options
     metavar="N|all",
     help="Certify samples to run; changed decisions and must_keep samples always run.",
 )
-@click.option("--toolchain", type=click.Choice(["gcc", "zig"]), help="The compiler; default: what is there.")
+@click.option("--toolchain", type=OneOf(["gcc", "zig"]), help="The compiler; default: what is there.")
 @click.option(
     "--timeout",
     type=click.FloatRange(min=0, min_open=True),

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import click
 
+from sgsc_edge.cli.arguments import OneOf, board, target
 from sgsc_edge.cli.build import SET
 from sgsc_edge.cli.output import CONTEXT, Result, command_options
 from sgsc_edge.errors import InputError
@@ -15,15 +16,17 @@ from sgsc_edge.errors import InputError
 Kind = Literal["gcc", "zig"]
 
 _BOARD: dict[str, Any] = {
+    "type": board(),
     "allow_from_autoenv": False,  # it asks something else
     "help": "Does it fit? A board's name, or the path of a board's .toml file.",
 }
 _TARGET: dict[str, Any] = {
+    "type": target(),
     "allow_from_autoenv": False,  # for a build that may be several
     "help": "With --board, of a project: the target.  [default: tflite-int8]",
 }
 _TOOLCHAIN: dict[str, Any] = {
-    "type": click.Choice(["gcc", "zig"]),
+    "type": OneOf(["gcc", "zig"]),
     "help": "With --board: the compiler; default: what is there.",
 }
 

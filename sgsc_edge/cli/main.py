@@ -9,7 +9,6 @@ A command's module is imported when the command is named, so that ``--help`` sta
 
 from __future__ import annotations
 
-import difflib
 import io
 import os
 import sys
@@ -20,21 +19,25 @@ import click
 
 from sgsc_edge.cli.output import Output, Result, print_error, print_result
 from sgsc_edge.errors import InputError, Interrupted, SgscError
+from sgsc_edge.hints import closest
 
 PROGRAM = "sgsc-edge"
-_COMPLETE = "_SGSC_EDGE_COMPLETE"
+COMPLETE = "_SGSC_EDGE_COMPLETE"
 
 # name: what it does. Its module is sgsc_edge.cli.<name>, its click command is called `command` there.
 COMMANDS = {
+    "init": "Make a folder a project: a starter, an example, or for a network of your own.",
     "build": "Compress, lower and certify a project for one or more targets.",
     "preserve": "Choose the samples that guard a compression, and show them.",
     "verify": "Certify a build folder again, from its files alone.",
     "inspect": "Show ops, widths, shapes, quantization and bytes of a model file.",
-    "package": "Write a model as C code for an embedded project.",
+    "package": "Write a model as C code, or as an array for TensorFlow Lite Micro.",
     "flash": "Put a build on a board, and certify what the board computes.",
     "targets": "List the targets that models can be built for.",
     "boards": "List the boards that firmware can run on, and what is missing to use them.",
     "runtimes": "List the runtimes that can check a model, and what is installed.",
+    "doctor": "Say what is installed, what is missing, what for, and how to get it.",
+    "completion": "Print the script that completes commands in a shell.",
 }
 
 
@@ -55,8 +58,8 @@ class _LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
         if name not in COMMANDS and not name.startswith("-"):
-            near = difflib.get_close_matches(name, COMMANDS, n=1)
-            hint = f"Did you mean '{near[0]}'?" if near else f"Commands: {', '.join(COMMANDS)}."
+            near = closest(name, COMMANDS)
+            hint = f"Did you mean '{near}'?" if near else f"Commands: {', '.join(COMMANDS)}."
             raise click.UsageError(f"No such command '{name}'. {hint}", ctx)
         return super().resolve_command(ctx, args)
 
@@ -77,10 +80,10 @@ cli = click.version_option(package_name=PROGRAM, prog_name=PROGRAM)(cli)
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code. ``args`` defaults to the process's own."""
     arguments = list(sys.argv[1:] if args is None else args)
-    if instruction := os.environ.get(_COMPLETE):
+    if instruction := os.environ.get(COMPLETE):
         from click.shell_completion import shell_complete
 
-        return shell_complete(cli, {}, PROGRAM, _COMPLETE, instruction)
+        return shell_complete(cli, {}, PROGRAM, COMPLETE, instruction)
     output = Output.guess(arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal's encoding lacks is no crash
         sys.stdout.reconfigure(errors="backslashreplace")

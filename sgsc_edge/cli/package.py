@@ -6,12 +6,13 @@ from pathlib import Path
 
 import click
 
+from sgsc_edge.cli.arguments import BUILD, OneOf
 from sgsc_edge.cli.output import CONTEXT, Result, command_options
 
 
 @click.command("package", context_settings=CONTEXT)
-@click.argument("source", type=click.Path(path_type=Path))
-@click.option("--format", "kind", type=click.Choice(["c-code"]), required=True, help="What to write.")
+@click.argument("source", type=BUILD)
+@click.option("--format", "kind", type=OneOf(["c-code", "c-array"]), required=True, help="What to write.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -22,19 +23,30 @@ from sgsc_edge.cli.output import CONTEXT, Result, command_options
 )
 @click.option(
     "--weights",
-    type=click.Choice(["stored", "learned"]),
-    help="Widths of weights: as the .tflite stores them, or the smallest that holds each filter; default: "
-    "what the build's target says, else stored.",
+    type=OneOf(["stored", "learned"]),
+    help="Widths of weights of c-code: as the .tflite stores them, or the smallest that holds each filter; "
+    "default: what the build's target says, else stored.",
+)
+@click.option(
+    "--arena",
+    type=click.IntRange(min=1),
+    metavar="BYTES",
+    help="RAM for the interpreter of c-array; default: what TensorFlow Lite Micro takes here, and a margin.",
 )
 @command_options
-def command(source: Path, kind: str, out: Path | None, name: str | None, weights: str | None) -> Result:
+def command(
+    source: Path, kind: str, out: Path | None, name: str | None, weights: str | None, arena: int | None
+) -> Result:
     """Write SOURCE, a build folder or a .tflite file, as a package for an embedded project.
 
     c-code: C99 without interpreter, allocation or dependencies, with a self-test. It computes integer for
     integer what TensorFlow Lite Micro does.
+
+    c-array: the .tflite as an array for TensorFlow Lite Micro, with its op resolver, the size of its arena,
+    and an example that checks samples.
     """
     from sgsc_edge.api import package
 
     learned = None if weights is None else weights == "learned"
-    made = package(source, kind, out=out, name=name, learned=learned)
+    made = package(source, kind, out=out, name=name, learned=learned, arena=arena)
     return Result({"folder": str(made.folder), **made.description}, made.to_text())

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
+from sgsc_edge.cli.arguments import BUILD
 from sgsc_edge.cli.output import CONTEXT, Result, command_options
 
 
 @click.command("verify", context_settings=CONTEXT)
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=BUILD)
 @click.option("--policy", type=click.Path(path_type=Path), help="Judge by this TOML file.")
 @click.option(
     "--certificate", type=click.Path(path_type=Path), help="Write the new certificate to this file."

@@ -11,7 +11,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from sgsc_edge.config_text import Form, Table, Unit, nearest
+from sgsc_edge.config_text import Form, Table, Unit
+from sgsc_edge.hints import nearest
 from sgsc_edge.targets import Size
 
 # The smallest unit in which flash and RAM are placed and counted, in bytes.

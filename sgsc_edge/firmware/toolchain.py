@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Literal
 
 from sgsc_edge.errors import ToolchainError
-from sgsc_edge.firmware.chip import CPUS, Chip
+from sgsc_edge.firmware.chip import CPUS, Architecture, Chip
 
 Kind = Literal["gcc", "zig"]
 KINDS: tuple[Kind, ...] = ("gcc", "zig")
+_ZIG = (sys.executable, "-m", "ziglang")
 INSTALL = "pip install 'sgsc-edge[device]'"
 
 # zig's first use of its run-time library builds it, which takes a minute on a slow machine.
@@ -127,24 +128,34 @@ def cpu_options(kind: Kind, chip: Chip) -> tuple[str, ...]:
     return options.fpu if chip.fpu and options.fpu is not None else options.plain
 
 
+def gcc_version(architecture: Architecture) -> str | None:
+    """What the system's gcc for an architecture calls itself; None without one."""
+    path = shutil.which(architecture.gcc)
+    version = _output(path, "-dumpfullversion") if path is not None else ""
+    return f"{architecture.gcc} {version}" if version else None
+
+
+def zig_version() -> str | None:
+    """What the pip-installed zig calls itself; None without one."""
+    if importlib.util.find_spec("ziglang") is None:
+        return None
+    version = _output(*_ZIG, "version")
+    return f"zig {version}" if version else None
+
+
 def _find_gcc(chip: Chip) -> Toolchain | None:
     """The system's gcc, where it has a run-time library for the core (a C library is not asked for)."""
-    path = shutil.which(chip.architecture.gcc)
-    if path is None:
+    version = gcc_version(chip.architecture)
+    if version is None:
         return None
+    path = shutil.which(chip.architecture.gcc) or chip.architecture.gcc
     library = _output(path, *cpu_options("gcc", chip), "-print-libgcc-file-name")
-    version = _output(path, "-dumpfullversion")
-    if not version or not library or not Path(library).is_file():
-        return None
-    return Toolchain("gcc", (path,), f"{chip.architecture.gcc} {version}")
+    return Toolchain("gcc", (path,), version) if library and Path(library).is_file() else None
 
 
 def _find_zig(chip: Chip) -> Toolchain | None:
-    if importlib.util.find_spec("ziglang") is None:
-        return None
-    command = (sys.executable, "-m", "ziglang")
-    version = _output(*command, "version")
-    return Toolchain("zig", (*command, "cc"), f"zig {version}") if version else None
+    version = zig_version()
+    return None if version is None else Toolchain("zig", (*_ZIG, "cc"), version)
 
 
 @functools.cache

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sgsc_edge.c_code.write import CCode, c_code, selftest_samples
+from sgsc_edge.c_code.interface import selftest_samples
+from sgsc_edge.c_code.write import CCode, c_code
 from sgsc_edge.errors import ToolchainError
 from sgsc_edge.firmware.chip import Chip, Uart
 from sgsc_edge.firmware.package import Package

@@ -12,9 +12,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from sgsc_edge.artifacts import sources_hash
+from sgsc_edge.c_code.interface import selftest_samples
 from sgsc_edge.c_code.memory_plan import rounded
 from sgsc_edge.c_code.schedule import Memory
-from sgsc_edge.c_code.write import CCode, selftest_samples
+from sgsc_edge.c_code.write import CCode
 from sgsc_edge.errors import ToolchainError
 from sgsc_edge.firmware.chip import Chip, Uart
 from sgsc_edge.firmware.toolchain import INSTALL, KINDS, Toolchain

@@ -5,12 +5,14 @@ Limits keep a crafted file from exhausting memory; they lie far above any networ
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import checker, external_data_helper
 
+from sgsc_edge.artifacts import is_inside
 from sgsc_edge.errors import FileFormatError, UnsupportedError
 
 MAX_FILE_BYTES = 1 << 30
@@ -51,16 +53,28 @@ def read_onnx(path: Path) -> onnx.ModelProto:
 
 
 def _load_external_data(model: onnx.ModelProto, path: Path) -> None:
-    """Load tensors stored beside the model; onnx itself refuses paths that leave the folder."""
-    external = [
-        tensor for tensor in model.graph.initializer if external_data_helper.uses_external_data(tensor)
-    ]
+    """Load initializers stored beside the model; no file outside its folder is opened, links followed."""
+    external = [tensor for tensor in _tensors(model) if external_data_helper.uses_external_data(tensor)]
     if not external:
         return
+    # ONNX has it so; others would be looked for in the current folder.
+    allowed = {tensor.name for tensor in model.graph.initializer}
+    if wrong := [tensor.name for tensor in external if tensor.name not in allowed]:
+        raise FileFormatError(
+            f"'{wrong[0]}' is no initializer and has external data",
+            where=str(path),
+            remedy="export with external_data=False",
+        )
+    files = {entry.value for tensor in external for entry in tensor.external_data if entry.key == "location"}
+    folder = path.parent.resolve()
+    for name in sorted(files):
+        if not is_inside(name) or not (folder / name).resolve().is_relative_to(folder):
+            raise FileFormatError(
+                f"external data '{name}' leaves the model's folder",
+                where=str(path),
+                remedy="keep the data file beside the model, or export with external_data=False",
+            )
     try:
-        files = {
-            entry.value for tensor in external for entry in tensor.external_data if entry.key == "location"
-        }
         total = sum((path.parent / name).stat().st_size for name in files)
         if total > MAX_FILE_BYTES:
             raise FileFormatError(
@@ -75,6 +89,25 @@ def _load_external_data(model: onnx.ModelProto, path: Path) -> None:
             where=str(path),
             remedy="keep the data file beside the model, or export with external_data=False",
         ) from error
+
+
+def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Every tensor of a model: initializers and attributes, of subgraphs and functions, too."""
+    graphs = [model.graph]
+    nodes = [node for function in model.functions for node in function.node]
+    while graphs or nodes:
+        if graphs:
+            graph = graphs.pop()
+            nodes += graph.node
+            yield from graph.initializer
+            for sparse in graph.sparse_initializer:
+                yield from (sparse.values, sparse.indices)
+            continue
+        for attribute in nodes.pop().attribute:
+            yield from (attribute.t, *attribute.tensors)
+            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+                yield from (sparse.values, sparse.indices)
+            graphs += (attribute.g, *attribute.graphs)
 
 
 def check_model(model: onnx.ModelProto, *, where: str = "ONNX model") -> None:

@@ -2,46 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from sgsc_edge.artifacts import is_inside, output_errors, read_json, write_bytes, write_json
-from sgsc_edge.c_code.struct_layout import Struct
 from sgsc_edge.c_code.write import c_code
 from sgsc_edge.c_names import header_name
-from sgsc_edge.errors import FileFormatError, OutputError
+from sgsc_edge.packaging.folder import Packaged, describe, write_package
 from sgsc_edge.packaging.source import Source
 
 FORMAT = "c-code"
-DESCRIPTION = "package.json"
-SCHEMA = "sgsc-edge-package/1"
-
-
-@dataclass(frozen=True, eq=False)
-class Packaged:
-    """A written package: its folder, and what its description says."""
-
-    folder: Path
-    description: dict[str, Any]
-
-    def to_text(self) -> str:
-        """For people."""
-        d = self.description
-        files = ", ".join(d["files"])
-        checked = d["selftest_samples"]
-        check = f"check with sgsc_{d['name']}_selftest() ({checked} samples)"
-        return "\n".join(
-            (
-                f"{self.folder}: {files}",
-                f"constants {d['constant_bytes']:,} bytes, arena {d['arena_bytes']:,} bytes "
-                f"(at least {d['arena_lower_bound']:,}), input {d['input_bytes']:,}, "
-                f"output {d['output_bytes']:,}",
-                f"compute with sgsc_{d['name']}_invoke(), "
-                + (check if checked else "no self-test: samples of more than 64 KiB are not held"),
-            )
-        )
 
 
 def package_c_code(
@@ -74,65 +42,23 @@ def package_c_code(
         "example/main.c": _example(code.name),
     }
     description = {
-        "schema": SCHEMA,
-        "format": FORMAT,
-        "name": code.name,
-        "hash": source.model_hash,
+        **describe(FORMAT, source, code.interface),
         "weights": "learned" if learned else "stored",
         "input_bytes": code.input_bytes,
         "output_bytes": code.output_bytes,
-        "inputs": _members(code.inputs),
-        "outputs": _members(code.outputs),
-        "selftest_samples": len(next(iter(source.inputs.values()))),
         "arena_bytes": code.arena.size,
         "arena_lower_bound": code.arena.bound,
         "constant_bytes": code.constant_bytes,
-        "sgsc_edge": importlib.metadata.version("sgsc-edge"),
-        "files": sorted(files),
     }
-    earlier = _files_of_package(out)
-    write_json(out / DESCRIPTION, description)  # first: whoever is killed here leaves a folder that is known
-    for file, text in files.items():
-        write_bytes(out / file, text.encode("utf-8"))
-    for file in sorted(earlier - files.keys()):
-        with output_errors(out / file):
-            (out / file).unlink(missing_ok=True)
-    return Packaged(out, description)
-
-
-def _files_of_package(out: Path) -> set[str]:
-    """What the package in ``out`` consists of; ``OutputError`` where files are in ``out`` that are none."""
-    with output_errors(out):
-        if not out.is_dir() or all(path.name.startswith(".") for path in out.iterdir()):
-            return set()
-    try:
-        document = read_json(out / DESCRIPTION)
-    except FileFormatError:
-        document = None
-    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-        raise OutputError(
-            "holds files, and no package of sgsc-edge that they belong to",
-            where=str(out),
-            remedy="choose a new or an empty folder, a subfolder of this one for example",
-        )
-    listed = document.get("files")
-    names = listed if isinstance(listed, list) else []
-    return {name for name in names if isinstance(name, str) and is_inside(name)}
-
-
-def _members(struct: Struct) -> list[dict[str, Any]]:
-    """How a struct lies in memory: for whoever feeds bytes."""
-    return [
-        {
-            "tensor": member.tensor.name,
-            "member": member.name,
-            "type": str(member.tensor.dtype),
-            "shape": list(member.tensor.shape),
-            "offset": member.offset,
-            "bytes": member.bytes,
-        }
-        for member in struct.members
-    ]
+    checked = source.samples
+    check = f"check with sgsc_{code.name}_selftest() ({checked} samples)"
+    text = (
+        f"constants {code.constant_bytes:,} bytes, arena {code.arena.size:,} bytes "
+        f"(at least {code.arena.bound:,}), input {code.input_bytes:,}, output {code.output_bytes:,}",
+        f"compute with sgsc_{code.name}_invoke(), "
+        + (check if checked else "no self-test: samples of more than 64 KiB are not held"),
+    )
+    return write_package(out, files, description, text)
 
 
 def _cmake(name: str) -> str:

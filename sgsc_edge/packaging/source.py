@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgsc_edge.artifacts import check_manifest, read_bytes, read_npz, sha256_bytes
-from sgsc_edge.c_code.write import selftest_samples
+from sgsc_edge.c_code.interface import selftest_samples
 from sgsc_edge.certification.samples import CERTIFY, read_samples
 from sgsc_edge.errors import FileFormatError
 from sgsc_edge.graph import reference
@@ -27,13 +27,14 @@ Arrays = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A device graph, its name, the SHA-256 of its ``.tflite``, and its build folder (None: a file).
+    """A device graph, its name, its ``.tflite`` and the SHA-256 of it, and its build folder (None: a file).
 
     ``learned``: whether the build's target has each filter packed at its own width.
     """
 
     graph: Graph
     name: str
+    data: bytes
     model_hash: str
     folder: Path | None
     learned: bool
@@ -46,7 +47,7 @@ class Source:
     Parameters
     ----------
     name: as its project or file is called.
-    model_hash: SHA-256 of the ``.tflite``.
+    data, model_hash: the ``.tflite``, and the SHA-256 of it.
     inputs, outputs: a few samples by tensor name, each [n, ...], and what TFLite Micro computes of them.
     folder: the build folder; None for a file.
     learned: whether the build's target has each filter packed at its own width.
@@ -54,11 +55,17 @@ class Source:
 
     graph: Graph
     name: str
+    data: bytes
     model_hash: str
     inputs: Arrays
     outputs: Arrays
     folder: Path | None
     learned: bool
+
+    @property
+    def samples(self) -> int:
+        """How many there are."""
+        return len(next(iter(self.inputs.values())))
 
 
 def read_source(path: Path) -> Source:
@@ -74,7 +81,16 @@ def read_source(path: Path) -> Source:
     model = read_model(path)
     inputs = _random(model.graph) if model.folder is None else _recorded(model.graph, model.folder)
     outputs = reference.run_tensors(model.graph, inputs)
-    return Source(model.graph, model.name, model.model_hash, inputs, outputs, model.folder, model.learned)
+    return Source(
+        model.graph,
+        model.name,
+        model.data,
+        model.model_hash,
+        inputs,
+        outputs,
+        model.folder,
+        model.learned,
+    )
 
 
 def read_model(path: Path) -> Model:
@@ -94,7 +110,7 @@ def read_model(path: Path) -> Model:
     data = read_bytes(file, MAX_FILE_BYTES)
     graph = read_tflite(data, where=str(file))
     name = graph.name if folder is not None and graph.name else path.stem
-    return Model(graph, name, sha256_bytes(data), folder, learned)
+    return Model(graph, name, data, sha256_bytes(data), folder, learned)
 
 
 def _recorded(graph: Graph, folder: Path) -> Arrays:

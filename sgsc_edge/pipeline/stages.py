@@ -21,7 +21,8 @@ import torch
 from numpy.typing import NDArray
 
 from sgsc_edge.artifacts import content_key, read_bytes, write_bytes, write_manifest, write_npz
-from sgsc_edge.c_code.write import VERSION, c_code
+from sgsc_edge.c_code.interface import VERSION
+from sgsc_edge.c_code.write import c_code
 from sgsc_edge.certification import (
     CertificationContext,
     GatePolicy,

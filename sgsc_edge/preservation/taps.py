@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sgsc_edge.config_text import nearest
 from sgsc_edge.errors import ConfigError, ModelError
+from sgsc_edge.hints import nearest
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _WEIGHTED = (*CONVOLUTIONS, nn.Linear)

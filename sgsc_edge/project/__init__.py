@@ -1,6 +1,6 @@
 """Projects: ``sgsc.toml`` validated, and the user's model and data loaded and checked."""
 
-from sgsc_edge.project.load import FILE_NAME, Part, Project, load_project
+from sgsc_edge.project.load import FILE_NAME, Part, Project, load_project, make_project
 from sgsc_edge.project.schema import Budget, Config
 
-__all__ = ["FILE_NAME", "Budget", "Config", "Part", "Project", "load_project"]
+__all__ = ["FILE_NAME", "Budget", "Config", "Part", "Project", "load_project", "make_project"]

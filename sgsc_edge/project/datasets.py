@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -110,13 +111,7 @@ def load_dataset(project: Project, part: Part, num_classes: int | None) -> Check
             remedy=f"set {section}.{part}",
         )
     where = project.where(section, part)
-    dataset = call(project.root, spec, seed=project.config.compress.seed, where=where, error=DataError)
-    if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
-        raise DataError(
-            f"'{spec}' returned {kind_of(dataset)}, not a data set with a length and items",
-            where=where,
-            remedy="return a map-style torch Dataset, such as TensorDataset; a DataLoader is none",
-        )
+    dataset = make_dataset(project.root, spec, project.config.compress.seed, where)
     names = project.config.data.classes
     if num_classes is None and names is not None:
         num_classes = len(names)
@@ -129,6 +124,28 @@ def load_dataset(project: Project, part: Part, num_classes: int | None) -> Check
     )
     _probe(checked, where, classes_differ=part == "train")
     return checked
+
+
+def make_dataset(root: Path, spec: str, seed: int, where: str) -> Any:
+    """What the user's ``module:function`` returns: something with a length and items, or ``DataError``."""
+    dataset = call(root, spec, seed=seed, where=where, error=DataError)
+    if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+        raise DataError(
+            f"'{spec}' returned {kind_of(dataset)}, not a data set with a length and items",
+            where=where,
+            remedy="return a map-style torch Dataset, such as TensorDataset; a DataLoader is none",
+        )
+    return dataset
+
+
+def sample_shape(dataset: Any, where: str, root: Path) -> tuple[int, ...]:
+    """The shape of a user's samples; ``DataError`` where some are none, or of another shape."""
+    shape: tuple[int, ...] = ()
+    with contextlib.suppress(Exception):  # what is wrong with the first sample is said below
+        shape = tuple(dataset[0][0].shape)
+    checked = CheckedDataset(dataset, shape=shape, num_classes=None, where=where, root=root)
+    _probe(checked, where, classes_differ=False)
+    return shape
 
 
 def load_augment(project: Project) -> Callable[[Tensor, int], Tensor] | None:

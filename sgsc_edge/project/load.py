@@ -20,12 +20,12 @@ from sgsc_edge.config_text import (
     Problem,
     TomlFile,
     findings,
-    nearest,
     parse_key,
     raise_problems,
     read_toml,
 )
 from sgsc_edge.errors import ConfigError
+from sgsc_edge.hints import nearest
 from sgsc_edge.project.schema import Config, not_yet
 
 if TYPE_CHECKING:
@@ -164,7 +164,13 @@ def load_project(
 
     Raises ``ConfigError`` with every problem, each at its file and line, or at ``--set``.
     """
-    file, root = _find(Path(path))
+    return make_project(*_find(Path(path)), overrides, known_targets=known_targets)
+
+
+def make_project(
+    file: TomlFile, root: Path, overrides: Sequence[str] = (), *, known_targets: Collection[str] | None = None
+) -> Project:
+    """A project of a parsed file for the folder ``root``, as :func:`load_project` makes it."""
     settings = _parse_settings(overrides)
     names = sorted({*_targets(file), *_targets(settings)})
     problems = _target_problems(file, known_targets) + _target_problems(settings, known_targets)

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from sgsc_edge.errors import ModelError
+from sgsc_edge.hints import nearest
 from sgsc_edge.project.load import Project
+from sgsc_edge.project.schema import CHECKPOINTS
 from sgsc_edge.project.user_code import call, failed, kind_of, user_code
 
 _SHOWN = 8  # names listed before "and n more"
@@ -25,15 +27,7 @@ def load_model(project: Project) -> nn.Module:
     """
     where = project.where("model", "factory")
     settings = project.config
-    model = call(
-        project.root, settings.model.factory, seed=settings.compress.seed, where=where, error=ModelError
-    )
-    if not isinstance(model, nn.Module):
-        raise ModelError(
-            f"'{settings.model.factory}' returned {kind_of(model)}, not a torch.nn.Module",
-            where=where,
-            remedy="return the model itself",
-        )
+    model = make_model(project.root, settings.model.factory, settings.compress.seed, where)
     if settings.model.checkpoint is not None:
         _load_checkpoint(model, project, settings.model.checkpoint)
     _check_weights(model, where)
@@ -47,6 +41,18 @@ def load_model(project: Project) -> nn.Module:
             remedy="name every class once",
         )
     return model
+
+
+def make_model(root: Path, factory: str, seed: int, where: str) -> nn.Module:
+    """What the user's factory returns; ``ModelError`` where it raises or returns no module."""
+    made = call(root, factory, seed=seed, where=where, error=ModelError)
+    if not isinstance(made, nn.Module):
+        raise ModelError(
+            f"'{factory}' returned {kind_of(made)}, not a torch.nn.Module",
+            where=where,
+            remedy="return the model itself",
+        )
+    return made
 
 
 def output_size(project: Project, model: nn.Module) -> int:
@@ -81,11 +87,17 @@ def _load_checkpoint(model: nn.Module, project: Project, name: str) -> None:
     where = project.where("model", "checkpoint")
     path = project.root / name
     if not path.is_file():
+        there = [file.name for file in path.parent.glob("*") if file.suffix in CHECKPOINTS]
         raise ModelError(
-            f"checkpoint '{name}' does not exist",
+            f"checkpoint '{name}' does not exist{nearest(path.name, there)}",
             where=where,
             remedy="train the float model first, or correct the path",
         )
+    model.load_state_dict(dict(fitting_state(model, path, where)))
+
+
+def fitting_state(model: nn.Module, path: Path, where: str) -> Mapping[str, Tensor]:
+    """The state dict in a checkpoint; ``ModelError`` where it cannot be read or is not one of ``model``."""
     state = _read_state(path, where)
     expected = model.state_dict()
     problems = [
@@ -95,11 +107,11 @@ def _load_checkpoint(model: nn.Module, project: Project, name: str) -> None:
     ]
     if problems:
         raise ModelError(
-            f"checkpoint '{name}' does not fit the model: {'; '.join(problems)}",
+            f"checkpoint '{path.name}' does not fit the model: {'; '.join(problems)}",
             where=where,
             remedy="use the checkpoint of this model, saved from model.state_dict()",
         )
-    model.load_state_dict(dict(state))
+    return state
 
 
 def _read_state(path: Path, where: str) -> Mapping[str, Tensor]:

@@ -17,10 +17,12 @@ from pydantic import (
     model_validator,
 )
 
-from sgsc_edge.config_text import Form, Key, Unit, nearest, parse_size
+from sgsc_edge.config_text import Form, Key, Unit, dotted, leaf_keys, parse_size
+from sgsc_edge.hints import nearest
 
 TASKS = ("classification", "language-model", "regression")
 METRICS = ("accuracy", "loss", "mse", "auc")
+CHECKPOINTS = (".safetensors", ".pt", ".pth")
 _SPEC = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
@@ -60,8 +62,16 @@ def parse_budget(value: object) -> object:
 
 
 def _spec(value: str) -> str:
-    if not _SPEC.fullmatch(value):
-        raise ValueError(f'{value!r} is not of the form "module:function"')
+    as_module = value.replace(".py:", ":").replace("/", ".")  # "model.py:build" is a file's name, no module's
+    if value != as_module or not _SPEC.fullmatch(value):
+        hint = nearest(value, [as_module]) if _SPEC.fullmatch(as_module) else ""
+        raise ValueError(f'{value!r} is not of the form "module:function"{hint}')
+    return value
+
+
+def _checkpoint(value: str) -> str:
+    if not value.endswith(CHECKPOINTS):
+        raise ValueError(f"{value!r} is none of the checkpoints that can be read: {', '.join(CHECKPOINTS)}")
     return value
 
 
@@ -194,7 +204,7 @@ class ModelSection(_Section):
     checkpoint: (
         Annotated[
             str,
-            Field(pattern=r"\.(safetensors|pt|pth)$"),
+            AfterValidator(_checkpoint),
             Form("path to a `.safetensors`, `.pt` or `.pth` file"),
         ]
         | None
@@ -455,6 +465,15 @@ class Config(_Section):
         description="`[targets.<name>.<section>]` overrides keys of that section for one target: "
         "`[targets.tflite-int4.compress]`.",
     )
+
+
+def setting_names() -> list[str]:
+    """Every key of ``sgsc.toml`` that ``--set`` takes, in the order of the tables.
+
+    >>> setting_names()[0], "preservation.shares.saliency" in setting_names()
+    ('project.name', True)
+    """
+    return [dotted(key) for key in leaf_keys(Config) if key != ("targets",)]
 
 
 # --- known, but not executed in this version: delete a row when its part arrives --------------------

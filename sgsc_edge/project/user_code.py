@@ -15,12 +15,13 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
 from sgsc_edge.artifacts import sha256_file
-from sgsc_edge.config_text import nearest
 from sgsc_edge.errors import InputError, SgscError
+from sgsc_edge.hints import nearest
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -54,20 +55,7 @@ def call(root: Path, spec: str, *arguments: object, seed: int, where: str, error
     """
     module_name, _, name = spec.partition(":")
     with user_code(root, seed):
-        _check_name_is_free(root, module_name, where, error)
-        try:
-            module = importlib.import_module(module_name)
-        except ModuleNotFoundError as failure:
-            if failure.name == module_name or module_name.startswith(f"{failure.name}."):
-                known = [path.stem for path in root.glob("*.py")]
-                hint = nearest(module_name, known)
-                message = f"there is no module '{module_name}' in {root}{hint}"
-                raise error(
-                    message, where=where, remedy="name a Python file beside the project file"
-                ) from failure
-            raise failed(f"importing '{module_name}'", failure, root, where, error) from failure
-        except (Exception, SystemExit) as failure:
-            raise failed(f"importing '{module_name}'", failure, root, where, error) from failure
+        module = import_module(root, module_name, where=where, error=error)
         function = getattr(module, name, None)
         if not callable(function):
             known = [
@@ -82,6 +70,23 @@ def call(root: Path, spec: str, *arguments: object, seed: int, where: str, error
             raise  # says what, where and what to do by itself
         except (Exception, SystemExit) as failure:
             raise failed(f"'{spec}'", failure, root, where, error) from failure
+
+
+def import_module(root: Path, name: str, *, where: str, error: type[InputError]) -> ModuleType:
+    """Import a module of the project, within ``user_code``; raises as :func:`call` does."""
+    _check_name_is_free(root, name, where, error)
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as failure:
+        if failure.name == name or name.startswith(f"{failure.name}."):
+            hint = nearest(name, [path.stem for path in root.glob("*.py")])
+            message = f"there is no module '{name}' in {root}{hint}"
+            raise error(
+                message, where=where, remedy="name a Python file beside the project file"
+            ) from failure
+        raise failed(f"importing '{name}'", failure, root, where, error) from failure
+    except (Exception, SystemExit) as failure:
+        raise failed(f"importing '{name}'", failure, root, where, error) from failure
 
 
 def kind_of(value: object) -> str:

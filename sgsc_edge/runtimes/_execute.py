@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -19,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgsc_edge.errors import ConfigError, FileFormatError, OutputError, SgscError
-from sgsc_edge.runtimes._registry import install_hint, installed_version, python_of, specs
+from sgsc_edge.runtimes._registry import has_package, install_hint, installed_version, python_of, specs
 from sgsc_edge.runtimes._spec import MODEL_TFLITE, RunResult, RuntimeSpec, Status
 
 # The package's folder goes last on the path: another environment's own packages win over ours.
@@ -90,7 +88,7 @@ def execute(
         return RunResult(Status.NOT_RUN, reason="no samples")
     version = installed_version(spec)
     if version is None:
-        if spec.stand_in is not None and not _has_wheel(spec):
+        if spec.stand_in is not None and not has_package(spec):
             result = execute(specs()[spec.stand_in], artifact, inputs, timeout_s=timeout_s, workers=workers)
             return replace(result, stand_in=spec.stand_in)
         return RunResult(Status.NOT_RUN, reason=f"not installed: {install_hint(spec)}")
@@ -109,10 +107,6 @@ def execute(
             remedy="free space there, or point TMPDIR elsewhere",
         ) from error
     return replace(result, version=version)
-
-
-def _has_wheel(spec: RuntimeSpec) -> bool:
-    return not spec.platforms or (sys.platform, platform.machine()) in spec.platforms
 
 
 def _shards(samples: int, workers: int) -> list[_Shard]:

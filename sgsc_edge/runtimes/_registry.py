@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import os
 import pkgutil
+import platform
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
@@ -96,8 +97,16 @@ def _version_elsewhere(python: str, distributions: tuple[str, ...]) -> str | Non
     return found if isinstance(found, str) else None
 
 
+def has_package(spec: RuntimeSpec) -> bool:
+    """Whether there is a package of ``spec`` for this machine."""
+    return not spec.platforms or (sys.platform, platform.machine()) in spec.platforms
+
+
 def install_hint(spec: RuntimeSpec) -> str:
-    """What to do to get ``spec``."""
+    """What to do to get ``spec``; where nothing helps, what runs instead."""
+    if not has_package(spec):
+        none = f"{spec.distributions[0]} has no package for {sys.platform} on {platform.machine()}"
+        return none if spec.stand_in is None else f"{none}; {spec.stand_in} stands in"
     hint = f"pip install {spec.distributions[0]}"
     if not spec.own_python:
         return hint

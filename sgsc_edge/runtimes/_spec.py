@@ -39,6 +39,7 @@ class RuntimeSpec:
     artifact: the file of a build folder that it reads.
     distributions: package names, any one of which provides it; the first one installed gives the version.
     run: module-level function, called in a worker process.
+    exact: integer arithmetic alone, so that one version gives the same outputs on every machine.
     slow: interpreters that take milliseconds a sample: several workers share the samples.
     own_python: what keeps its package out of our environment (empty: nothing); it then needs another Python.
     platforms: ``(sys.platform, platform.machine())`` pairs that have wheels; empty means everywhere.
@@ -50,6 +51,7 @@ class RuntimeSpec:
     artifact: str
     distributions: tuple[str, ...]
     run: RunFunction
+    exact: bool = False
     slow: bool = False
     own_python: str = ""
     platforms: tuple[tuple[str, str], ...] = ()

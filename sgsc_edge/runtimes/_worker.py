@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import json
+import os
 import signal
 import sys
 from pathlib import Path
@@ -47,8 +48,21 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+def _limit_memory() -> None:
+    """A model that asks for more than half of the machine's memory is refused it, and the machine goes on."""
+    if sys.platform == "linux":
+        import resource
+
+        half = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+        _, most = resource.getrlimit(resource.RLIMIT_DATA)
+        limit = half if most == resource.RLIM_INFINITY else min(half, most)
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, most))
+
+
 def main() -> None:
     """Entry point: ``folder shard start stop`` are the last four arguments."""
     _die_with_parent()
     folder, shard, start, stop = sys.argv[-4:]
+    os.chdir(folder)  # files that a model names are looked for there
+    _limit_memory()
     run_shard(Path(folder), int(shard), int(start), int(stop))

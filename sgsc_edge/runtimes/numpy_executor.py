@@ -21,6 +21,12 @@ def run(artifact: bytes, inputs: NDArray[np.int8]) -> NDArray[np.int8]:
 
 ROWS = (
     RuntimeSpec(
-        "numpy", "our integer executor under TFLM's rounding", MODEL_TFLITE, ("numpy",), run, slow=True
+        "numpy",
+        "our integer executor under TFLM's rounding",
+        MODEL_TFLITE,
+        ("numpy",),
+        run,
+        exact=True,
+        slow=True,
     ),
 )

@@ -18,8 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sgsc_edge.c_code.calls.dispatch import CALLS
+from sgsc_edge.c_code.interface import selftest_samples
 from sgsc_edge.c_code.schedule import Schedule
-from sgsc_edge.c_code.write import c_code, selftest_samples
+from sgsc_edge.c_code.write import c_code
 from sgsc_edge.c_names import identifier
 from sgsc_edge.errors import ConfigError, UnsupportedError
 from sgsc_edge.graph import ir, reference

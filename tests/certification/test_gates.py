@@ -20,8 +20,10 @@ def measured(samples: int, correct: int, *, differs: int = 0, negative: int = 0,
         negative_flips=tuple(map(str, range(negative))),
         positive_flips=(),
         differs_from_compressed=tuple(map(str, range(differs))),
+        decisions={str(number): 0 for number in range(differs)},
         ties=0,
         max_lsb=0,
+        outputs_sha256="0" * 64,
     )
 
 

@@ -100,10 +100,12 @@ def test_version() -> None:
         (("biuld",), "No such command 'biuld'. Did you mean 'build'?"),
         (
             ("zzz",),
-            "No such command 'zzz'. Commands: build, preserve, verify, inspect, package, flash, targets, "
-            "boards, runtimes.",
+            f"No such command 'zzz'. Commands: {', '.join(COMMANDS)}.",
         ),
-        (("targets", "--jsn"), "--json"),
+        (("targets", "--jsn"), "Did you mean '--json'?"),
+        (("package", "x", "--format", "c-cod"), "Did you mean 'c-code'?"),
+        (("build", ".", "-t", "x", "--method", "qta8"), "Did you mean 'qat8'?"),
+        (("flash", "x", "--board", "y", "--toolchain", "gc"), "Did you mean 'gcc'?"),
         (("build", "."), "Targets: c-learned, tflite-int4, tflite-int8, tflm-int4."),
         (("verify",), "Missing argument 'FOLDER'"),
         (("targets", "extra"), "unexpected extra argument"),
@@ -245,6 +247,7 @@ def test_wrong_settings_are_all_shown(project: Path) -> None:
         (("build", "absent", "-t", "tflite-int8"), "absent: does not exist"),
         (("build", ".", "-t", "tflite-int9"), "unknown target 'tflite-int9'; did you mean 'tflite-int8'?"),
         (("build", ".", "-t", "mine.toml"), "mine.toml: cannot be read"),
+        (("inspect", ".", "--board", "virtual-cortx-m4"), "did you mean 'virtual-cortex-m4'?"),
         (("verify", "absent"), "absent"),
         (("inspect", "absent.tflite"), "absent.tflite"),
     ],

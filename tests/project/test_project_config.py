@@ -77,7 +77,7 @@ def test_a_good_file_loads_with_its_defaults(tmp_path: Path) -> None:
         (('name = "net"', 'name = "../x"'), 2, "project.name: "),
         (('name = "net"', ""), 1, "project.name: is required"),
         (('"model:build"', '"model"'), 4, "model.factory: 'model' is not of the form \"module:function\""),
-        (('"float.safetensors"', '"float.pkl"'), 5, "model.checkpoint: "),
+        (('"float.safetensors"', '"float.pkl"'), 5, "can be read: .safetensors, .pt, .pth"),
         (("[1, 8, 8]", "[1, 0, 8]"), 6, "model.input.shape[1]: must be greater than 0, not 0"),
         (("[1, 8, 8]", "[]"), 6, "model.input.shape: a sample has 1 to 4 dimensions, not 0"),
         (("[1, 8, 8]", "64"), 6, "model.input.shape: must be a list, not 64"),
@@ -87,6 +87,12 @@ def test_a_good_file_loads_with_its_defaults(tmp_path: Path) -> None:
         (('"float32"', '"float32", range = [1, 0]'), 6, "model.input: range must be [low, high]"),
         (('"float32"', '"float32", color = "red"'), 6, "model.input.color: must be 'gray', 'rgb' or 'bgr'"),
         (('"classification"', '"classifcation"'), 7, "did you mean 'classification'?"),
+        (("model:build", "model.py:build"), 4, "did you mean 'model:build'?"),
+        (
+            ("epochs = 8", 'method = "qta8"'),
+            15,
+            "must be 'sgsc', 'mixed', 'qat8' or 'ptq', not 'qta8'; did you mean 'qat8'?",
+        ),
         (("max_drop = 0.01", "max_drop = 1.5"), 11, "gate: max_drop of an accuracy is a share"),
         (
             ("max_drop = 0.01", "max_drop = -1"),

@@ -263,6 +263,9 @@ def test_everything_that_does_not_fit_is_listed(folder: Path) -> None:
 def test_a_missing_checkpoint_names_the_setting(folder: Path) -> None:
     error = model_error(load_project(folder, ["model.checkpoint=absent.pt"]))
     assert error.startswith("--set: model.checkpoint: checkpoint 'absent.pt' does not exist")
+    (folder / "absent.pth").touch()
+    error = model_error(load_project(folder, ["model.checkpoint=absent.pt"]))
+    assert "did you mean 'absent.pth'?" in error
 
 
 @pytest.mark.parametrize("name", ["float.safetensors", "float.pt"])

@@ -1,0 +1,98 @@
+"""Do the files of a build folder belong together? What a pass must withstand beside its gates.
+
+Gates judge decisions. These checks ask for integers: a model with a changed weight may still decide as
+before on all certify samples, and is not the model that was certified.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sgsc_edge.artifacts import read_bytes
+from sgsc_edge.certification.gates import RECORDED
+from sgsc_edge.certification.records import Measurement, Predicate, RuntimeRow
+from sgsc_edge.errors import FileFormatError
+from sgsc_edge.graph.read_tflite import MAX_FILE_BYTES, read_tflite
+from sgsc_edge.graph.stated import states
+from sgsc_edge.graph.write_tflite import write_tflite
+from sgsc_edge.lowering import lower
+from sgsc_edge.runtimes import execute, specs
+
+OWN_TOOLS = ("sgsc-edge", "numpy")
+"""What the certificate's own figures are computed with."""
+
+_REMEDY = "restore the files that belong together, or build again"
+
+
+def check_repeated(recorded: Predicate, fresh: Predicate, path: Path) -> None:
+    """FileFormatError unless what follows from the files alone was measured again as ``path`` records it.
+
+    That is what is computed from recorded outputs, and the outputs of exact runtimes under the same versions.
+    Other runtimes may round otherwise on another machine: gates judge them, and differences are listed.
+    """
+    before = {row.name: row for row in recorded.runtimes}
+    same_tools = all(recorded.tools.get(name) == fresh.tools[name] for name in OWN_TOOLS)
+    pairs: dict[str, tuple[_Sets, _Sets]] = {
+        name: (recorded.references.get(name, {}), fresh.references.get(name, {}))
+        for name in (*recorded.references, *fresh.references)
+    }
+    for row in fresh.runtimes:
+        was = before.get(row.name)
+        if was is not None and _must_repeat(was, row, same_tools=same_tools):
+            pairs[row.name] = (was.sets, row.sets)
+    for name, (old, new) in pairs.items():
+        for part in (*old, *new):
+            if _counted(old.get(part)) != _counted(new.get(part)):
+                raise FileFormatError(
+                    f"records other outputs of {name} on {part} than the files here give",
+                    where=str(path),
+                    remedy=_REMEDY,
+                )
+
+
+_Sets = Mapping[str, Measurement | None]
+
+
+def _must_repeat(was: RuntimeRow, row: RuntimeRow, *, same_tools: bool) -> bool:
+    if (was.status, was.version, was.stand_in) != (row.status, row.version, row.stand_in):
+        return False
+    return row.status == RECORDED or (row.status == "ok" and same_tools and specs()[row.name].exact)
+
+
+def _counted(measured: Measurement | None) -> dict[str, object] | None:
+    """Hash of outputs and counts; metrics are floating point, and may differ in their last digits."""
+    return None if measured is None else measured.model_dump(exclude={"metrics"})
+
+
+def check_one_model(onnx: Path, tflite: Path, inputs: NDArray[np.int8], *, timeout_s: float) -> None:
+    """FileFormatError unless the ``.tflite`` is what the ``.onnx`` lowers to, and states nothing else.
+
+    Lowered without its target it may be written otherwise (a dense layer as a convolution): then both are run
+    on ``inputs`` int8 [n, ...].
+    """
+    data = read_bytes(tflite, MAX_FILE_BYTES)
+    shipped, lowered = read_tflite(data, where=str(tflite)), lower(onnx)
+    if states(data, lowered, where=str(tflite)):
+        return
+    if not states(data, shipped, where=str(tflite)):
+        raise FileFormatError(
+            "tells interpreters what sgsc-edge does not write", where=str(tflite), remedy=_REMEDY
+        )
+    numpy = specs()["numpy"]
+    runs = [execute(numpy, each, inputs, timeout_s=timeout_s) for each in (data, write_tflite(lowered))]
+    outputs = [run.outputs for run in runs if run.outputs is not None]
+    if len(outputs) != len(runs):
+        reason = "; ".join(run.reason for run in runs if run.reason)
+        raise FileFormatError(
+            f"cannot be compared with {tflite.name}: {reason}", where=str(onnx), remedy=_REMEDY
+        )
+    if not np.array_equal(outputs[0], outputs[1]):
+        raise FileFormatError(
+            f"is another model than {tflite.name}: they compute different integers",
+            where=str(onnx),
+            remedy=_REMEDY,
+        )

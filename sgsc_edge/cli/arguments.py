@@ -1,0 +1,102 @@
+"""The kinds of values that options take: each knows its names, for the shell's completion and for hints.
+
+Names are looked up when they are asked for, so that nothing is imported for a command that asks for none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import ClassVar
+
+import click
+from click.shell_completion import CompletionItem
+
+from sgsc_edge.hints import closest
+
+
+class OneOf(click.Choice[str]):
+    """One of a few names; a message about another one has the nearest."""
+
+    def get_invalid_choice_message(self, value: object, ctx: click.Context | None) -> str:
+        """What click says, and the nearest name."""
+        match = closest(str(value), self.choices)
+        hint = f" Did you mean '{match}'?" if match else ""
+        return f"{super().get_invalid_choice_message(value, ctx)}{hint}"
+
+
+class NameOrFile(click.types.StringParamType):
+    """A shipped name, or the path of a ``.toml`` file; checked by the command, which reads the file."""
+
+    def __init__(self, kind: str, names: Callable[[], Iterable[str]], *, told: bool = False) -> None:
+        self.name = kind
+        self._names = names
+        self._told = told
+
+    def get_missing_message(self, param: click.Parameter, ctx: click.Context | None) -> str | None:
+        """Whoever leaves out a name that is ``told`` reads which there are."""
+        return f"{self.name.capitalize()}s: {', '.join(self._names())}." if self._told else None
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """The names, and files where none fits."""
+        return _items(self._names(), incomplete) or [CompletionItem(incomplete, type="file")]
+
+
+class Setting(click.types.StringParamType):
+    """A ``key=value``; in SGSC_EDGE_SET several are separated by semicolons."""
+
+    name = "key=value"
+    envvar_list_splitter: ClassVar[str] = ";"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """The keys of ``sgsc.toml``."""
+        from sgsc_edge.project.schema import setting_names
+
+        return _items((f"{name}=" for name in setting_names()), incomplete)
+
+
+class BuildFolder(click.Path):
+    """A folder that a build wrote, or another path."""
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Build folders at and below what is typed, and files where there is none."""
+        start = Path(incomplete) if incomplete.endswith("/") else Path(incomplete).parent
+        found = (path for depth in ("*", "*/*", "*/*/*") for path in start.glob(f"{depth}/manifest.json"))
+        return _items((str(path.parent) for path in found), incomplete) or super().shell_complete(
+            ctx, param, incomplete
+        )
+
+
+def _items(names: Iterable[str], incomplete: str) -> list[CompletionItem]:
+    return [CompletionItem(name) for name in sorted(names) if name.startswith(incomplete)]
+
+
+def target(*, told: bool = False) -> NameOrFile:
+    """A target."""
+
+    def names() -> Iterable[str]:
+        from sgsc_edge.targets import target_names
+
+        return target_names()
+
+    return NameOrFile("target", names, told=told)
+
+
+def board() -> NameOrFile:
+    """A board."""
+
+    def names() -> Iterable[str]:
+        from sgsc_edge.boards.description import board_names
+
+        return board_names()
+
+    return NameOrFile("board", names)
+
+
+BUILD = BuildFolder(path_type=Path)

@@ -1,0 +1,87 @@
+"""A project as far as it can be judged without running its code: settings, files, names of functions."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sgsc_edge.doctor.finding import Finding
+
+if TYPE_CHECKING:
+    from sgsc_edge.project import Project
+
+PART = "project"
+
+
+def has_project(folder: Path) -> bool:
+    """Whether a folder holds a project file; a ``pyproject.toml`` counts where it names us."""
+    settings = folder / "pyproject.toml"
+    return (folder / "sgsc.toml").is_file() or (
+        settings.is_file() and "[tool.sgsc-edge" in settings.read_text("utf-8", "replace")
+    )
+
+
+def project(path: Path) -> list[Finding]:
+    """What is wrong with a project; one finding where nothing is. Its code is read and not run."""
+    from sgsc_edge.errors import InputError
+    from sgsc_edge.project import load_project
+    from sgsc_edge.targets import target_names
+
+    try:
+        loaded = load_project(path, known_targets=target_names())
+    except InputError as error:
+        text, remedy = str(error).replace(f"\n  -> {error.remedy}", ""), error.remedy or ""
+        return [Finding(PART, str(path), "wrong", text, mend=remedy)]
+    problems = list(_problems(loaded))
+    return problems or [
+        Finding(PART, loaded.config.project.name, "ok", f"settings and files of {loaded.file.label}")
+    ]
+
+
+def _problems(loaded: Project) -> Iterator[Finding]:
+    config, root = loaded.config, loaded.root
+    checkpoint = config.model.checkpoint
+    if checkpoint is not None and not (root / checkpoint).is_file():
+        train = root / "train.py"
+        mend = f"python {train}" if train.is_file() else "train the float model, or correct the path"
+        yield Finding(PART, f"model.checkpoint = {checkpoint}", "missing", "no such file", mend=mend)
+    specs = {
+        "model.factory": config.model.factory,
+        **{f"data.{name}": getattr(config.data, name) for name in ("train", "test", "pool", "augment")},
+        "preservation.must_keep": config.preservation.must_keep,
+    }
+    for key, spec in specs.items():
+        if isinstance(spec, str) and (wrong := _wrong(root, spec)):
+            yield Finding(PART, f"{key} = {spec}", "wrong", wrong, mend="correct the name or the file")
+
+
+def _wrong(root: Path, spec: str) -> str | None:
+    """What is wrong with a ``module:function``; None where it is there, or cannot be seen from the text."""
+    from sgsc_edge.hints import nearest
+
+    module, _, name = spec.partition(":")
+    path = root.joinpath(*module.split("."))
+    file = next((one for one in (path.with_suffix(".py"), path / "__init__.py") if one.is_file()), None)
+    if file is None:
+        if find_spec(module.partition(".")[0]) is not None:
+            return None  # of an installed package
+        return f"there is no {module}.py{nearest(module, (one.stem for one in root.glob('*.py')))}"
+    try:
+        names = set(_names(ast.parse(file.read_bytes())))
+    except (SyntaxError, ValueError, OSError) as error:
+        return f"{file.name} cannot be read: {error}"
+    return None if {name, "*"} & names else f"{file.name} does not define '{name}'{nearest(name, names)}"
+
+
+def _names(tree: ast.AST) -> Iterator[str]:
+    """What a module's text defines or imports at any depth of its statements; ``*`` where it imports all."""
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            yield node.name
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            yield from (alias.asname or alias.name for alias in node.names)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id

@@ -1,0 +1,110 @@
+"""Projects that ship with the package: the starter, trained at once, and the examples as they are."""
+
+from __future__ import annotations
+
+import logging
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from sgsc_edge.artifacts import scratch_errors
+from sgsc_edge.errors import ConfigError
+from sgsc_edge.hints import nearest
+from sgsc_edge.project.load import FILE_NAME, load_project
+from sgsc_edge.scaffold.prove import prove
+from sgsc_edge.scaffold.write import Scaffolded, build_command, quoted, refuse_existing, write_files
+from sgsc_edge.shipped import shipped
+
+log = logging.getLogger("sgsc_edge")
+
+STARTER = "starter"
+_CHECKPOINT = "float.safetensors"
+_TRAIN = "train.py"
+_IGNORE_FILE = ".gitignore"
+_IGNORED = b"build/\n__pycache__/\n"
+_TRAIN_LIMIT_S = 600
+_SHOWN_LINES = 8
+
+
+def example_names() -> list[str]:
+    """The examples that ship."""
+    return sorted(path.parent.name for path in shipped("examples").glob(f"*/{FILE_NAME}"))
+
+
+def new_example(folder: Path, name: str, target: str, *, force: bool) -> Scaffolded:
+    """Write an example as it is; its network is not trained yet."""
+    files = _files(folder, name)
+    refuse_existing(folder, files, force=force)
+    written = write_files(folder, files)
+    steps = (f"python {quoted(folder / _TRAIN)}", build_command(folder, target))
+    return Scaffolded(folder, written, (), (), steps)
+
+
+def new_starter(folder: Path, target: str, *, force: bool) -> Scaffolded:
+    """Write the starter under the folder's name, its network trained.
+
+    Everything is made and tried in a folder of its own first, so that a failure leaves nothing behind.
+    """
+    files = _files(folder, STARTER)
+    name = project_name(folder)
+    files[FILE_NAME] = files[FILE_NAME].replace(f'"{STARTER}"'.encode(), f'"{name}"'.encode(), 1)
+    own = f"; for a network of your own: sgsc-edge init {quoted(folder)} --from FILE.py:NAME"
+    refuse_existing(folder, [*files, _CHECKPOINT], force=force, otherwise=own)
+    with scratch_errors(), tempfile.TemporaryDirectory(prefix="sgsc-edge-") as scratch:
+        staged = Path(scratch)
+        write_files(staged, files)
+        log.info("train ...")
+        said = _train(staged)
+        log.info("check ...")
+        proof = prove(load_project(staged), target)
+        files[_CHECKPOINT] = (staged / _CHECKPOINT).read_bytes()
+    notes = ("model.py, data.py and train.py are yours to change.",)
+    findings = (("network", f"model:build, trained by train.py ({said})"), ("checked", proof))
+    return Scaffolded(folder, write_files(folder, files), findings, notes, (build_command(folder, target),))
+
+
+def project_name(folder: Path) -> str:
+    """What a project in ``folder`` is called: the folder's name, without what a name may not hold.
+
+    >>> project_name(Path("/home/ada/my net"))
+    'my-net'
+    """
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).strip("-._")
+    return name[:100] or "model"
+
+
+def _files(folder: Path, name: str) -> dict[str, bytes]:
+    """The files of an example for ``folder``; what that ignores already is its own."""
+    names = example_names()
+    if name not in names:
+        raise ConfigError(
+            f"there is no example '{name}'{nearest(name, names)}",
+            where="--example",
+            remedy=f"choose one of {', '.join(names)}",
+        )
+    paths = [path for path in (shipped("examples") / name).iterdir() if path.suffix in (".py", ".toml")]
+    files = {path.name: path.read_bytes() for path in sorted(paths)}
+    return files if (folder / _IGNORE_FILE).exists() else {**files, _IGNORE_FILE: _IGNORED}
+
+
+def _train(folder: Path) -> str:
+    """Run the project's training script; returns what it says last."""
+    done = subprocess.run(
+        [sys.executable, _TRAIN],
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=_TRAIN_LIMIT_S,
+        check=False,
+    )
+    if done.returncode != 0:
+        said = "\n".join(done.stderr.strip().splitlines()[-_SHOWN_LINES:])
+        raise ConfigError(
+            f"training the starter failed:\n{said}",
+            where=_TRAIN,
+            remedy="see what is missing here: sgsc-edge doctor",
+        )
+    return done.stdout.strip().splitlines()[-1]

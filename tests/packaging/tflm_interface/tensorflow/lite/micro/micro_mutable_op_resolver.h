@@ -1,0 +1,68 @@
+// What packages use of TensorFlow Lite Micro, declared anew, so that they compile where its source is not.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+enum TfLiteStatus { kTfLiteOk = 0, kTfLiteError = 1 };
+
+union TfLitePtrUnion {
+  int32_t *i32;
+  float *f;
+  char *raw;
+  int8_t *int8;
+};
+
+struct TfLiteTensor {
+  TfLitePtrUnion data;
+  size_t bytes;
+};
+
+namespace tflite {
+
+class MicroOpResolver {};
+
+template <unsigned int tOpCount>
+class MicroMutableOpResolver : public MicroOpResolver {
+ public:
+#define ADDS(name) \
+  TfLiteStatus Add##name() { return ++added_ <= tOpCount ? kTfLiteOk : kTfLiteError; }
+  ADDS(Add)
+  ADDS(AveragePool2D)
+  ADDS(BatchMatMul)
+  ADDS(Concatenation)
+  ADDS(Conv2D)
+  ADDS(DepthwiseConv2D)
+  ADDS(Dequantize)
+  ADDS(FullyConnected)
+  ADDS(Gather)
+  ADDS(HardSwish)
+  ADDS(L2Normalization)
+  ADDS(LeakyRelu)
+  ADDS(Logistic)
+  ADDS(MaxPool2D)
+  ADDS(Mean)
+  ADDS(Mul)
+  ADDS(Pack)
+  ADDS(Pad)
+  ADDS(Prelu)
+  ADDS(Quantize)
+  ADDS(Relu)
+  ADDS(Relu6)
+  ADDS(Reshape)
+  ADDS(ResizeBilinear)
+  ADDS(ResizeNearestNeighbor)
+  ADDS(Softmax)
+  ADDS(Split)
+  ADDS(StridedSlice)
+  ADDS(Sub)
+  ADDS(Tanh)
+  ADDS(Transpose)
+  ADDS(Unpack)
+#undef ADDS
+
+ private:
+  unsigned int added_ = 0;
+};
+
+}  // namespace tflite
