@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+import textwrap
 from collections.abc import Iterator
 
 import click
@@ -83,7 +84,8 @@ def _command(name: str) -> Iterator[str]:
     context = click.Context(command, info_name=name, parent=context)
     arguments = [piece for piece in command.collect_usage_pieces(context) if piece != _OPTIONS]
     yield from (f"## `{name}`", "", f"    {' '.join([PROGRAM, name, *arguments, _OPTIONS])}", "")
-    yield from (_escaped(inspect.cleandoc(command.help or "")), "")
+    for paragraph in inspect.cleandoc(command.help or "").split("\n\n"):
+        yield from _text(paragraph)
     records = [
         record
         for parameter in command.get_params(context)
@@ -94,6 +96,13 @@ def _command(name: str) -> Iterator[str]:
         yield from ("| option | what it does |", "|---|---|")
         yield from (f"| `{_cell(option)}` | {_escaped(_cell(text))} |" for option, text in records)
         yield ""
+
+
+def _text(paragraph: str) -> tuple[str, str]:
+    """A paragraph of a help text, and an empty line; behind click's ``\\b`` lines stay apart."""
+    if paragraph.startswith("\b\n"):
+        return textwrap.indent(paragraph.removeprefix("\b\n"), "    "), ""
+    return _escaped(paragraph), ""
 
 
 def _cell(text: str) -> str:
