@@ -155,8 +155,9 @@ bench-report: $(STAMPS)/demo  ## write docs/results.md from the results
 # --- documentation ---------------------------------------------------------------------------------------
 
 .PHONY: docs
-docs: $(STAMPS)/demo  ## write docs/config.md from the models that validate the files
+docs: $(STAMPS)/demo  ## write docs/config.md and docs/commands.md from the code that they describe
 	$(BIN)/python -m sgsc_edge.config_reference > docs/config.md
+	$(BIN)/python -m sgsc_edge.command_reference > docs/commands.md
 
 # --- housekeeping -----------------------------------------------------------------------------------------
 

@@ -49,6 +49,7 @@ FLOORS = {
     "doctor": 7,
     "api": 8,
     "cli": 9,
+    "command_reference": 10,  # reads every command
 }
 # Everything else (verify, inspect, targets, runtimes) starts without torch.
 TORCH_ROOMS = {"project", "preservation", "compression", "export", "pipeline"}
