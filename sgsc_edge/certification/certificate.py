@@ -198,7 +198,9 @@ def _measured(predicate: Predicate) -> dict[str, Any]:
 
 
 def _walk(path: str, before: object, after: object) -> list[str]:
-    if isinstance(before, Mapping) and isinstance(after, Mapping):
+    # Decisions by id are compared as a whole, as lists of ids are.
+    by_id = path.endswith(".decisions")
+    if isinstance(before, Mapping) and isinstance(after, Mapping) and not by_id:
         keys = [*before, *(key for key in after if key not in before)]
         lines = []
         for key in keys:
@@ -214,7 +216,7 @@ def _short(value: object) -> str:
     if isinstance(value, list):
         return f"{len(value)} ids"
     if isinstance(value, Mapping):
-        return "present"
+        return f"{len(value)} entries"
     return "absent" if value is None else repr(value)
 
 

@@ -59,13 +59,16 @@ def _measurement(
         float_right = decisions(samples.float_logits) == samples.labels
         negative = _ids(samples, float_right & ~right)
         positive = _ids(samples, ~float_right & right)
+    differing = decided != decisions(samples.compressed_logits)
+    differing_ids = _ids(samples, differing)
     return Measurement(
         samples=len(samples),
         correct=int(right.sum()),
         metrics=metrics,
         negative_flips=negative,
         positive_flips=positive,
-        differs_from_compressed=_ids(samples, decided != decisions(samples.compressed_logits)),
+        differs_from_compressed=differing_ids,
+        decisions=dict(zip(differing_ids, decided[differing].tolist(), strict=True)),
         ties=tied,
         max_lsb=max_lsb,
         outputs_sha256=sha256_bytes(np.ascontiguousarray(outputs).tobytes()),

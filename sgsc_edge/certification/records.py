@@ -15,7 +15,7 @@ from sgsc_edge.certification.metrics import METRICS
 from sgsc_edge.certification.policy import STRICT, Policy
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
-PREDICATE_TYPE = "urn:sgsc-edge:certificate:v1"
+PREDICATE_TYPE = "urn:sgsc-edge:certificate:v2"
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0)]
@@ -41,7 +41,8 @@ class Measurement(BaseModel):
 
     ``metrics`` by name, None where not measured. ``negative_flips``: ids that the float model decides
     rightly and this one wrongly (``positive_flips`` the other way round), None where the float logits are
-    not finite. ``differs_from_compressed``: ids decided otherwise than by the compressed model.
+    not finite. ``differs_from_compressed``: ids decided otherwise than by the compressed model, and
+    ``decisions``: the class that was decided on each of these instead.
     ``max_lsb``: largest difference from its output integers, None for float models.
     ``outputs_sha256``: of the outputs' bytes, int8 or float32 [n, K] in C order.
     """
@@ -54,6 +55,7 @@ class Measurement(BaseModel):
     negative_flips: Ids | None
     positive_flips: Ids | None
     differs_from_compressed: Ids
+    decisions: dict[str, Count]
     ties: Count
     max_lsb: Count | None
     outputs_sha256: Sha256
@@ -216,5 +218,5 @@ class Statement(BaseModel):
 
     type: Annotated[Literal["https://in-toto.io/Statement/v1"], Field(alias="_type")]
     subject: Annotated[tuple[Subject, ...], Field(strict=False)]
-    predicate_type: Annotated[Literal["urn:sgsc-edge:certificate:v1"], Field(alias="predicateType")]
+    predicate_type: Annotated[Literal["urn:sgsc-edge:certificate:v2"], Field(alias="predicateType")]
     predicate: Predicate

@@ -18,9 +18,6 @@ from torch.utils.data import Dataset, Subset
 
 from sgsc_edge.errors import DataError
 
-ID_LENGTH = 16
-"""Hex digits of a content hash that name a sample in reports and certificates."""
-
 
 def content_hash(sample: torch.Tensor) -> str:
     """SHA-256 (hex) of a sample's dtype, shape and values in row-major order."""

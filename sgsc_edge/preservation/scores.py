@@ -20,7 +20,8 @@ from torch.utils.data import Dataset
 
 from sgsc_edge.errors import ModelError
 from sgsc_edge.preservation.diversity import MAX_CLUSTERS, clusters
-from sgsc_edge.preservation.pool import ID_LENGTH, distinct
+from sgsc_edge.preservation.ids import sample_id
+from sgsc_edge.preservation.pool import distinct
 from sgsc_edge.preservation.saliency import Saliency, grad_cam, gradient_times_activation
 from sgsc_edge.preservation.taps import Taps, inputs_of
 from sgsc_edge.preservation.uncertainty import as_logits, uncertainty
@@ -210,7 +211,7 @@ def _check_finite(values: NDArray[np.float32], hashes: Sequence[str], name: str)
     if len(bad):
         raise ModelError(
             f"the float model gives NaN or infinity for {len(bad)} samples of {name} "
-            f"(the first has the id {hashes[bad[0]][:ID_LENGTH]})",
+            f"(the first has the id {sample_id(hashes[bad[0]])})",
             where="model.factory",
             remedy="train the float model again, or remove these samples",
         )

@@ -15,7 +15,8 @@ from torch.utils.data import Dataset, Subset
 from sgsc_edge.artifacts import content_key
 from sgsc_edge.errors import FileFormatError, ModelError, SgscError
 from sgsc_edge.preservation import must_keep
-from sgsc_edge.preservation.pool import ID_LENGTH, content_hashes, distinct, pool_indices
+from sgsc_edge.preservation.ids import sample_id
+from sgsc_edge.preservation.pool import content_hashes, distinct, pool_indices
 from sgsc_edge.preservation.scores import Decisions, Scores, check_outputs, decide, score
 from sgsc_edge.preservation.select import Chosen, select
 from sgsc_edge.preservation.selection import MustKept, SampleScores, Selected, Selection, SideCounts
@@ -47,7 +48,7 @@ class Samples:
     @property
     def ids(self) -> tuple[str, ...]:
         """The hashes' prefixes that reports use."""
-        return tuple(digest[:ID_LENGTH] for digest in self.hashes)
+        return tuple(map(sample_id, self.hashes))
 
     @cached_property
     def labels(self) -> tuple[int, ...]:

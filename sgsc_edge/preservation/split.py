@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sgsc_edge.errors import DataError
-from sgsc_edge.preservation.pool import ID_LENGTH
+from sgsc_edge.preservation.ids import sample_id
 
 ChosenPart = Literal["guide", "watch", "certify"]
 
@@ -72,7 +72,7 @@ def check_disjoint(parts: Mapping[str, Sequence[str]], allowed: frozenset[frozen
         for other in names[position + 1 :]:
             shared = sorted(set(parts[one]) & set(parts[other]))
             if shared and frozenset({one, other}) not in allowed:
-                ids = ", ".join(digest[:ID_LENGTH] for digest in shared[:3])
+                ids = ", ".join(map(sample_id, shared[:3]))
                 raise DataError(
                     f"{len(shared)} samples are in both {one} and {other} (ids {ids}, ...)",
                     remedy="remove the duplicates from one of the two data sets",

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sgsc_edge.preservation.pool import ID_LENGTH
+from sgsc_edge.preservation.ids import sample_id
 from sgsc_edge.preservation.selection import MustKept, Selected, Selection
 
 QUANTILES = (0.1, 0.5, 0.9)
@@ -71,7 +71,7 @@ class Kept:
             "count": len(self.samples),
             "trained_on": self.trained_on,
             "right": self.right,
-            "samples": [{**one.model_dump(mode="json"), "id": one.hash[:ID_LENGTH]} for one in self.samples],
+            "samples": [{**one.model_dump(mode="json"), "id": sample_id(one.hash)} for one in self.samples],
         }
 
 
@@ -89,7 +89,7 @@ class Summary:
         """JSON values; samples by id."""
         hardest = {
             part: [
-                {**one.model_dump(mode="json", exclude={"hash", "part"}), "id": one.hash[:ID_LENGTH]}
+                {**one.model_dump(mode="json", exclude={"hash", "part"}), "id": sample_id(one.hash)}
                 for one in samples
             ]
             for part, samples in self.hardest.items()

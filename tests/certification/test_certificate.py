@@ -38,7 +38,7 @@ def issue(differing: int = 0, **gate: object) -> Certificate:
 def test_it_is_an_in_toto_statement_about_the_files() -> None:
     document = issue().to_json()
     assert document["_type"] == "https://in-toto.io/Statement/v1"
-    assert document["predicateType"] == "urn:sgsc-edge:certificate:v1"
+    assert document["predicateType"] == "urn:sgsc-edge:certificate:v2"
     assert document["subject"] == [
         {"name": "model.tflite", "digest": {"sha256": "1" * 64}},
         {"name": "preservation.npz", "digest": {"sha256": "2" * 64}},
@@ -106,7 +106,7 @@ def change(*keys: str | int, value: object) -> Callable[[Any], None]:
         (change("predicate", "runtimes", 1, "sets", "certify", "correct", value=50), "has been edited"),
         (change("subject", 0, "digest", "sha256", value="f" * 64), "has been edited"),
         (change("predicate", "digest", value="0" * 64), "has been edited"),
-        (change("predicateType", value="urn:sgsc-edge:certificate:v2"), "this version reads"),
+        (change("predicateType", value="urn:sgsc-edge:certificate:v1"), "this version reads"),
         (change("_type", value="https://in-toto.io/Statement/v0.1"), "this version reads"),
         (change("predicate", "verdict", value="MAYBE"), "predicate.verdict"),
         (change("predicate", "note", value="hello"), "predicate.note"),
@@ -157,6 +157,7 @@ def test_differences_name_what_was_measured_otherwise() -> None:
         line.startswith("runtimes.numpy.sets.certify.differs_from_compressed") and line.endswith("now 2 ids")
         for line in found
     )
+    assert [line for line in found if line.endswith("decisions: recorded 0 entries, now 2 entries")]
     assert not [line for line in found if not line.startswith(("verdict", "runtimes.numpy.sets.certify"))]
     assert differences(issue(0), issue(0, max_drop=1.0)) == ()
 

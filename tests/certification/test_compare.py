@@ -33,6 +33,7 @@ def test_flips_differences_ties_and_distance_by_hand() -> None:
     assert found.negative_flips == ("b", "d")
     assert found.positive_flips == ("c",)
     assert found.differs_from_compressed == ("d", "e")
+    assert found.decisions == {"d": 0, "e": 1}
     assert found.ties == 1
     assert found.max_lsb == 133  # beyond what int8 differences hold
     summary = Summary.of(found)
