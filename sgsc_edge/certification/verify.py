@@ -76,11 +76,27 @@ def verify_folder(
     ``Certificate.exit_code``.
     """
     settings = RunSettings(timeout_s, workers, parts)
-    path = folder / CERTIFICATE_NAME
-    recorded = read_certificate(path)
+    recorded = read_certified(folder)
     context = recorded.context
     if policy is not None:
         context = context.model_copy(update={"policy": read_policy(policy, context.policy)})
+    fresh = _recompute(folder, context, recorded.subjects, settings)
+    if recorded.predicate.sets != fresh.predicate.sets:
+        raise FileFormatError(
+            f"is about other samples than those in {PRESERVATION_NAME}",
+            where=str(folder / CERTIFICATE_NAME),
+            remedy="restore the certificate that belongs to this folder, or build again",
+        )
+    return replace(fresh, differences=differences(recorded, fresh))
+
+
+def read_certified(folder: Path) -> Certificate:
+    """The certificate of a build folder, about the files that are there; what it measured is not looked at.
+
+    Raises FileFormatError naming a file that is missing, malformed or edited, or is not the certified one.
+    """
+    path = folder / CERTIFICATE_NAME
+    recorded = read_certificate(path)
     subjects = _subjects(folder)
     if recorded.subjects != subjects:
         changed = sorted(dict(recorded.subjects.items() ^ subjects.items()))
@@ -89,14 +105,7 @@ def verify_folder(
             where=str(path),
             remedy="restore the certificate that belongs to this folder, or build again",
         )
-    fresh = _recompute(folder, context, subjects, settings)
-    if recorded.predicate.sets != fresh.predicate.sets:
-        raise FileFormatError(
-            f"is about other samples than those in {PRESERVATION_NAME}",
-            where=str(path),
-            remedy="restore the certificate that belongs to this folder, or build again",
-        )
-    return replace(fresh, differences=differences(recorded, fresh))
+    return recorded
 
 
 def certify_folder(
