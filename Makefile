@@ -89,7 +89,7 @@ lint: $(STAMPS)/dev  ## ruff and mypy only
 
 # --- benchmarks: results go to benchmarks/results/*.json and into docs/results.md ----------------------------
 
-.PHONY: bench-exactness bench-digits bench-budget bench-networks bench-mnist bench-mnist-budget bench-mnist-narrow bench-mixed-plan bench-learned bench-scaling bench-step bench-preserve bench-lowering bench-cli bench-instructions bench-reproducible bench-resume bench-device bench-report
+.PHONY: bench-exactness bench-digits bench-budget bench-networks bench-mnist bench-mnist-budget bench-mnist-narrow bench-mixed-plan bench-learned bench-scaling bench-step bench-preserve bench-lowering bench-cli bench-newcomer bench-instructions bench-reproducible bench-resume bench-device bench-report
 bench-exactness: $(STAMPS)/demo  ## kernels against the integer executor, on the certify sets
 	$(BIN)/python -m benchmarks.exactness
 
@@ -129,7 +129,10 @@ bench-preserve: $(STAMPS)/demo $(MNIST)/float.safetensors  ## time of choosing M
 bench-lowering: $(STAMPS)/demo  ## lowering time against onnx2tf (makes an environment of its own)
 	$(BIN)/python -m benchmarks.lowering_time
 
-bench-cli: $(STAMPS)/demo  ## wall time of --help and verify
+bench-newcomer: $(STAMPS)/demo  ## a newcomer's ways in: clone and wheel, each in a new environment
+	$(BIN)/python -m benchmarks.newcomer
+
+bench-cli: $(STAMPS)/demo  ## wall time of --help, doctor and verify
 	$(BIN)/python -m benchmarks.cli_time
 
 bench-instructions: $(STAMPS)/dev $(DIGITS)/float.safetensors $(MNIST)/float.safetensors  ## costs of kernels by core and compiler, fitted and checked (half an hour)

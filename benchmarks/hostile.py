@@ -147,6 +147,10 @@ def _built(seed: int) -> Base:
     return Base(folder, donor, project / TOML)
 
 
+# What a damaged document raises where it is not what it should be.
+_OTHER_FORMS = (KeyError, TypeError, ValueError, AttributeError, RecursionError, SgscError)
+
+
 def reseal(folder: Path) -> None:
     """Make every hash fit that binds the files of a build folder, as far as they can be read."""
     manifest: Any = read_json(folder / MANIFEST)
@@ -158,17 +162,17 @@ def reseal(folder: Path) -> None:
         document: Any = json.loads(path.read_bytes())
     except (ValueError, RecursionError):
         return
-    with contextlib.suppress(KeyError, TypeError, AttributeError):
+    with contextlib.suppress(*_OTHER_FORMS):
         for subject in document["subject"]:
             subject["digest"]["sha256"] = manifest["files"][subject["name"]]
-    with contextlib.suppress(KeyError, TypeError, SgscError):
+    with contextlib.suppress(*_OTHER_FORMS):
         sets = read_samples(read_npz(folder / "preservation.npz"), where="")
         for part, samples in sets.items():
             document["predicate"]["sets"][part].update(sha256=samples.sha256, samples=len(samples))
-    with contextlib.suppress(KeyError, TypeError, ValueError):
+    with contextlib.suppress(*_OTHER_FORMS):
         policy = Policy.model_validate_json(json.dumps(document["predicate"]["policy"]))
         document["predicate"]["policy_sha256"] = policy.sha256
-    with contextlib.suppress(KeyError, TypeError, AttributeError, SgscError):
+    with contextlib.suppress(*_OTHER_FORMS):
         document["predicate"].pop("digest")
         document["predicate"]["digest"] = sha256_bytes(canonical_json(document))
     if document != json.loads(path.read_bytes()):

@@ -50,6 +50,11 @@ SECTIONS = {
         "On the device: the first time",
         "A wheel in an empty environment, with no compiler and no emulator on the path.",
     ),
+    "newcomer": (
+        "A newcomer's way",
+        "From a clone, and from a wheel in an empty environment, each command as it is typed; the output is "
+        "kept for reading.",
+    ),
     "scaling": ("Growth", "What planning and lowering take as networks grow."),
     "step_time": ("Training step", "What quantization and learning add to a step of the MNIST CNN."),
     "preserve_time": ("Preservation set", "Grad-CAM, uncertainty and clusters of the 60,000 MNIST samples."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from sgsc_edge.boards.available import AvailableBoard
     from sgsc_edge.boards.description import Board
     from sgsc_edge.certification.certificate import Certificate
+    from sgsc_edge.certification.records import Verdict
     from sgsc_edge.doctor import Diagnosis
     from sgsc_edge.flash import BoardCertificate
     from sgsc_edge.footprint import Footprint
@@ -49,6 +51,15 @@ class Preserved:
     selection: Selection
     summary: Summary
     files: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Reported:
+    """A report: its file, its bytes, and the verdict that it shows."""
+
+    path: Path
+    nbytes: int
+    verdict: Verdict
 
 
 def init(
@@ -162,7 +173,8 @@ def preserve(
     loaded = load_project(project, settings)
     _require_build_packages("preserve")
     from sgsc_edge.artifacts import write_bytes
-    from sgsc_edge.preservation.contact_sheet import contact_sheet, has_pictures
+    from sgsc_edge.pictures import has_pictures
+    from sgsc_edge.preservation.contact_sheet import contact_sheet
     from sgsc_edge.preservation.selection import write_selection
     from sgsc_edge.preservation.sets import choose, divide, load_data
     from sgsc_edge.preservation.summary import summarize
@@ -192,6 +204,22 @@ def verify(
     if out is not None:
         write_json(Path(out), certificate.to_json())
     return certificate
+
+
+def report(folder: str | Path, out: str | Path | None = None) -> Reported:
+    """Write one self-contained page about a build folder, from its files alone.
+
+    ``out``: the page's file; None for ``report.html`` in the folder, which must then not be in use.
+    """
+    from sgsc_edge.artifacts import FolderLock
+    from sgsc_edge.report import REPORT, read_build, render, write_page
+
+    build = read_build(Path(folder))
+    page = render(build)
+    path = Path(folder) / REPORT if out is None else Path(out)
+    with FolderLock(Path(folder)) if out is None else contextlib.nullcontext():
+        write_page(path, page)
+    return Reported(path, len(page), build.certificate.verdict)
 
 
 def inspect(path: str | Path) -> Inspection:

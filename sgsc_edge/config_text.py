@@ -135,7 +135,7 @@ def parse_toml(text: str, label: str) -> TomlFile:
     """Parse TOML text; ``label`` names it in messages."""
     try:
         tables = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also of int(): thousands of digits
         message, line = _syntax_error(str(error))
         where = f"{label}:{line}" if line else label
         raise ConfigError(

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from sgsc_edge.artifacts import (
     FolderLock,
-    canonical_json,
     check_manifest,
     output_errors,
     read_npz,
@@ -32,6 +31,7 @@ from sgsc_edge.artifacts import (
 from sgsc_edge.boards.available import require
 from sgsc_edge.boards.description import Board
 from sgsc_edge.boards.run import BoardRun, run_image
+from sgsc_edge.certification.boards import BOARD_PREDICATE_TYPE, board_digest
 from sgsc_edge.certification.certificate import CERTIFICATE_NAME, Certificate, read_certificate
 from sgsc_edge.certification.records import STATEMENT_TYPE, Verdict
 from sgsc_edge.certification.samples import CERTIFY, MUST_KEEP, SampleSet, read_samples
@@ -43,11 +43,11 @@ from sgsc_edge.graph import reference
 from sgsc_edge.graph.ir import Graph
 from sgsc_edge.packaging import package_c_code, read_source
 from sgsc_edge.packaging.source import MODEL, SAMPLES
+from sgsc_edge.report import REPORT, write_report
 from sgsc_edge.runtimes import run_runtime
 
 log = logging.getLogger(__name__)
 
-BOARD_PREDICATE_TYPE = "urn:sgsc-edge:board-certificate:v1"
 # Code for boards. What `package` writes is the user's, who chooses its weights and its name.
 PACKAGE, CODE = "package", "firmware"
 _EXIT_CODES = {Verdict.PASSED: 0, Verdict.FAILED: 1, Verdict.NOT_MEASURED: 3}
@@ -137,6 +137,7 @@ def steps(folder: Path, board: Board, toolchain: Kind | None, samples: int | Non
             "have the board read its flash back, and compare it with that file",
             f"run the self-test, then {len(chosen.ids)} of {build.total} samples of {SAMPLES}, and compare",
             f"write {build.certificate(board)}",
+            *([f"renew {build.folder / REPORT}"] if (build.folder / REPORT).exists() else []),
         )
     )
 
@@ -192,6 +193,8 @@ def _flash(
     expected = _expected(folder / MODEL, source.graph, chosen.inputs)
     document = _statement(build, board, run, chosen, expected, written)
     write_json(build.certificate(board), document)
+    if (folder / REPORT).exists():
+        write_report(folder)  # it shows the boards
     return BoardCertificate(build.certificate(board), document)
 
 
@@ -392,5 +395,5 @@ def _statement(
         "predicateType": BOARD_PREDICATE_TYPE,
         "predicate": predicate,
     }
-    predicate["digest"] = sha256_bytes(canonical_json(document))
+    predicate["digest"] = board_digest(document)
     return document

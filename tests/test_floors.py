@@ -30,7 +30,8 @@ FLOORS = {
     "size": 3,
     "targets": 3,
     "project": 3,
-    "preservation": 4,
+    "pictures": 4,
+    "preservation": 5,
     "compression": 4,
     "lowering": 4,
     "c_code": 4,
@@ -43,13 +44,14 @@ FLOORS = {
     "footprint": 5,
     "packaging": 6,
     "config_reference": 6,  # names the keys of every kind of file
-    "pipeline": 6,
+    "report": 6,
+    "pipeline": 7,
     "flash": 7,
-    "scaffold": 7,
+    "scaffold": 8,
     "doctor": 7,
-    "api": 8,
-    "cli": 9,
-    "command_reference": 10,  # reads every command
+    "api": 9,
+    "cli": 10,
+    "command_reference": 11,  # reads every command
 }
 # Everything else (verify, inspect, targets, runtimes) starts without torch.
 TORCH_ROOMS = {"project", "preservation", "compression", "export", "pipeline"}
@@ -107,7 +109,7 @@ import sys
 import sgsc_edge.api, sgsc_edge.cli.main, sgsc_edge.certification, sgsc_edge.inspection, sgsc_edge.lowering
 import sgsc_edge.project, sgsc_edge.runtimes, sgsc_edge.targets
 import sgsc_edge.boards.qemu, sgsc_edge.boards.run, sgsc_edge.boards.virtual, sgsc_edge.firmware.image
-import sgsc_edge.footprint
+import sgsc_edge.footprint, sgsc_edge.report
 for name in sgsc_edge.cli.main.COMMANDS:
     __import__(f"sgsc_edge.cli.{name}")
 assert "torch" not in sys.modules

@@ -1,6 +1,7 @@
 """Files that survive: atomic writes, hashes, reproducible archives, manifest, resume stamps, folder lock."""
 
 from sgsc_edge.artifacts.archives import MAX_NPZ_BYTES, npz_bytes, read_npz, write_npz
+from sgsc_edge.artifacts.earlier import Earlier
 from sgsc_edge.artifacts.files import (
     MAX_JSON_BYTES,
     atomic_path,
@@ -18,6 +19,7 @@ from sgsc_edge.artifacts.files import (
 )
 from sgsc_edge.artifacts.folder import (
     MANIFEST_NAME,
+    STAMPS_NAME,
     FolderLock,
     Manifest,
     Stamps,
@@ -31,6 +33,8 @@ __all__ = [
     "MANIFEST_NAME",
     "MAX_JSON_BYTES",
     "MAX_NPZ_BYTES",
+    "STAMPS_NAME",
+    "Earlier",
     "FolderLock",
     "Manifest",
     "Stamps",

@@ -1,13 +1,15 @@
 """Named arrays in ``.npz`` files, byte for byte reproducible and safe to read.
 
 Entries lie uncompressed, in the order of their names and with one fixed time, so equal arrays give equal
-bytes whatever zlib is installed. Reading believes no header: an entry's shape must fit its size.
+bytes whatever zlib is installed. Reading believes no header: an entry's shape must fit its size, and the
+entries the file's, so that no file takes more memory than it is long.
 """
 
 from __future__ import annotations
 
 import io
 import math
+import os
 import struct
 import tokenize
 import warnings
@@ -59,11 +61,13 @@ def npz_bytes(arrays: Mapping[str, NDArray[Any]]) -> bytes:
 
 
 def read_npz(path: Path, max_bytes: int = MAX_NPZ_BYTES) -> dict[str, NDArray[Any]]:
-    """The arrays of an ``.npz``; no pickle, at most ``max_bytes`` in all however the file is packed.
+    """The arrays of an ``.npz`` as ``write_npz`` makes them; no pickle, at most ``max_bytes`` in all.
 
-    Any malformed, truncated, encrypted or oversized archive is a ``FileFormatError`` naming the entry.
+    Any malformed, truncated, compressed, encrypted or oversized archive is a ``FileFormatError`` naming the
+    entry.
     """
     with input_errors(path), path.open("rb") as file:
+        max_bytes = min(max_bytes, os.fstat(file.fileno()).st_size)
         try:
             with zipfile.ZipFile(file) as archive:
                 return _read_entries(archive, path, max_bytes)
@@ -78,6 +82,10 @@ def _read_entries(archive: zipfile.ZipFile, path: Path, max_bytes: int) -> dict[
         name = entry.filename.removesuffix(".npy")
         if name == entry.filename or name in arrays:
             raise FileFormatError(f"entry '{entry.filename}' is not an array or comes twice", where=str(path))
+        if entry.compress_type != zipfile.ZIP_STORED:
+            raise FileFormatError(
+                f"array '{name}' is compressed", where=str(path), remedy="sgsc-edge writes arrays as they are"
+            )
         left -= entry.file_size
         if left < 0:
             raise FileFormatError(f"holds more than {max_bytes} bytes", where=str(path))

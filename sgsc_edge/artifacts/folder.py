@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import socket
 import sys
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -26,8 +29,10 @@ else:
     import fcntl
 
 MANIFEST_NAME = "manifest.json"
+STAMPS_NAME = ".stamps.json"
 MANIFEST_SCHEMA = "sgsc-edge-manifest/1"
 _MAX_COPIED = 1 << 31
+_MAX_HOLDER = 200  # characters that name the holder of a lock
 
 
 @dataclass(frozen=True)
@@ -141,7 +146,7 @@ class Stamps:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._path = folder / ".stamps.json"
+        self._path = folder / STAMPS_NAME
 
     def is_current(self, stage: str, key: str) -> bool:
         """Whether ``stage`` was recorded under ``key`` and its outputs are unchanged."""
@@ -204,7 +209,8 @@ class Stamps:
 class FolderLock:
     """Context manager: one process at a time works in ``folder``; the second gets a ``FolderInUseError``.
 
-    The operating system drops the lock when its holder dies, so a killed build leaves none behind.
+    The operating system drops the lock when its holder dies, so a killed build leaves none behind. The file
+    names its last holder, for that error alone.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -215,16 +221,24 @@ class FolderLock:
         with output_errors(self._path):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             file = self._path.open("a+b")
+        holder = ""
         try:
             _lock(file)
         except OSError as error:
+            with contextlib.suppress(OSError):  # Windows lets nobody read what is locked
+                holder = self._path.read_text(encoding="utf-8", errors="replace")[:_MAX_HOLDER]
             file.close()
+            named = f" ({holder})" if holder else ""
             raise FolderInUseError(
-                "another sgsc-edge process is working in this folder",
+                f"another sgsc-edge process is working in this folder{named}",
                 where=str(self._path.parent),
                 remedy="wait for it to end, or choose another folder with --out",
             ) from error
         self._file = file
+        with contextlib.suppress(OSError):  # a full disk: then it is not named
+            file.truncate(0)
+            file.write(_this_process().encode("utf-8"))
+            file.flush()
         return self
 
     def __exit__(
@@ -233,6 +247,12 @@ class FolderLock:
         if self._file is not None:
             self._file.close()  # closing drops the lock
             self._file = None
+
+
+def _this_process() -> str:
+    """``process 4711 on host: build examples/digits``, in printable characters."""
+    words = " ".join([f"process {os.getpid()} on {socket.gethostname()}:", *sys.argv[1:4]])
+    return "".join(c for c in words if c.isprintable())[:_MAX_HOLDER]
 
 
 def _lock(file: IO[bytes]) -> None:

@@ -16,6 +16,7 @@ from sgsc_edge.artifacts import read_bytes
 from sgsc_edge.certification.gates import RECORDED
 from sgsc_edge.certification.records import Measurement, Predicate, RuntimeRow
 from sgsc_edge.errors import FileFormatError
+from sgsc_edge.graph.ir import Graph
 from sgsc_edge.graph.read_tflite import MAX_FILE_BYTES, read_tflite
 from sgsc_edge.graph.stated import states
 from sgsc_edge.graph.write_tflite import write_tflite
@@ -90,9 +91,20 @@ def check_one_model(onnx: Path, tflite: Path, inputs: NDArray[np.int8], *, timeo
         raise FileFormatError(
             f"cannot be compared with {tflite.name}: {reason}", where=str(onnx), remedy=_REMEDY
         )
-    if not np.array_equal(outputs[0], outputs[1]):
+    if _parameters(shipped) != _parameters(lowered) or not np.array_equal(outputs[0], outputs[1]):
         raise FileFormatError(
-            f"is another model than {tflite.name}: they compute different integers",
+            f"is another model than {tflite.name}: scales or outputs differ",
             where=str(onnx),
             remedy=_REMEDY,
         )
+
+
+def _parameters(graph: Graph) -> set[tuple[float, int]]:
+    """Every scale with its zero point."""
+    stored = [tensor.quantization for tensor in graph.tensors.values()]
+    return {
+        (float(scale), int(zero_point))
+        for each in stored
+        if each is not None
+        for scale, zero_point in zip(each.scale, each.zero_point, strict=True)
+    }

@@ -80,6 +80,29 @@ def verify_folder(
     ``Certificate.exit_code``.
     """
     settings = RunSettings(timeout_s, workers, parts)
+    recorded = read_certified(folder)
+    context = recorded.context
+    if policy is not None:
+        context = context.model_copy(update={"policy": read_policy(policy, context.policy)})
+    sets = _samples(folder)
+    fresh = _recompute(folder, context, sets, recorded.subjects, settings)
+    if recorded.predicate.sets != fresh.predicate.sets:
+        raise FileFormatError(
+            f"is about other samples than those in {PRESERVATION_NAME}",
+            where=str(folder / CERTIFICATE_NAME),
+            remedy="restore the certificate that belongs to this folder, or build again",
+        )
+    if fresh.verdict is Verdict.PASSED:
+        check_repeated(recorded.predicate, fresh.predicate, folder / CERTIFICATE_NAME)
+        check_one_model(folder / MODEL_ONNX, folder / MODEL_TFLITE, sets[CERTIFY].inputs, timeout_s=timeout_s)
+    return replace(fresh, differences=differences(recorded, fresh))
+
+
+def read_certified(folder: Path) -> Certificate:
+    """The certificate of a build folder, about the files that are there; what it measured is not looked at.
+
+    Raises FileFormatError naming a file that is missing, malformed or edited, or is not the certified one.
+    """
     path = folder / CERTIFICATE_NAME
     if not path.is_file():
         raise FileFormatError(
@@ -88,9 +111,6 @@ def verify_folder(
             remedy="give build/<target> of a build that has ended",
         )
     recorded = read_certificate(path)
-    context = recorded.context
-    if policy is not None:
-        context = context.model_copy(update={"policy": read_policy(policy, context.policy)})
     subjects = _subjects(folder)
     if recorded.subjects != subjects:
         changed = sorted(dict(recorded.subjects.items() ^ subjects.items()))
@@ -99,18 +119,7 @@ def verify_folder(
             where=str(path),
             remedy="restore the certificate that belongs to this folder, or build again",
         )
-    sets = _samples(folder)
-    fresh = _recompute(folder, context, sets, subjects, settings)
-    if recorded.predicate.sets != fresh.predicate.sets:
-        raise FileFormatError(
-            f"is about other samples than those in {PRESERVATION_NAME}",
-            where=str(path),
-            remedy="restore the certificate that belongs to this folder, or build again",
-        )
-    if fresh.verdict is Verdict.PASSED:
-        check_repeated(recorded.predicate, fresh.predicate, path)
-        check_one_model(folder / MODEL_ONNX, folder / MODEL_TFLITE, sets[CERTIFY].inputs, timeout_s=timeout_s)
-    return replace(fresh, differences=differences(recorded, fresh))
+    return recorded
 
 
 def certify_folder(

@@ -167,7 +167,8 @@ class Compression:
             actions, plan = learned.controller.actions, learned.plan
         rows = "".join(json.dumps(row, sort_keys=True) + "\n" for row in actions)
         write_bytes(folder / CONTROLLER_LOG, rows.encode())
-        write_json(folder / PLAN, (plan or _in_8_bits(model, self.device)).to_json())
+        chosen = plan or _in_8_bits(model, self.device)
+        write_json(folder / PLAN, {"float_bytes": float_bytes(self.model), **chosen.to_json()})
         return fold(model)
 
     def run_control(self, folder: Path, key: str) -> QuantizedModel:
@@ -292,6 +293,11 @@ class Compression:
             guide=self.guarded,
             guide_share=guide_share,
         )
+
+
+def float_bytes(model: nn.Module) -> int:
+    """Bytes of a model's parameters in float32."""
+    return 4 * sum(parameter.numel() for parameter in model.parameters())
 
 
 def _in_8_bits(model: QuantizedModel, device: Device) -> Plan:

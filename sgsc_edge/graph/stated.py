@@ -1,7 +1,8 @@
 """What a ``.tflite`` tells interpreters: everything but names, metadata and where its parts lie.
 
-``read_tflite`` brings files to one form, so two files of one graph may still be run otherwise: a delegate that
-does not know the axis of a bias leaves the layer to other kernels. Files that state the same are run the same.
+``read_tflite`` brings files to one form, so two files of one graph may still be run otherwise: a delegate
+that does not know the axis of a bias leaves the layer to other kernels. Files that state the same are run
+the same.
 """
 
 from __future__ import annotations

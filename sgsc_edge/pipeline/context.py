@@ -16,7 +16,7 @@ from torch import nn
 
 from sgsc_edge.artifacts import content_key, read_bytes, sha256_file
 from sgsc_edge.boards.description import Board
-from sgsc_edge.compression.compress import Compression, Guard
+from sgsc_edge.compression.compress import Compression, Guard, float_bytes
 from sgsc_edge.compression.fold import CompressedModel, load_tensors
 from sgsc_edge.compression.goal import Goal
 from sgsc_edge.compression.loop import Recipe
@@ -163,9 +163,8 @@ class Build:
 def _goal(build: Build) -> Goal:
     """What ``[compress]`` asks for; a ratio is of the float parameters' bytes."""
     settings = build.project.config.compress
-    float_bytes = 4 * sum(parameter.numel() for parameter in build.model.parameters())
     return Goal(
-        budget=None if settings.budget is None else settings.budget.limit(float_bytes),
+        budget=None if settings.budget is None else settings.budget.limit(float_bytes(build.model)),
         alpha=settings.alpha or 0.0,
         gamma=settings.gamma or 0.0,
         guide_weight=settings.lambda_,

@@ -7,6 +7,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from sgsc_edge.artifacts import (
+    STAMPS_NAME,
+    Earlier,
     FolderLock,
     Stamps,
     content_key,
@@ -22,6 +24,9 @@ from sgsc_edge.project import Project
 from sgsc_edge.targets import Target
 
 log = logging.getLogger("sgsc_edge")
+
+# What stages write. Checkpoints of training are not among it: training goes on however a build ended.
+_FILES = (*(name for stage in STAGES for name in stage.outputs), STAMPS_NAME)
 
 
 def build(project: Project, target: Target, folder: Path, board: Board | None = None) -> Certificate:
@@ -43,18 +48,24 @@ def build(project: Project, target: Target, folder: Path, board: Board | None = 
         remove_leftovers(folder)
         this = Build(project, target, folder, board)
         check_runtime_names(stated_policy(this).runtimes)
-        for stage in STAGES:
-            if stage.needed(this):
-                _walk(stage, this)
+        with Earlier(folder, _FILES) as earlier:
+            for stage in STAGES:
+                if stage.needed(this):
+                    _walk(stage, this, earlier)
         return read_certificate(folder / CERTIFICATE)
 
 
-def _walk(stage: Stage, build: Build) -> None:
+def _walk(stage: Stage, build: Build, earlier: Earlier) -> None:
     """Make a stage's outputs current: they are already, or another target's are the same, or it runs."""
     key = content_key(stage.name, version("sgsc-edge"), package_hash(), stage.key(build))
     stamps = Stamps(build.folder)
     if stamps.is_current(stage.name, key):
         log.info("%s: unchanged", stage.name)
+        return
+    if stage.outputs and (build.folder / CERTIFICATE).exists():
+        earlier.keep()
+    if stamps.adopt(stage.name, key, stage.outputs, earlier.unfinished):
+        log.info("%s: done before the build was stopped", stage.name)
         return
     if stage.shared:
         for other in _neighbours(build.folder):

@@ -61,6 +61,7 @@ from sgsc_edge.preservation.selection import SCHEMA as SELECTION_SCHEMA
 from sgsc_edge.preservation.selection import write_selection
 from sgsc_edge.preservation.sets import check_model, choose
 from sgsc_edge.project import Project
+from sgsc_edge.report import REPORT, report_key, write_report
 from sgsc_edge.runtimes import available
 from sgsc_edge.targets import Limits, Target
 
@@ -402,6 +403,17 @@ def _input_hashes(build: Build) -> Mapping[str, str]:
     }
 
 
+# --- report ---------------------------------------------------------------------------------------
+
+
+def _report_key(build: Build) -> str:
+    return report_key(build.folder)
+
+
+def _report(build: Build, key: str) -> None:
+    write_report(build.folder)
+
+
 def _has_control(build: Build) -> bool:
     return build.has_control
 
@@ -416,4 +428,5 @@ STAGES = (
     Stage("fit", (), _fit_key, _fit, needed=_has_board),
     Stage("record", (PRESERVATION, MANIFEST), _record_key, _record),
     Stage("certify", (CERTIFICATE,), _certify_key, _certify),
+    Stage("report", (REPORT,), _report_key, _report),
 )

@@ -5,20 +5,19 @@ A last row has the must_keep samples, where there are any, lowest margins first.
 
 from __future__ import annotations
 
-import io
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sgsc_edge.pictures import png, thumbnail, to_pixels
 from sgsc_edge.preservation.selection import MustKept, Selected, Selection
 from sgsc_edge.preservation.sets import MUST_KEEP, PreservationSet
 from sgsc_edge.project import Config
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
     from PIL.ImageDraw import ImageDraw
 
 COLUMNS = 20
@@ -28,13 +27,6 @@ _TEXT = 14  # height of a line
 _LEFT = 96  # width of the row titles
 _TITLE = 24
 _INK, _PALE, _WRONG, _PAPER = (32, 32, 32), (120, 120, 120), (190, 30, 30), (255, 255, 255)
-
-Pixels = NDArray[np.uint8]
-
-
-def has_pictures(shape: Sequence[int]) -> bool:
-    """Whether a sample's shape is that of an image: [1 or 3, H, W]."""
-    return len(shape) == 3 and shape[0] in (1, 3) and min(shape[1:]) > 1
 
 
 def contact_sheet(config: Config, samples: PreservationSet, selection: Selection) -> bytes:
@@ -53,7 +45,8 @@ def contact_sheet(config: Config, samples: PreservationSet, selection: Selection
     if selection.must_keep:
         closest = sorted(selection.must_keep, key=lambda one: (one.margin, one.hash))
         rows[MUST_KEEP, "lowest margin"] = closest[:COLUMNS]
-    pixels = _pixels(config, _inputs(samples, [one for row in rows.values() for one in row]))
+    inputs = _inputs(samples, [one for row in rows.values() for one in row])
+    pixels = dict(zip(inputs, to_pixels(list(inputs.values()), config.model.input), strict=True))
     columns = max((len(row) for row in rows.values()), default=1)
     step, height = _SIDE + _GAP, _SIDE + 2 * _TEXT + _GAP
     size = (_LEFT + columns * step + _GAP, _TITLE + len(rows) * height + _GAP)
@@ -67,11 +60,9 @@ def contact_sheet(config: Config, samples: PreservationSet, selection: Selection
         draw.text((_GAP, top + _TEXT), criterion, fill=_PALE)
         for column, one in enumerate(row):
             left = _LEFT + column * step
-            sheet.paste(_thumbnail(pixels[one.hash]), (left, top))
+            sheet.paste(thumbnail(pixels[one.hash], _SIDE), (left, top))
             _caption(draw, (left, top + _SIDE), one, names)
-    file = io.BytesIO()
-    sheet.save(file, format="PNG", optimize=True)
-    return file.getvalue()
+    return png(sheet)
 
 
 def _first_choices(part: Sequence[Selected], criterion: str) -> list[Selected]:
@@ -96,44 +87,6 @@ def _inputs(samples: PreservationSet, shown: Sequence[Selected | MustKept]) -> d
         part, index = places[one.hash]
         found[one.hash] = np.asarray(part.dataset[index][0], dtype=np.float32)
     return found
-
-
-def _pixels(config: Config, inputs: Mapping[str, NDArray[np.float32]]) -> dict[str, Pixels]:
-    """RGB uint8 [H, W, 3] by content hash."""
-    stated = config.model.input
-
-    def per_channel(values: Sequence[float]) -> NDArray[np.float32]:
-        return np.array(values, dtype=np.float32)[:, None, None]
-
-    raw = {
-        digest: values * per_channel(stated.std or (1.0,)) + per_channel(stated.mean or (0.0,))
-        for digest, values in inputs.items()
-    }
-    low, high = stated.range or (
-        min((float(values.min()) for values in raw.values()), default=0.0),
-        max((float(values.max()) for values in raw.values()), default=1.0),
-    )
-    scale = 255 / (high - low) if high > low else 0.0
-    pixels = {}
-    for digest, values in raw.items():
-        image = np.clip(np.rint((values - low) * scale), 0, 255).astype(np.uint8)
-        image = image[::-1] if stated.color == "bgr" else image
-        rgb = np.broadcast_to(image, (3, *image.shape[1:]))
-        pixels[digest] = np.ascontiguousarray(rgb.transpose(1, 2, 0))
-    return pixels
-
-
-def _thumbnail(pixels: Pixels) -> Image:
-    """At most ``_SIDE`` pixels wide and high; small images grow by whole factors."""
-    from PIL import Image
-
-    image = Image.fromarray(pixels)
-    longest = max(image.size)
-    if longest <= _SIDE:
-        factor = _SIDE // longest
-        return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
-    size = (max(image.width * _SIDE // longest, 1), max(image.height * _SIDE // longest, 1))
-    return image.resize(size, Image.Resampling.BOX)
 
 
 def _title(draw: ImageDraw, name: str, selection: Selection) -> None:

@@ -249,7 +249,7 @@ def _parse_value(text: str) -> object:
     """A TOML value, or the text itself, so that shells need no second pair of quotes."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except (tomllib.TOMLDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return text.strip()
 
 

@@ -150,5 +150,6 @@ seed = 0
 
 
 def _toml(value: object) -> str:
-    """A text, or a list of texts or numbers, as TOML, which writes these as JSON does."""
-    return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
+    """A text, or a list of texts or numbers, as TOML, which writes these as JSON does, DEL apart."""
+    text = json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
+    return text.replace("\x7f", "\\u007f")

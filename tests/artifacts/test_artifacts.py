@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import os
+import struct
 import subprocess
 import sys
 import zipfile
@@ -142,7 +143,7 @@ def test_npz_is_what_numpy_reads_and_writes(tmp_path: Path) -> None:
     artifacts.write_npz(tmp_path / "ours.npz", ARRAYS)
     with np.load(tmp_path / "ours.npz") as theirs:
         np.testing.assert_array_equal(theirs["a_inputs"], ARRAYS["a_inputs"])
-    np.savez_compressed(tmp_path / "theirs.npz", x=ARRAYS["a_inputs"])
+    np.savez(tmp_path / "theirs.npz", x=ARRAYS["a_inputs"])
     np.testing.assert_array_equal(artifacts.read_npz(tmp_path / "theirs.npz")["x"], ARRAYS["a_inputs"])
 
 
@@ -160,8 +161,28 @@ def test_pickled_arrays_are_refused(tmp_path: Path) -> None:
 def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "x.npz", x=np.zeros(10**7, np.int8))
     assert (tmp_path / "x.npz").stat().st_size < 20_000
-    with pytest.raises(FileFormatError, match="more than 1000000 bytes"):
-        artifacts.read_npz(tmp_path / "x.npz", max_bytes=10**6)
+    with pytest.raises(FileFormatError, match="'x' is compressed"):
+        artifacts.read_npz(tmp_path / "x.npz")
+
+
+def test_entries_that_share_bytes_are_refused(tmp_path: Path) -> None:
+    artifacts.write_npz(tmp_path / "x.npz", {"x": np.zeros(10**5, np.int8)})
+    whole = (tmp_path / "x.npz").read_bytes()
+    start = whole.index(b"PK\x01\x02")
+    end = whole.index(b"PK\x05\x06")
+    entry = whole[start:end]
+    twice = entry.replace(b"x.npy", b"y.npy")
+    tail = bytearray(whole[end:])
+    struct.pack_into("<HHI", tail, 8, 2, 2, 2 * len(entry))
+    (tmp_path / "y.npz").write_bytes(whole[:start] + entry + twice + bytes(tail))
+    with pytest.raises(FileFormatError, match="more than"):
+        artifacts.read_npz(tmp_path / "y.npz")
+
+
+def test_more_than_the_caller_allows_is_refused(tmp_path: Path) -> None:
+    artifacts.write_npz(tmp_path / "x.npz", {"x": np.zeros(10**6, np.int8)})
+    with pytest.raises(FileFormatError, match="more than 100000 bytes"):
+        artifacts.read_npz(tmp_path / "x.npz", max_bytes=10**5)
 
 
 def test_a_header_that_claims_more_than_there_is_is_refused(tmp_path: Path) -> None:

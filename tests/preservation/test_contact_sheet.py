@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from torch.utils.data import TensorDataset
 
-from sgsc_edge.preservation.contact_sheet import contact_sheet, has_pictures
+from sgsc_edge.pictures import has_pictures
+from sgsc_edge.preservation.contact_sheet import contact_sheet
 from sgsc_edge.preservation.selection import MustKept, SampleScores, Selected, Selection, SideCounts
 from sgsc_edge.preservation.sets import PreservationSet, Samples
 from sgsc_edge.project import Config

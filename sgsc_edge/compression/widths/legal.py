@@ -49,7 +49,8 @@ class Device:
     @property
     def in_8_bits(self) -> Device:
         """The same device, without narrower weights."""
-        return Device(packs=self.packs)
+        rows = () if self.packs else tuple(row for row in self.rows if row.bits == WIDE_BITS)
+        return Device(rows, packs=self.packs)
 
     def storages(self, model: QuantizedModel) -> Storages:
         """The storages of every layer, by its name; the first is 8 bits a weight, which any layer can have.

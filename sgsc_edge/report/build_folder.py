@@ -1,0 +1,339 @@
+"""What a report is made from: the files of one build folder, read strictly and typed.
+
+``manifest.json`` and ``certificate.json`` must fit the files; a file that a build need not have (of another
+kind of build, or made by hand) may be absent. Nothing is run, and nothing needs torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import safetensors.numpy
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from sgsc_edge.artifacts import MAX_JSON_BYTES, Manifest, check_manifest, read_bytes, read_json, read_npz
+from sgsc_edge.certification import Certificate, SampleSet
+from sgsc_edge.certification.boards import BoardStatement, read_board_certificate
+from sgsc_edge.certification.samples import read_samples
+from sgsc_edge.certification.verify import (
+    PRESERVATION_NAME,
+    REQUIRED_SUBJECTS,
+    output_grid,
+    read_certified,
+)
+from sgsc_edge.errors import FileFormatError
+from sgsc_edge.graph.ir import Graph
+from sgsc_edge.graph.read_tflite import MAX_FILE_BYTES, read_tflite
+from sgsc_edge.inspection import Inspection, inspect_model
+from sgsc_edge.inspection.channels import CHANNELS
+from sgsc_edge.inspection.summary import TensorSummary
+from sgsc_edge.inspection.text import plain_name
+from sgsc_edge.lowering.read_onnx import read_onnx
+from sgsc_edge.preservation.selection import Selection, read_selection
+from sgsc_edge.project.schema import InputSection
+from sgsc_edge.runtimes import MODEL_ONNX, MODEL_TFLITE
+
+HISTORY, CONTROL_HISTORY, ACTIONS = "history.jsonl", "control.jsonl", "controller.jsonl"
+PLAN, COMPRESSED, SELECTION = "plan.json", "compressed.safetensors", "preservation.json"
+PACKED = "learned"
+"""What the manifest says of weights that C code packs, each channel at its own width."""
+
+_PREFIX = "sgsc."
+
+Row = Mapping[str, float]
+_T = TypeVar("_T")
+
+
+class _File(BaseModel):
+    """A part of a file: strict, finite numbers; what a report does not show may be there, too."""
+
+    model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
+
+
+class PlannedLayer(_File):
+    """What became of one layer: bytes, learned depths (least, mean, most), and the reason."""
+
+    name: str
+    depths: Annotated[tuple[float, float, float], Field(strict=False)]
+    bytes: int
+    bytes_in_8_bits: int
+    reason: str
+
+
+class PlanFile(_File):
+    """``plan.json``; ``float_bytes``: of the float model's parameters, where the build recorded them."""
+
+    layers: Annotated[tuple[PlannedLayer, ...], Field(strict=False)]
+    float_bytes: int | None = None
+
+
+class RestoredChannel(_File):
+    """A channel that the controller gave bits back, and how many it had before and after."""
+
+    layer: str
+    channel: int
+    before: float
+    after: float
+
+
+class Action(_File):
+    """One action of the controller: when, what the watch set said, and who got bits back."""
+
+    step: int
+    metric: float
+    fall: float
+    restored: Annotated[tuple[RestoredChannel, ...], Field(strict=False)]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer that ships: the bits of each output channel, falling, and how many channels it lost."""
+
+    name: str
+    bits: tuple[int, ...]
+    removed: int
+
+
+@dataclass(frozen=True)
+class WholeLayer:
+    """One layer as it was trained, with every channel: numbers of its weights and output channels."""
+
+    name: str
+    weights: int
+    channels: int
+
+
+@dataclass(frozen=True)
+class Stated:
+    """What the project says of itself; None where the model file does not hold it."""
+
+    project: str | None
+    version: str | None
+    classes: tuple[str, ...] | None
+    input: InputSection | None
+
+    def class_name(self, number: int) -> str:
+        """The name of a class, or its number."""
+        return self.classes[number] if self.classes else str(number)
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A board's certificate that is not shown, and why."""
+
+    file: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class BuildFolder:
+    """One certified build.
+
+    Parameters
+    ----------
+    sets: the recorded samples by part.
+    graph, inspection: of ``model.tflite``.
+    layers, whole_layers: what ships, in order of execution, and what training started with.
+    history, control_history: a row an epoch.
+    boards: whose certificates are about this build; ``left_out`` those that are not, or are malformed.
+    """
+
+    path: Path
+    manifest: Manifest
+    certificate: Certificate
+    sets: Mapping[str, SampleSet]
+    stated: Stated
+    graph: Graph
+    inspection: Inspection
+    layers: tuple[Layer, ...]
+    whole_layers: tuple[WholeLayer, ...]
+    plan: PlanFile | None
+    history: tuple[Row, ...]
+    control_history: tuple[Row, ...]
+    actions: tuple[Action, ...]
+    selection: Selection | None
+    boards: tuple[BoardStatement, ...]
+    left_out: tuple[LeftOut, ...]
+
+    @property
+    def classes(self) -> int:
+        """How many classes the model tells apart."""
+        return int(next(iter(self.sets.values())).float_logits.shape[1])
+
+
+def read_build(folder: Path) -> BuildFolder:
+    """Read a build folder; FileFormatError naming the file that is missing, malformed or edited."""
+    if not folder.is_dir():
+        raise FileFormatError("is no folder", where=str(folder), remedy="give build/<target> of a build")
+    manifest = check_manifest(folder, required=REQUIRED_SUBJECTS)
+    certificate = read_certified(folder)
+    path = folder / PRESERVATION_NAME
+    sets = read_samples(read_npz(path), where=str(path))
+    model = folder / MODEL_TFLITE
+    listed = manifest.files.keys()
+
+    def rows(name: str, kind: type[_T]) -> tuple[_T, ...]:
+        return _rows(folder / name, kind) if name in listed else ()
+
+    plan = _plan(folder / PLAN) if PLAN in listed else None
+    boards, left_out = _boards(folder, certificate)
+    entries = _entries(folder / MODEL_ONNX)
+    packed = manifest.code.get("weights") == PACKED
+    output_grid(model, sets)  # refuses a model that takes other samples than these
+    return BuildFolder(
+        path=folder,
+        manifest=manifest,
+        certificate=certificate,
+        sets=sets,
+        stated=_stated(entries, next(iter(sets.values())).float_logits.shape[1]),
+        graph=read_tflite(read_bytes(model, MAX_FILE_BYTES), where=str(model)),
+        inspection=inspect_model(model),
+        layers=_layers(folder / MODEL_ONNX, entries.get(CHANNELS), packed=packed),
+        whole_layers=_whole(folder / COMPRESSED) if COMPRESSED in listed else (),
+        plan=plan,
+        history=rows(HISTORY, dict[str, float]),
+        control_history=rows(CONTROL_HISTORY, dict[str, float]),
+        actions=rows(ACTIONS, Action),
+        selection=read_selection(folder / SELECTION) if SELECTION in listed else None,
+        boards=boards,
+        left_out=left_out,
+    )
+
+
+def board_certificates(folder: Path) -> list[Path]:
+    """The boards' certificates of a folder, by name."""
+    return sorted(folder.glob("certificate.*.json"))
+
+
+def _boards(folder: Path, certificate: Certificate) -> tuple[tuple[BoardStatement, ...], tuple[LeftOut, ...]]:
+    """A board's certificate is no part of the build: one that says nothing about it harms no report."""
+    found: list[BoardStatement] = []
+    left_out: list[LeftOut] = []
+    for path in board_certificates(folder):
+        try:
+            statement = read_board_certificate(path)
+        except FileFormatError as error:
+            left_out.append(LeftOut(path.name, error.message))
+            continue
+        if statement.build_certificate_digest == certificate.predicate.digest:
+            found.append(statement)
+        else:
+            left_out.append(LeftOut(path.name, "is about an earlier build; flash again"))
+    return tuple(found), tuple(left_out)
+
+
+def _plan(path: Path) -> PlanFile:
+    return _validated(TypeAdapter(PlanFile), read_json(path), path)
+
+
+def _rows(path: Path, kind: type[_T]) -> tuple[_T, ...]:
+    """JSON, a row a line."""
+    lines = read_bytes(path, MAX_JSON_BYTES).splitlines()
+    try:
+        documents = [json.loads(line) for line in lines]
+    except (ValueError, RecursionError) as error:
+        raise FileFormatError(f"is not JSON line by line: {error}", where=str(path)) from error
+    return tuple(_validated(_ROWS[kind], document, path) for document in documents)
+
+
+_ROWS: Mapping[Any, TypeAdapter[Any]] = {
+    Action: TypeAdapter(Action),
+    dict[str, float]: TypeAdapter(
+        dict[str, Annotated[float, Field(allow_inf_nan=False)]], config=ConfigDict(strict=True)
+    ),
+}
+
+
+def _validated(adapter: TypeAdapter[_T], document: object, path: Path) -> _T:
+    try:
+        return adapter.validate_python(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise FileFormatError(f"{place}: {first['msg']}", where=str(path), remedy="build again") from None
+
+
+def _whole(path: Path) -> tuple[WholeLayer, ...]:
+    """What ``compressed.safetensors`` says of each layer's size."""
+    try:
+        tensors = safetensors.numpy.load(read_bytes(path, MAX_FILE_BYTES))
+    except (safetensors.SafetensorError, KeyError, ValueError) as error:
+        raise FileFormatError(f"is no safetensors file: {error}", where=str(path)) from error
+    found = []
+    for key, weight in tensors.items():
+        name = key.removesuffix(".weight")
+        if name != key:
+            if not weight.ndim or not weight.size:
+                raise FileFormatError(f"'{key}' is empty", where=str(path), remedy="build again")
+            found.append(WholeLayer(name, weight.size, len(weight)))
+    return tuple(found)
+
+
+def _layers(path: Path, entry: object, *, packed: bool) -> tuple[Layer, ...]:
+    """The layers of the ONNX, which keeps their names; those in two widths (see ``entry``) are one."""
+    weights = {
+        plain_name(tensor.name): tensor
+        for tensor in inspect_model(path).tensors
+        if tensor.channels is not None and tensor.bits
+    }
+    parts = {name.removesuffix(".weight"): [name] for name in weights}
+    if isinstance(entry, list):
+        for row in entry:
+            names = [f"{part}.weight" for part in row[0]] if _is_row(row) else []
+            if names and all(name in weights for name in names):
+                for name in names:
+                    parts.pop(name.removesuffix(".weight"), None)
+                parts[_common(row[0])] = names
+    return tuple(_layer(name, [weights[part] for part in own], packed) for name, own in parts.items())
+
+
+def _is_row(row: object) -> bool:
+    return isinstance(row, list) and len(row) == 2 and isinstance(row[0], list) and bool(row[0])
+
+
+def _common(parts: list[str]) -> str:
+    """A layer's own name: that of its parts, ``<name>_int4`` and ``<name>_int8``, without their widths."""
+    return parts[0] if len(parts) == 1 else parts[0].rpartition("_")[0]
+
+
+def _layer(name: str, weights: list[TensorSummary], packed: bool) -> Layer:
+    bits: list[int] = []
+    for tensor in weights:
+        narrow = tensor.channel_bits if packed else None
+        bits += narrow or (tensor.bits,) * (tensor.channels or 0)
+    return Layer(name, tuple(sorted(bits, reverse=True)), weights[0].channels_removed or 0)
+
+
+def _entries(path: Path) -> dict[str, object]:
+    """What a build states in the ONNX; an entry that is no JSON counts as absent."""
+    found = {}
+    for entry in read_onnx(path).metadata_props:
+        if entry.key.startswith(_PREFIX):
+            with contextlib.suppress(ValueError, RecursionError):
+                found[entry.key.removeprefix(_PREFIX)] = json.loads(entry.value)
+    return found
+
+
+def _stated(entries: Mapping[str, object], classes: int) -> Stated:
+    """What cannot be understood counts as absent."""
+    given = entries.get("classes")
+    names = tuple(name for name in given if isinstance(name, str)) if isinstance(given, list) else ()
+    try:
+        sample = InputSection.model_validate(entries.get("input"))
+    except ValidationError:
+        sample = None
+    return Stated(
+        project=_text(entries.get("project")),
+        version=_text(entries.get("version")),
+        classes=names if len(names) == classes else None,
+        input=sample,
+    )
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None

@@ -1,0 +1,161 @@
+"""The verdict, why, and the figures that most people look for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sgsc_edge.certification import Verdict
+from sgsc_edge.certification.certify import COMPRESSED
+from sgsc_edge.certification.records import Gate, Predicate
+from sgsc_edge.certification.samples import CERTIFY, MUST_KEEP
+from sgsc_edge.report.build_folder import BuildFolder
+from sgsc_edge.report.sections.sizes import FLOAT32, PLAIN, SizesView
+from sgsc_edge.report.text import change, count, metric, model_name, percent
+
+_WORDS = {Verdict.PASSED: "Passed", Verdict.FAILED: "Failed", Verdict.NOT_MEASURED: "Not measured"}
+_TITLES = {
+    "compression": "Compressed model against float",
+    "must_keep": "must_keep on",
+    "lowering": "Same decisions on",
+}
+
+
+@dataclass(frozen=True)
+class GateRow:
+    """One gate in words; ``status`` is passed, failed or not_measured."""
+
+    status: str
+    title: str
+    quantity: str
+    measured: str
+    limit: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One figure at the top: what it is, the figure, and what it is to be compared with."""
+
+    label: str
+    figure: str
+    context: str
+
+
+@dataclass(frozen=True)
+class VerdictView:
+    """The top of the page; ``kind`` is passed, failed or not_measured."""
+
+    kind: str
+    word: str
+    sentence: str
+    facts: tuple[Fact, ...]
+    gates: tuple[GateRow, ...]
+    warnings: tuple[str, ...]
+
+
+def verdict_view(build: BuildFolder, sizes: SizesView) -> VerdictView:
+    """From the certificate, and the sizes that the page shows further down."""
+    predicate = build.certificate.predicate
+    warnings = [warning.message for warning in predicate.warnings]
+    if predicate.reference_saw_certify:
+        warnings.append(
+            "the float model was trained on samples of the certify set: its own figures there are flattered"
+            + (
+                ", so the gate compares with a control"
+                if predicate.policy.gate.reference == "control"
+                else ""
+            )
+        )
+    return VerdictView(
+        kind=predicate.verdict.lower(),
+        word=_WORDS[predicate.verdict],
+        sentence=_sentence(predicate),
+        facts=tuple(_facts(build, sizes)),
+        gates=tuple(_row(gate, predicate) for gate in predicate.gates),
+        warnings=tuple(warnings),
+    )
+
+
+def _sentence(predicate: Predicate) -> str:
+    """Why, in a sentence."""
+    failed = [gate for gate in predicate.gates if gate.status == "failed"]
+    missing = [gate for gate in predicate.gates if gate.status == "not_measured"]
+    if failed:
+        more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+        return f"{_failure(failed[0], predicate)}{more}."
+    if missing:
+        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        first = missing[0]
+        return f"{_title(first)}: {first.reason or 'nothing was measured'}{more}. Unmeasured is no pass."
+    certify = predicate.sets[CERTIFY]
+    runtimes = sum(gate.name == "lowering" for gate in predicate.gates)
+    gate = next(gate for gate in predicate.gates if gate.name == "compression")
+    name = predicate.policy.gate.metric
+    fallen = gate.measured or 0.0
+    moved = "did not get worse" if fallen <= 0 else f"got worse by {change(name, fallen)}"
+    kept = ", no must_keep decision flipped" if MUST_KEEP in predicate.sets else ""
+    return (
+        f"On {count(certify.samples, 'certify sample')} the compressed model's {name} {moved} (allowed: "
+        f"{change(name, gate.threshold)}){kept}, and {count(runtimes, 'required runtime')} decided as it did "
+        f"(at most {percent(predicate.policy.gate.max_lowering_flips)} may differ)."
+    )
+
+
+def _failure(gate: Gate, predicate: Predicate) -> str:
+    row = _row(gate, predicate)
+    return f"{row.title}: {gate.quantity} is {row.measured}, allowed is {row.limit}"
+
+
+def _title(gate: Gate) -> str:
+    title = _TITLES[gate.name]
+    return title if gate.name == "compression" else f"{title} {model_name(gate.subject)}"
+
+
+def _row(gate: Gate, predicate: Predicate) -> GateRow:
+    def value(number: float) -> str:
+        if gate.name == "compression":
+            return change(predicate.policy.gate.metric, number)
+        return f"{number:g}" if gate.name == "must_keep" else percent(number)
+
+    measured = "–" if gate.measured is None else value(gate.measured)
+    return GateRow(gate.status, _title(gate), gate.quantity, measured, value(gate.threshold), gate.reason)
+
+
+def _facts(build: BuildFolder, sizes: SizesView) -> Sequence[Fact]:
+    predicate = build.certificate.predicate
+    name = predicate.policy.gate.metric
+    reference = predicate.policy.gate.reference
+    compressed = next(row for row in predicate.runtimes if row.name == COMPRESSED).sets[CERTIFY]
+    before = predicate.references.get(reference, {}).get(CERTIFY)
+    required = [row for row in predicate.runtimes if row.required and row.name != COMPRESSED]
+    measured = [row.sets[CERTIFY] for row in required if CERTIFY in row.sets]
+    differing = {one for found in measured for one in found.differs_from_compressed}
+    flips = "–" if compressed.negative_flips is None else f"{len(compressed.negative_flips)}"
+    return (
+        Fact(
+            f"{name.capitalize()} on certify",
+            metric(name, compressed.metrics[name]),
+            f"{model_name(reference)}: {metric(name, before.metrics[name] if before else None)}",
+        ),
+        _size(sizes),
+        Fact(
+            "Right decisions lost",
+            flips,
+            f"of {compressed.samples:,}, against float",
+        ),
+        Fact(
+            "Required runtimes that differ",
+            f"{sum(bool(found.differs_from_compressed) for found in measured)} of {len(required)}",
+            f"on {count(len(differing), 'sample')}"
+            + (f"; {len(required) - len(measured)} did not run" if len(measured) < len(required) else ""),
+        ),
+    )
+
+
+def _size(sizes: SizesView) -> Fact:
+    """The last bar: what ships."""
+    built, others = sizes.parameters[-1], sizes.parameters[:-1]
+    named = [row for row in others if row.name in (FLOAT32, PLAIN)]
+    shares = ", ".join(f"{percent(built.nbytes / row.nbytes, 1)} of {row.name}" for row in named)
+    return Fact("Parameters", f"{built.nbytes:,} B", shares or f"of {sizes.file_bytes:,} B of model.tflite")

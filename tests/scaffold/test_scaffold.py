@@ -1,0 +1,284 @@
+"""New projects: the starter builds as it is, one's own network is understood, nothing is half-written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch import nn
+
+from sgsc_edge.api import build, init
+from sgsc_edge.config_text import parse_toml
+from sgsc_edge.errors import InputError
+from sgsc_edge.project import load_project, make_project
+from sgsc_edge.project.guess import Found
+from sgsc_edge.scaffold import example_names
+from sgsc_edge.scaffold.example import project_name
+from sgsc_edge.scaffold.own import config_text
+from sgsc_edge.targets import target_folder
+
+MODEL = """\
+from torch import nn
+class Block(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.layer = nn.Conv2d(1, width, 3)
+    def forward(self, x):
+        return self.layer(x).relu()
+class Net(nn.Module):
+    def __init__(self, width=4):
+        super().__init__()
+        self.block, self.out = Block(width), nn.Linear(16 * width, 3)
+    def forward(self, x):
+        return self.out(self.block(x).flatten(1))
+def scaled(width, *, bias): return Net(width)
+ready = Net()
+"""
+DATA = """\
+import torch
+from torch.utils.data import TensorDataset
+class Named(TensorDataset):
+    classes = ["ab", "c\\"d", "é"]
+def _part(count, seed):
+    chance = torch.Generator().manual_seed(seed)
+    return Named(torch.rand(count, 1, 6, 6, generator=chance), torch.arange(count) % 3)
+def train(): return _part(120, 0)
+def test(): return _part(30, 1)
+def validation(): return _part(30, 2)
+def sized(count): return _part(count, 3)
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    (tmp_path / "model.py").write_text(MODEL)
+    (tmp_path / "data.py").write_text(DATA)
+    return tmp_path
+
+
+def weights(width: int = 4) -> dict[str, torch.Tensor]:
+    """A state dict of ``Net``."""
+    layers = {"block.layer": nn.Conv2d(1, width, 3), "out": nn.Linear(16 * width, 3)}
+    named = {name: layer.state_dict() for name, layer in layers.items()}
+    return {f"{name}.{key}": value for name, state in named.items() for key, value in state.items()}
+
+
+# --- the starter and examples ---------------------------------------------------------------------
+
+
+def test_the_starter_builds_as_it_is(tmp_path: Path) -> None:
+    folder = tmp_path / "my net"
+    made = init(folder)
+    names = {".gitignore", "data.py", "float.safetensors", "model.py", "sgsc.toml", "train.py"}
+    assert {path.name for path in folder.iterdir()} == {path.name for path in made.files} == names
+    assert made.files[-1].name == "sgsc.toml"
+    assert made.next == (f"sgsc-edge build '{folder}' --target tflite-int8",)
+    assert load_project(folder).config.project.name == "my-net"
+    (certificate,) = build(
+        folder, targets=[one_runtime(tmp_path)], out=tmp_path / "build", settings=["compress.epochs=1"]
+    ).values()
+    assert certificate.exit_code == 0, certificate.gate_lines()
+    assert not certificate.warning_lines()
+
+
+def one_runtime(folder: Path) -> Path:
+    """The shipped target with one runtime, which saves the time of the others."""
+    text = (target_folder() / "tflite-int8.toml").read_text().partition("[runtimes]")[0]
+    text = text.replace('name = "tflite-int8"', 'name = "quick"')
+    path = folder / "quick.toml"
+    path.write_text(f'{text}[runtimes]\nrequired = ["litert"]\n')
+    return path
+
+
+def test_files_that_are_there_stay(own: Path) -> None:
+    before = {path: path.read_bytes() for path in own.iterdir()}
+    with pytest.raises(InputError, match=r"has data.py, model.py already") as caught:
+        init(own)
+    assert "--from FILE.py:NAME" in str(caught.value.remedy)
+    (own / "sgsc.toml").write_text("mine")
+    with pytest.raises(InputError, match=r"has sgsc.toml already"):
+        init(source=str(own / "model.py:Net"))
+    assert {path: path.read_bytes() for path in own.iterdir()} == before | {own / "sgsc.toml": b"mine"}
+    init(own, example="digits", force=True)
+    assert load_project(own).config.project.name == "digits-cnn"
+
+
+def test_what_is_ignored_already_stays_ignored(tmp_path: Path) -> None:
+    (tmp_path / ".gitignore").write_text("*.log\n")
+    init(tmp_path, example="digits")
+    assert (tmp_path / ".gitignore").read_text() == "*.log\n"
+
+
+def test_a_starter_that_cannot_be_trained_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "broken" / "safetensors"
+    broken.mkdir(parents=True)
+    (broken / "__init__.py").write_text("raise RuntimeError('a broken package')")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(broken.parent), os.environ.get("PYTHONPATH", "")]))
+    with pytest.raises(InputError, match="a broken package") as caught:
+        init(tmp_path / "demo")
+    assert "sgsc-edge doctor" in str(caught.value.remedy)
+    assert not (tmp_path / "demo").exists()
+
+
+@pytest.mark.parametrize("name", example_names())
+def test_every_example_is_a_project(tmp_path: Path, name: str) -> None:
+    made = init(tmp_path / "copy", example=name)
+    assert made.next[0] == f"python {tmp_path / 'copy' / 'train.py'}"
+    assert load_project(tmp_path / "copy").config.model.saw_pool is False
+
+
+def test_an_unknown_example_is_told_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="did you mean 'digits'"):
+        init(tmp_path / "demo", example="digts")
+
+
+# --- a network of one's own -----------------------------------------------------------------------
+
+
+def test_what_can_be_found_out_is_filled_in(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_file(weights(), own / "net.safetensors")
+    torch.save(weights(width=5), own / "wide.pt")  # of another network
+    monkeypatch.chdir(own)
+    made = init(source="model.py")
+    assert made.files == (Path("sgsc.toml"),)
+    assert made.next == ("sgsc-edge build . --target tflite-int8",)
+    config = load_project(own).config
+    assert (config.model.factory, config.model.checkpoint) == ("model:Net", "net.safetensors")
+    assert (config.data.train, config.data.test) == ("data:train", "data:test")
+    assert (config.model.input.shape, config.data.classes) == ((1, 6, 6), ("ab", 'c"d', "é"))
+    findings = dict(made.findings)
+    assert findings["network"] == "model:Net, 235 parameters, 3 classes"
+    assert findings["checked"] == "loads, is traced, and lowers to 3 ops for tflite-int8"
+
+
+def test_answers_are_taken(own: Path) -> None:
+    (own / "nets").mkdir()
+    (own / "model.py").rename(own / "nets" / "mine.py")
+    save_file(weights(), own / "a.safetensors")
+    save_file(weights(), own / "b.safetensors")
+    init(
+        own,
+        source="nets.mine:Net",
+        data="data.py:train,validation",
+        shape=(1, 6, 6),
+        checkpoint="b.safetensors",
+    )
+    config = load_project(own).config
+    assert (config.model.factory, config.model.checkpoint) == ("nets.mine:Net", "b.safetensors")
+    assert config.data.test == "data:validation"
+
+
+def test_without_a_checkpoint_that_is_said(own: Path) -> None:
+    save_file(weights(), own / "net.safetensors")
+    made = init(own, source="model:Net", data="data:train", checkpoint="none")
+    config = load_project(own).config
+    assert (config.model.checkpoint, config.data.test) == (None, None)
+    assert made.notes[0].startswith("No checkpoint: model:Net is compressed as it comes.")
+
+
+@pytest.mark.parametrize(
+    ("answers", "where", "message", "remedy"),
+    [
+        ({"source": "modl.py:Net"}, "--from", "no file modl.py; did you mean 'model.py'?", "FILE.py:NAME"),
+        ({"source": "model.py:Nett"}, "--from", "has no 'Nett'; did you mean 'Net'?", "model.py:Net"),
+        ({"source": "model.py:scaled"}, "--from", "needs width, bias", "return scaled(width=..., bias=...)"),
+        ({"source": "model.py:ready"}, "--from", "is a network, not what makes one", "return ready"),
+        ({"source": "data.py"}, "--from", "has no class of a network", "--from data.py:NAME"),
+        ({"data": "data.py:trian"}, "--data", "no function 'trian'; did you mean 'train'?", "data.py:TRAIN"),
+        ({"data": "data.py:sized"}, "--data", "'sized' needs count", "a function that needs nothing"),
+        ({"data": "data.py:train,test,validation"}, "--data", "names 3 data sets", "training, test"),
+        ({"data": "dta.py:train"}, "--data", "no file dta.py; did you mean 'data.py'?", "FILE.py:NAME"),
+        ({"shape": (3, 6, 6)}, "--input", "its samples are [1, 6, 6]", "leave --input out"),
+        ({"checkpoint": "absent.pt"}, "--checkpoint", "no file absent.pt", "correct the path"),
+        ({"checkpoint": "model.py"}, "--checkpoint", "cannot be read", "save it again"),
+    ],
+)
+def test_what_is_wrong_names_the_option_that_answers(
+    own: Path, answers: dict[str, object], where: str, message: str, remedy: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        init(own, **({"source": "model.py:Net"} | answers))  # type: ignore[arg-type]
+    error = caught.value
+    assert error.exit_code == 2
+    assert error.where == where
+    assert message in error.message
+    assert remedy in str(error.remedy)
+    assert not (own / "sgsc.toml").exists()
+
+
+@pytest.mark.parametrize(
+    ("files", "message", "remedy"),
+    [
+        (
+            {"model.py": f"{MODEL}class Other(Net): pass\n"},
+            "has several networks: Net, Other",
+            "model.py:Net",
+        ),
+        ({"model.py": "import absent"}, "No module named 'absent'", "correct that line"),
+        ({"model.py": MODEL.replace("1, width", "2, width")}, "takes [2, height, width]", "channels first"),
+        ({"model.py": MODEL.replace("x).relu()", "x).cumsum(1)")}, "cumsum", ""),
+        ({"data.py": DATA.replace(", 6, 6,", ", 6, 5,")}, "", ""),
+        ({"data.py": "def load(): pass"}, "no function 'train'; it has load", "data.py:TRAIN,TEST"),
+        ({"data.py": "def train(): return None"}, "not a data set with a length", "map-style"),
+        ({"data.py": "def train(): return [(1, 2)]"}, "input that is of type int", "float32 tensors"),
+        ({"data.py": None}, "there is no data.py", "(input: float32 [1, height, width], label: int)"),
+        ({"net.pt": "no checkpoint"}, "checkpoint 'net.pt' cannot be read", "--checkpoint none"),
+    ],
+)
+def test_a_project_that_would_not_build_is_not_written(
+    own: Path, files: dict[str, str | None], message: str, remedy: str
+) -> None:
+    for name, text in files.items():
+        (own / name).write_text(text) if text is not None else (own / name).unlink()
+    with pytest.raises(InputError) as caught:
+        init(own, source="model.py")
+    assert message in caught.value.message
+    assert remedy in str(caught.value.remedy)
+    assert not (own / "sgsc.toml").exists()
+
+
+def test_two_checkpoints_that_fit_are_a_question(own: Path) -> None:
+    for name in ("a.safetensors", "b.safetensors"):
+        save_file(weights(), own / name)
+    with pytest.raises(
+        InputError, match=r"several checkpoints fit 'model:Net': a\.safetensors, b\.safetensors"
+    ):
+        init(own, source="model.py:Net")
+
+
+def test_options_about_ones_own_network_need_one(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="a network of your own") as caught:
+        init(tmp_path / "demo", data="data.py:train")
+    assert caught.value.where == "--data"
+    with pytest.raises(InputError, match="exclude each other"):
+        init(tmp_path / "demo", example="digits", source="model.py:Net")
+
+
+TEXT = st.text(st.characters(codec="utf-8"), min_size=1, max_size=8)
+
+
+@settings(max_examples=40)
+@given(
+    names=st.none() | st.lists(TEXT, min_size=2, max_size=4, unique=True).map(tuple),
+    samples=st.integers(1, 10**9),
+    folder=TEXT.filter(lambda name: "/" not in name and "\0" not in name and name not in (".", "..")),
+    checkpoint=st.none() | TEXT.map(lambda name: f"{name}.pt"),
+)
+def test_whatever_is_found_makes_a_valid_project(
+    names: tuple[str, ...] | None, samples: int, folder: str, checkpoint: str | None
+) -> None:
+    found = Found(Path("/") / folder, "a.b:C", "d:e", None, (3, 5), 7, checkpoint, samples, names)
+    project = make_project(parse_toml(config_text(found, names), "sgsc.toml"), found.root)
+    config = project.config
+    assert (config.data.classes, config.model.checkpoint) == (names, checkpoint)
+    assert config.project.name == project_name(found.root)
+    assert config.model.input.shape == (3, 5)
+    assert 0.1 <= config.preservation.fraction <= 0.4
+    assert 2 <= config.compress.epochs <= 20
