@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,11 @@ class Certificate:
     def verdict(self) -> Verdict:
         """PASSED, FAILED or NOT_MEASURED."""
         return self.predicate.verdict
+
+    @property
+    def runtime_names(self) -> frozenset[str]:
+        """Of every row."""
+        return frozenset(row.name for row in self.predicate.runtimes)
 
     @property
     def exit_code(self) -> int:
@@ -185,14 +190,20 @@ def _check_conclusions(predicate: Predicate, path: Path) -> None:
 
 
 def differences(recorded: Certificate, now: Certificate) -> tuple[str, ...]:
-    """What was measured otherwise than recorded, one line each; thresholds and roles are not compared."""
-    return tuple(_walk("", _measured(recorded.predicate), _measured(now.predicate)))
+    """What was measured otherwise than recorded, one line each; thresholds and roles are not compared.
+
+    Nor are runtimes that only one of the two policies names.
+    """
+    both = recorded.runtime_names & now.runtime_names
+    return tuple(_walk("", _measured(recorded.predicate, both), _measured(now.predicate, both)))
 
 
-def _measured(predicate: Predicate) -> dict[str, Any]:
+def _measured(predicate: Predicate, runtimes: Collection[str]) -> dict[str, Any]:
     document = predicate.model_dump(mode="json", include={"verdict", "references", "tools"})
     document["runtimes"] = {
-        row.name: row.model_dump(mode="json", exclude={"name", "required"}) for row in predicate.runtimes
+        row.name: row.model_dump(mode="json", exclude={"name", "required"})
+        for row in predicate.runtimes
+        if row.name in runtimes
     }
     return document
 
