@@ -146,7 +146,9 @@ def test_a_folder_that_is_no_finished_build_is_called_that(tmp_path: Path) -> No
     )
 
 
-def test_a_runtime_that_a_policy_leaves_out_is_no_difference(folder: Path, tmp_path: Path) -> None:
+def test_a_runtime_that_a_policy_leaves_out_is_no_difference(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "build")
+    certify_folder(folder, context(required=("numpy", "onnxruntime")))
     policy = tmp_path / "policy.toml"
     policy.write_text('[runtimes]\nrequired = ["numpy"]\noptional = []\n')
     certificate = verify_folder(folder, policy)
