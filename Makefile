@@ -70,6 +70,7 @@ demo: $(STAMPS)/demo $(DIGITS)/float.safetensors  ## digits, from float training
 	  "device model      $(DIGITS)/build/tflite-int8/model.tflite" \
 	  "QDQ ONNX          $(DIGITS)/build/tflite-int8/model.qdq.onnx" \
 	  "certificate       $(DIGITS)/build/tflite-int8/certificate.json" \
+	  "report            $(DIGITS)/build/tflite-int8/report.html" \
 	  "check it again    $(BIN)/sgsc-edge verify $(DIGITS)/build/tflite-int8"
 
 .PHONY: mnist
@@ -89,7 +90,7 @@ lint: $(STAMPS)/dev  ## ruff and mypy only
 
 # --- benchmarks: results go to benchmarks/results/*.json and into docs/results.md ----------------------------
 
-.PHONY: bench-exactness bench-digits bench-budget bench-networks bench-mnist bench-mnist-budget bench-mnist-narrow bench-mixed-plan bench-learned bench-scaling bench-step bench-preserve bench-lowering bench-cli bench-newcomer bench-instructions bench-reproducible bench-resume bench-device bench-report
+.PHONY: bench-exactness bench-digits bench-budget bench-networks bench-mnist bench-mnist-budget bench-mnist-narrow bench-mixed-plan bench-learned bench-scaling bench-step bench-preserve bench-lowering bench-cli bench-newcomer bench-report-time bench-instructions bench-reproducible bench-resume bench-device bench-report report-picture
 bench-exactness: $(STAMPS)/demo  ## kernels against the integer executor, on the certify sets
 	$(BIN)/python -m benchmarks.exactness
 
@@ -134,6 +135,12 @@ bench-newcomer: $(STAMPS)/demo  ## a newcomer's ways in: clone and wheel, each i
 
 bench-cli: $(STAMPS)/demo  ## wall time of --help, doctor and verify
 	$(BIN)/python -m benchmarks.cli_time
+
+bench-report-time: $(STAMPS)/dev  ## time until a report has opened in Chromium
+	$(BIN)/python -m benchmarks.report_time
+
+report-picture: $(STAMPS)/dev  ## take the picture of the digits report that the documentation shows
+	$(BIN)/python -m benchmarks.report_screenshot
 
 bench-instructions: $(STAMPS)/dev $(DIGITS)/float.safetensors $(MNIST)/float.safetensors  ## costs of kernels by core and compiler, fitted and checked (half an hour)
 	$(BIN)/python -m benchmarks.device.instructions

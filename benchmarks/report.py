@@ -59,6 +59,7 @@ SECTIONS = {
     "step_time": ("Training step", "What quantization and learning add to a step of the MNIST CNN."),
     "preserve_time": ("Preservation set", "Grad-CAM, uncertainty and clusters of the 60,000 MNIST samples."),
     "lowering_time": ("Lowering time", "Whole processes, runs of both converters alternating."),
+    "report_time": ("Report", "Until the load event has ended, a fresh Chromium each time."),
     "cli_time": ("Command line", "Whole processes, warm file cache."),
     "device.instructions": (
         "Estimates for microcontrollers",

@@ -36,11 +36,9 @@ _PROJECT_FILES = ("sgsc.toml", "pyproject.toml")
 _BUILD_PACKAGES = {
     "torch": "torch",
     "onnxscript": "onnxscript",
-    "safetensors": "safetensors",
     "tqdm": "tqdm",
     "captum": "captum",
     "sklearn": "scikit-learn",
-    "PIL": "pillow",
 }
 
 

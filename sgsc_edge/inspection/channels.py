@@ -28,7 +28,7 @@ _ENTRY = f"sgsc.{CHANNELS}"
 _MAX_BYTES = 1 << 20
 _MAX_CHANNELS = 2**31 - 1
 
-_Layers = list[tuple[list[str], int]]
+Layers = list[tuple[list[str], int]]
 """Names of a layer's parts, and the output channels that it had before."""
 
 
@@ -45,7 +45,7 @@ def with_channels_removed(
     Parts meet the tensors ``<part>.weight``; in a file without names, in their order.
     """
     found = [content for name, content in metadata if name == _ENTRY]
-    layers = _layers(found[0]) if len(found) == 1 else []
+    layers = stated_layers(found[0]) if len(found) == 1 else []
     weights = [tensor for tensor in tensors if tensor.channels is not None]
     by_name = {plain_name(tensor.name): tensor for tensor in weights}
     parts = [f"{part}.weight" for names, _ in layers for part in names]
@@ -65,8 +65,8 @@ def with_channels_removed(
     )
 
 
-def _layers(content: bytes) -> _Layers:
-    """What an entry says; empty where it is something else."""
+def stated_layers(content: bytes) -> Layers:
+    """What an entry says: parts and channels before, a row a layer; empty where it is something else."""
     if len(content) > _MAX_BYTES:
         return []
     try:

@@ -6,7 +6,6 @@ kind of build, or made by hand) may be absent. Nothing is run, and nothing needs
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ from sgsc_edge.errors import FileFormatError
 from sgsc_edge.graph.ir import Graph
 from sgsc_edge.graph.read_tflite import MAX_FILE_BYTES, read_tflite
 from sgsc_edge.inspection import Inspection, inspect_model
-from sgsc_edge.inspection.channels import CHANNELS
+from sgsc_edge.inspection.channels import CHANNELS, stated_layers
 from sgsc_edge.inspection.summary import TensorSummary
 from sgsc_edge.inspection.text import plain_name
 from sgsc_edge.lowering.read_onnx import read_onnx
@@ -182,7 +181,8 @@ def read_build(folder: Path) -> BuildFolder:
 
     plan = _plan(folder / PLAN) if PLAN in listed else None
     boards, left_out = _boards(folder, certificate)
-    entries = _entries(folder / MODEL_ONNX)
+    stored = read_onnx(folder / MODEL_ONNX).metadata_props
+    entries = {entry.key.removeprefix(_PREFIX): entry.value for entry in stored}
     packed = manifest.code.get("weights") == PACKED
     output_grid(model, sets)  # refuses a model that takes other samples than these
     return BuildFolder(
@@ -193,7 +193,7 @@ def read_build(folder: Path) -> BuildFolder:
         stated=_stated(entries, next(iter(sets.values())).float_logits.shape[1]),
         graph=read_tflite(read_bytes(model, MAX_FILE_BYTES), where=str(model)),
         inspection=inspect_model(model),
-        layers=_layers(folder / MODEL_ONNX, entries.get(CHANNELS), packed=packed),
+        layers=_layers(folder / MODEL_ONNX, entries.get(CHANNELS, ""), packed=packed),
         whole_layers=_whole(folder / COMPRESSED) if COMPRESSED in listed else (),
         plan=plan,
         history=rows(HISTORY, dict[str, float]),
@@ -274,26 +274,21 @@ def _whole(path: Path) -> tuple[WholeLayer, ...]:
     return tuple(found)
 
 
-def _layers(path: Path, entry: object, *, packed: bool) -> tuple[Layer, ...]:
-    """The layers of the ONNX, which keeps their names; those in two widths (see ``entry``) are one."""
+def _layers(path: Path, entry: str, *, packed: bool) -> tuple[Layer, ...]:
+    """The layers of the ONNX, which keeps their names; ``entry`` says which two were one, in two widths."""
     weights = {
         plain_name(tensor.name): tensor
         for tensor in inspect_model(path).tensors
         if tensor.channels is not None and tensor.bits
     }
     parts = {name.removesuffix(".weight"): [name] for name in weights}
-    if isinstance(entry, list):
-        for row in entry:
-            names = [f"{part}.weight" for part in row[0]] if _is_row(row) else []
-            if names and all(name in weights for name in names):
-                for name in names:
-                    parts.pop(name.removesuffix(".weight"), None)
-                parts[_common(row[0])] = names
+    for own, _ in stated_layers(entry.encode()):
+        names = [f"{part}.weight" for part in own]
+        if all(name in weights for name in names):
+            for part in own:
+                parts.pop(part)
+            parts[_common(own)] = names
     return tuple(_layer(name, [weights[part] for part in own], packed) for name, own in parts.items())
-
-
-def _is_row(row: object) -> bool:
-    return isinstance(row, list) and len(row) == 2 and isinstance(row[0], list) and bool(row[0])
 
 
 def _common(parts: list[str]) -> str:
@@ -309,27 +304,17 @@ def _layer(name: str, weights: list[TensorSummary], packed: bool) -> Layer:
     return Layer(name, tuple(sorted(bits, reverse=True)), weights[0].channels_removed or 0)
 
 
-def _entries(path: Path) -> dict[str, object]:
-    """What a build states in the ONNX; an entry that is no JSON counts as absent."""
-    found = {}
-    for entry in read_onnx(path).metadata_props:
-        if entry.key.startswith(_PREFIX):
-            with contextlib.suppress(ValueError, RecursionError):
-                found[entry.key.removeprefix(_PREFIX)] = json.loads(entry.value)
-    return found
-
-
-def _stated(entries: Mapping[str, object], classes: int) -> Stated:
-    """What cannot be understood counts as absent."""
-    given = entries.get("classes")
-    names = tuple(name for name in given if isinstance(name, str)) if isinstance(given, list) else ()
+def _stated(entries: Mapping[str, str], classes: int) -> Stated:
+    """What a build states in the ONNX; an entry that cannot be understood counts as absent."""
+    named = _json(entries.get("classes", ""))
+    names = tuple(name for name in named if isinstance(name, str)) if isinstance(named, list) else ()
     try:
-        sample = InputSection.model_validate(entries.get("input"))
+        sample = InputSection.model_validate(_json(entries.get("input", "")))
     except ValidationError:
         sample = None
     return Stated(
-        project=_text(entries.get("project")),
-        version=_text(entries.get("version")),
+        project=_text(_json(entries.get("project", ""))),
+        version=_text(_json(entries.get("version", ""))),
         classes=names if len(names) == classes else None,
         input=sample,
     )
@@ -337,3 +322,11 @@ def _stated(entries: Mapping[str, object], classes: int) -> Stated:
 
 def _text(value: object) -> str | None:
     return value if isinstance(value, str) else None
+
+
+def _json(text: str) -> object:
+    try:
+        document: object = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return document

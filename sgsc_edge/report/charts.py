@@ -129,7 +129,7 @@ def nice_ticks(low: float, high: float) -> tuple[float, ...]:
     """Round numbers, equally far apart, that enclose ``low`` and ``high``; two at least.
 
     >>> nice_ticks(0.03, 0.97), nice_ticks(8, 8), nice_ticks(6958, 17768)
-    ((0.0, 0.5, 1.0), (7.0, 8.0, 9.0), (5000.0, 10000.0, 15000.0, 20000.0))
+    ((0.0, 0.25, 0.5, 0.75, 1.0), (7.0, 7.5, 8.0, 8.5, 9.0), (5000.0, 10000.0, 15000.0, 20000.0))
     """
     if high <= low:
         room = abs(low) / 8 or 1.0

@@ -8,6 +8,7 @@ import jinja2
 from markupsafe import Markup
 
 from sgsc_edge.certification.samples import CERTIFY, GATED_PARTS
+from sgsc_edge.inspection.text import printable
 from sgsc_edge.report.build_folder import BuildFolder
 from sgsc_edge.report.decided import decided
 from sgsc_edge.report.sections.classes import classes_view
@@ -22,6 +23,8 @@ from sgsc_edge.report.sections.verdict import verdict_view
 from sgsc_edge.report.text import clean
 
 TEMPLATES = Path(__file__).parent / "templates"
+_ESCAPED = 10
+"""Characters that one control character takes when it is spelled out."""
 
 
 def render(build: BuildFolder) -> bytes:
@@ -30,6 +33,7 @@ def render(build: BuildFolder) -> bytes:
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        finalize=_printable,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
@@ -53,3 +57,10 @@ def render(build: BuildFolder) -> bytes:
         provenance=provenance_view(build),
     )
     return page.encode("utf-8")
+
+
+def _printable(value: object) -> object:
+    """Text from anywhere loses its control characters; what is markup already stays."""
+    return (
+        printable(value, _ESCAPED * len(value)) if type(value) is str and not value.isprintable() else value
+    )

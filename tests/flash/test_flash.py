@@ -24,6 +24,7 @@ from sgsc_edge.certification.verify import certify_folder
 from sgsc_edge.errors import InternalError
 from sgsc_edge.graph import reference
 from sgsc_edge.packaging import read_source
+from sgsc_edge.report import write_report
 from sgsc_edge.runtimes import RunResult, Status
 
 pytest.importorskip("unicorn")
@@ -38,8 +39,10 @@ def flash(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_board_computes_what_was_certified(folder: Path) -> None:
+    assert BOARD.encode() not in write_report(folder).read_bytes()
     done = flash(folder, "--board", BOARD, "--samples", "all", "--json")
     assert done.returncode == 0, done.stderr
+    assert BOARD.encode() in (folder / "report.html").read_bytes()
     document = json.loads(done.stdout)
     assert json.loads((folder / f"certificate.{BOARD}.json").read_text()) == document
     predicate = document["predicate"]

@@ -18,6 +18,8 @@ from pipeline.conftest import CONFIG, Ran, sgsc_edge
 from sgsc_edge.artifacts import read_npz, sha256_file
 from sgsc_edge.graph.read_tflite import read_tflite
 from sgsc_edge.inspection import inspect_model
+from sgsc_edge.report import read_build
+from sgsc_edge.report.sections.layers import layers_view
 
 FILES = {
     "model.qdq.onnx",
@@ -134,6 +136,10 @@ def test_a_budget_is_met_in_the_file_that_ships(built: Path, project: Callable[.
         removed = [tensor.channels_removed for tensor in weights]
         assert removed == [count - tensor.channels for count, tensor in zip(before, weights, strict=True)]
         assert removed[0]
+    shown = layers_view(read_build(target(folder)))
+    assert shown is not None
+    assert [row.before - row.kept for row in shown.rows] == removed
+    assert [row.strip.removed != "" for row in shown.rows] == [count > 0 for count in removed]
     predicate = json.loads((target(folder) / "certificate.json").read_text())["predicate"]
     assert predicate["verdict"] == "PASSED"
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from pipeline.conftest import CONFIG, sgsc_edge
 
 from sgsc_edge import api
+from sgsc_edge.report import read_build
+from sgsc_edge.report.sections.sizes import sizes_view
 
 BUDGET = 140
 
@@ -33,4 +35,5 @@ def test_a_build_for_c_code_ships_the_widths_that_it_learned(project: Callable[.
     learned = api.package(built).description
     stored = api.package(built, learned=False).description
     assert (learned["weights"], stored["weights"]) == ("learned", "stored")
+    assert sizes_view(read_build(built)).parameters[-1].nbytes == learned["constant_bytes"]
     assert learned["constant_bytes"] <= plan["bytes"] <= BUDGET < stored["constant_bytes"]

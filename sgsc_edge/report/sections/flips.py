@@ -1,8 +1,8 @@
 """The samples whose decision changed, as pictures.
 
-A sample is here where float is right and the compressed model or a runtime is wrong, or the other way round,
-and where a runtime decides otherwise than the compressed model. Right decisions that were lost come first, and
-of these the samples of must_keep.
+A sample is here where float is right and the compressed model or a runtime is wrong, or the other way
+round, and where a runtime decides otherwise than the compressed model. Right decisions that were lost come
+first, and of these the samples of must_keep.
 """
 
 from __future__ import annotations

@@ -145,9 +145,9 @@ def _facts(build: BuildFolder, sizes: SizesView) -> Sequence[Fact]:
             f"of {compressed.samples:,}, against float",
         ),
         Fact(
-            "Required runtimes that differ",
+            "Runtimes that differ",
             f"{sum(bool(found.differs_from_compressed) for found in measured)} of {len(required)}",
-            f"on {count(len(differing), 'sample')}"
+            f"required, on {count(len(differing), 'sample')}"
             + (f"; {len(required) - len(measured)} did not run" if len(measured) < len(required) else ""),
         ),
     )
