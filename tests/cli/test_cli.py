@@ -100,8 +100,8 @@ def test_version() -> None:
         (("biuld",), "No such command 'biuld'. Did you mean 'build'?"),
         (
             ("zzz",),
-            "No such command 'zzz'. Commands: build, preserve, verify, inspect, package, flash, targets, "
-            "boards, runtimes.",
+            "No such command 'zzz'. Commands: build, preserve, verify, report, inspect, package, flash, "
+            "targets, boards, runtimes.",
         ),
         (("targets", "--jsn"), "--json"),
         (("build", "."), "Targets: c-learned, tflite-int4, tflite-int8, tflm-int4."),
