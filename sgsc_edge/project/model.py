@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from sgsc_edge.errors import ModelError
 from sgsc_edge.project.load import Project
 from sgsc_edge.project.user_code import call, failed, user_code
 
+_SAVE_AGAIN = "save it again with safetensors.torch.save_file(model.state_dict(), ...)"
 _SHOWN = 8  # names listed before "and n more"
 
 
@@ -109,12 +111,19 @@ def _read_state(path: Path, where: str) -> Mapping[str, Tensor]:
             state: object = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as failure:
+        raise ModelError(
+            f"checkpoint '{path.name}' is damaged, or holds pickled objects other than tensors; "
+            "these could run code and are not loaded",
+            where=where,
+            remedy=_SAVE_AGAIN,
+        ) from failure
     except Exception as failure:  # whatever a damaged file makes the readers raise
         reason = (str(failure).strip() or type(failure).__name__).splitlines()[0]
         raise ModelError(
             f"checkpoint '{path.name}' cannot be read: {reason}",
             where=where,
-            remedy="save it again with safetensors.torch.save_file(model.state_dict(), ...)",
+            remedy=_SAVE_AGAIN,
         ) from failure
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ModelError(
