@@ -60,6 +60,16 @@ SECTIONS = {
         "What `inspect --board` estimates of networks that its table was not fitted to, beside counts of the "
         "virtual boards and linked images.",
     ),
+    "hostile": (
+        "Damaged files",
+        "The files of a digits build, damaged in seeded ways, all hashes made to fit; what each command made of "
+        "them.",
+    ),
+    "faults": (
+        "Faults",
+        "Put into a digits build, all hashes made to fit. No hash and no gate tells a folder whose certificate was "
+        "issued anew from an honest one: thresholds of one's own do (`verify --policy`), or a signature.",
+    ),
     "resume_kill": (
         "Killed builds",
         "Digits under a budget with a control; killed once, each build at its own moment, and started again.",
