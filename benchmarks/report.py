@@ -62,13 +62,12 @@ SECTIONS = {
     ),
     "hostile": (
         "Damaged files",
-        "The files of a digits build, damaged in seeded ways, all hashes made to fit; what each command made of "
-        "them.",
+        "Files of a digits build, damaged, with all hashes made to fit: what each command made of them.",
     ),
     "faults": (
         "Faults",
-        "Put into a digits build, all hashes made to fit. No hash and no gate tells a folder whose certificate was "
-        "issued anew from an honest one: thresholds of one's own do (`verify --policy`), or a signature.",
+        "Put into a digits build, with all hashes made to fit. Nothing tells a folder whose certificate was issued "
+        "anew from an honest one, but for thresholds of one's own (`verify --policy`) or a signature.",
     ),
     "resume_kill": (
         "Killed builds",

@@ -1,8 +1,8 @@
 """A build that is killed and started again: does it end with the files of an unbroken one?
 
-Digits under a budget, with a control, so that every stage is there, and few epochs. A first build runs unbroken; its duration
-is cut into equal parts, and in each part, at a random moment, a build from scratch is killed (SIGKILL to all
-of its processes) and started again with the same command until it is done::
+Digits under a budget, with a control, so that every stage is there, and few epochs. A first build runs
+unbroken; its duration is cut into equal parts, and in each part, at a random moment, a build from scratch is
+killed (SIGKILL to all of its processes) and started again with the same command until it is done::
 
     python -m benchmarks.resume_kill [--moments 50] [--seed 0]
 
