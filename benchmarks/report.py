@@ -66,8 +66,8 @@ SECTIONS = {
     ),
     "faults": (
         "Faults",
-        "Put into a digits build, with all hashes made to fit. Nothing tells a folder whose certificate was issued "
-        "anew from an honest one, but for thresholds of one's own (`verify --policy`) or a signature.",
+        "Put into a digits build, with all hashes made to fit. Nothing tells a folder whose certificate was "
+        "issued anew from an honest one, but for thresholds of one's own (`verify --policy`) or a signature.",
     ),
     "resume_kill": (
         "Killed builds",
