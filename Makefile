@@ -90,7 +90,7 @@ lint: $(STAMPS)/dev  ## ruff and mypy only
 
 # --- benchmarks: results go to benchmarks/results/*.json and into docs/results.md ----------------------------
 
-.PHONY: bench-exactness bench-digits bench-budget bench-networks bench-mnist bench-mnist-budget bench-mnist-narrow bench-mixed-plan bench-learned bench-scaling bench-step bench-preserve bench-lowering bench-cli bench-newcomer bench-report-time bench-instructions bench-reproducible bench-resume bench-device bench-report report-picture
+.PHONY: bench-exactness bench-digits bench-budget bench-networks bench-mnist bench-mnist-budget bench-mnist-narrow bench-mixed-plan bench-learned bench-scaling bench-step bench-preserve bench-lowering bench-cli bench-newcomer bench-report-time bench-instructions bench-reproducible bench-resume bench-hostile bench-faults bench-device bench-report report-picture
 bench-exactness: $(STAMPS)/demo  ## kernels against the integer executor, on the certify sets
 	$(BIN)/python -m benchmarks.exactness
 
@@ -150,6 +150,12 @@ bench-reproducible: $(STAMPS)/demo  ## two builds, byte for byte
 
 bench-resume: $(STAMPS)/demo  ## builds that are killed at random moments and started again
 	$(BIN)/python -m benchmarks.resume_kill
+
+bench-hostile: $(STAMPS)/dev  ## 10,000 damaged files against the commands that read them (a quarter of an hour)
+	$(BIN)/python -m benchmarks.hostile
+
+bench-faults: $(STAMPS)/dev  ## faults in a build whose hashes fit, by command and exit code
+	$(BIN)/python -m benchmarks.faults
 
 bench-device: $(STAMPS)/dev $(MNIST)/float.safetensors  ## firmware: size, instructions, the same integers on every board (an hour)
 	$(BIN)/sgsc-edge build $(DIGITS) --target tflite-int8 --out $(DIGITS)/build
