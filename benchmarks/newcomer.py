@@ -4,8 +4,8 @@
 
 *checkout*: clone, ``make demo``, then a network of one's own (``newcomer_project/``, which knows nothing of
 sgsc-edge): train, ``init --from``, ``doctor``, ``build``, ``verify``, ``package``. *wheel*: the wheel in an
-empty environment, ``init --example digits``, train, ``build``, ``verify``, ``package``, ``boards``, ``flash``;
-and the starter. Everything that is printed is kept in ``benchmarks/build/newcomer/``, for reading. Installing
+empty environment, ``init --example digits``, train, ``build``, ``verify``, ``package``, ``boards`` and
+``flash``; and the starter. Everything that is printed is kept in ``benchmarks/build/newcomer/``, for reading. Installing
 is reported and not judged: it is the network's and the disk's time.
 """
 

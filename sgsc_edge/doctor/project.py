@@ -26,15 +26,16 @@ def has_project(folder: Path) -> bool:
 
 def project(path: Path) -> list[Finding]:
     """What is wrong with a project; one finding where nothing is. Its code is read and not run."""
-    from sgsc_edge.errors import InputError
+    from sgsc_edge.errors import ConfigError, InputError
     from sgsc_edge.project import load_project
     from sgsc_edge.targets import target_names
 
     try:
         loaded = load_project(path, known_targets=target_names())
     except InputError as error:
-        text, remedy = str(error).replace(f"\n  -> {error.remedy}", ""), error.remedy or ""
-        return [Finding(PART, str(path), "wrong", text, mend=remedy)]
+        said = error.problems if isinstance(error, ConfigError) else ()
+        mend = error.remedy or ""
+        return [Finding(PART, str(path), "wrong", text, mend=mend) for text in said or (error.message,)]
     problems = list(_problems(loaded))
     return problems or [
         Finding(PART, loaded.config.project.name, "ok", f"settings and files of {loaded.file.label}")

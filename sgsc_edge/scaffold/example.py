@@ -15,7 +15,7 @@ from sgsc_edge.hints import nearest
 from sgsc_edge.project.load import FILE_NAME, load_project
 from sgsc_edge.scaffold.prove import prove
 from sgsc_edge.scaffold.write import Scaffolded, build_command, quoted, refuse_existing, write_files
-from sgsc_edge.shipped import shipped
+from sgsc_edge.shipped import example_names, shipped
 
 log = logging.getLogger("sgsc_edge")
 
@@ -26,11 +26,6 @@ _IGNORE_FILE = ".gitignore"
 _IGNORED = b"build/\n__pycache__/\n"
 _TRAIN_LIMIT_S = 600
 _SHOWN_LINES = 8
-
-
-def example_names() -> list[str]:
-    """The examples that ship."""
-    return sorted(path.parent.name for path in shipped("examples").glob(f"*/{FILE_NAME}"))
 
 
 def new_example(folder: Path, name: str, target: str, *, force: bool) -> Scaffolded:

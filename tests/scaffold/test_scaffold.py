@@ -17,9 +17,9 @@ from sgsc_edge.config_text import parse_toml
 from sgsc_edge.errors import InputError
 from sgsc_edge.project import load_project, make_project
 from sgsc_edge.project.guess import Found
-from sgsc_edge.scaffold import example_names
 from sgsc_edge.scaffold.example import project_name
 from sgsc_edge.scaffold.own import config_text
+from sgsc_edge.shipped import example_names
 from sgsc_edge.targets import target_folder
 
 MODEL = """\
