@@ -5,8 +5,8 @@
 *checkout*: clone, ``make demo``, then a network of one's own (``newcomer_project/``, which knows nothing of
 sgsc-edge): train, ``init --from``, ``doctor``, ``build``, ``verify``, ``package``. *wheel*: the wheel in an
 empty environment, ``init --example digits``, train, ``build``, ``verify``, ``package``, ``boards`` and
-``flash``; and the starter. Everything that is printed is kept in ``benchmarks/build/newcomer/``, for reading. Installing
-is reported and not judged: it is the network's and the disk's time.
+``flash``; and the starter. Everything that is printed is kept in ``benchmarks/build/newcomer/``, for reading.
+Installing is reported and not judged: it is the network's and the disk's time.
 """
 
 from __future__ import annotations
@@ -63,16 +63,13 @@ def checkout(home: Path) -> tuple[list[Row], list[Step]]:
     shutil.copytree(OWN, home / "own")
     environment = clean(home, home / "sgsc-edge/.venv/bin")
     first = walk(home, environment, [f"git clone --quiet {ROOT} sgsc-edge", "make -C sgsc-edge demo"])
-    steps = walk(
-        home / "own",
-        environment,
-        [
-            "python train.py",
-            "sgsc-edge init --from model.py:Net",
-            "sgsc-edge doctor",
-            *after_init(".", "build/tflite-int8"),
-        ],
-    )
+    lines = [
+        "python train.py",
+        "sgsc-edge init --from model.py:Net",
+        "sgsc-edge doctor",
+        *after_init(".", "build/tflite-int8"),
+    ]
+    steps = walk(home / "own", environment, lines) if well(first) else []
     keep("checkout", home, [*first, *steps])
     return [
         Row("clone, and `make demo` with its installation", total(first), "exit code 0", well(first)),
@@ -168,8 +165,8 @@ def total(steps: Sequence[Step]) -> str:
 
 
 def well(steps: Sequence[Step]) -> bool:
-    """Whether every step ended with 0."""
-    return all(step.code == 0 for step in steps)
+    """Whether there were steps, and every one ended with 0."""
+    return bool(steps) and all(step.code == 0 for step in steps)
 
 
 if __name__ == "__main__":

@@ -119,6 +119,17 @@ def test_the_sdist_holds_what_building_and_testing_take(distributions: tuple[Pat
     assert not names & set(JUNK)
 
 
+def test_a_checkout_installs_as_it_is(distributions: tuple[Path, Path], tmp_path: Path) -> None:
+    code = "import sys, hatchling.build; print(hatchling.build.build_editable(sys.argv[1]))"
+    tree = distributions[0].parent / "tree"
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path], cwd=tree, capture_output=True, text=True, check=True
+    )
+    with zipfile.ZipFile(tmp_path / done.stdout.split()[-1]) as wheel:
+        (pth,) = (name for name in wheel.namelist() if name.endswith(".pth"))
+        assert Path(wheel.read(pth).decode().strip()) == tree
+
+
 def test_the_wheel_scaffolds_an_example(program: Path, tmp_path: Path) -> None:
     done = run(program, tmp_path, "init", "--example", "digits", "demo")
     assert (done.returncode, done.stderr) == (0, "")
