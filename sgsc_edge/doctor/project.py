@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from importlib.util import find_spec
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,7 +67,7 @@ def _wrong(root: Path, spec: str) -> str | None:
     path = root.joinpath(*module.split("."))
     file = next((one for one in (path.with_suffix(".py"), path / "__init__.py") if one.is_file()), None)
     if file is None:
-        if find_spec(module.partition(".")[0]) is not None:
+        if PathFinder.find_spec(module.partition(".")[0]) is not None:
             return None  # of an installed package
         return f"there is no {module}.py{nearest(module, (one.stem for one in root.glob('*.py')))}"
     try:

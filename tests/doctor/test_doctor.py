@@ -228,7 +228,7 @@ def test_what_is_wrong_with_a_project(
     folder: Path, name: str, text: str | None, expected: tuple[str, str, str]
 ) -> None:
     (folder / name).write_text(text) if text is not None else (folder / name).unlink()
-    (row,) = project(folder)
+    row = project(folder)[0]
     shown, detail, mend = expected
     assert row.name == (shown or str(folder))
     assert detail in row.detail
