@@ -53,9 +53,9 @@ def new_starter(folder: Path, target: str, *, force: bool) -> Scaffolded:
     with scratch:
         staged = Path(scratch.name)
         write_files(staged, files)
-        log.info("train ...")
+        log.info("training the starter's network ...")
         said = _train(staged)
-        log.info("check ...")
+        log.info("checking that it builds ...")
         proof = prove(load_project(staged), target)
         files[_CHECKPOINT] = read_bytes(staged / _CHECKPOINT, _MAX_BYTES)
     notes = ("model.py, data.py and train.py are yours to change.",)
