@@ -24,6 +24,7 @@ from pathlib import Path
 
 from benchmarks.device.fresh import install, timed
 from benchmarks.record import ROOT, WORK, Row, finish
+from sgsc_edge.cli.main import COMMANDS
 
 LIMIT_S = 600.0
 BOARD = "virtual-cortex-m4"
@@ -112,6 +113,7 @@ def after_init(project: str, built: str) -> list[str]:
         f"sgsc-edge build {project} --target tflite-int8",
         f"sgsc-edge verify {built}",
         f"sgsc-edge package {built} --format c-code",
+        *([f"sgsc-edge report {built}"] if "report" in COMMANDS else []),
     ]
 
 

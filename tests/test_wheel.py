@@ -69,11 +69,11 @@ def run(program: Path, folder: Path, *arguments: str) -> subprocess.CompletedPro
 
 
 def shipped(folder: str, *suffixes: str) -> set[str]:
-    """Files of a folder of the tree that belong to the product."""
+    """Files of a folder of the tree that belong to the product; ``suffixes``: of the others there may be more."""
     found = (
-        path for path in (ROOT / folder).rglob("*") if path.suffix in suffixes and "build" not in path.parts
+        path for path in (ROOT / folder).rglob("*") if path.is_file() and "__pycache__" not in path.parts
     )
-    return {path.relative_to(ROOT).as_posix() for path in found}
+    return {path.relative_to(ROOT).as_posix() for path in found if not suffixes or path.suffix in suffixes}
 
 
 def test_the_wheel_holds_the_package_its_targets_and_examples(distributions: tuple[Path, Path]) -> None:
@@ -81,8 +81,10 @@ def test_the_wheel_holds_the_package_its_targets_and_examples(distributions: tup
         names = set(wheel.namelist())
         metadata = Parser().parsestr(wheel.read("sgsc_edge-0.1.0.dist-info/METADATA").decode())
         entries = wheel.read("sgsc_edge-0.1.0.dist-info/entry_points.txt").decode()
-    data = shipped("targets", ".toml") | shipped("examples", ".toml", ".py")
-    code = shipped("sgsc_edge", ".py", ".c", ".h", ".S", ".csv", ".typed") | {"sgsc_edge/py.typed"}
+    data = shipped("targets", ".toml") | {
+        name for name in shipped("examples", ".toml", ".py") if name.count("/") == 2
+    }
+    code = shipped("sgsc_edge")
     info = {
         f"sgsc_edge-0.1.0.dist-info/{name}" for name in ("METADATA", "WHEEL", "RECORD", "entry_points.txt")
     }
