@@ -69,7 +69,7 @@ def run(program: Path, folder: Path, *arguments: str) -> subprocess.CompletedPro
 
 
 def shipped(folder: str, *suffixes: str) -> set[str]:
-    """Files of a folder of the tree that belong to the product; ``suffixes``: of the others there may be more."""
+    """Files of a folder of the tree that belong to the product; all, or those with some suffixes."""
     found = (
         path for path in (ROOT / folder).rglob("*") if path.is_file() and "__pycache__" not in path.parts
     )
