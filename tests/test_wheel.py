@@ -150,10 +150,10 @@ def test_the_wheel_examines_itself(program: Path, tmp_path: Path) -> None:
     found = json.loads(done.stdout)
     rows = {(row["part"], row["name"]): row for row in found["findings"]}
     assert done.returncode == found["exit_code"] == 0, found["verdict"]
-    assert rows["packages", "captum"]["state"] == rows["packages", "unicorn"]["state"] == "ok"
-    assert rows["packages", "torch"]["required"]
-    assert not rows["packages", "pyserial"]["required"]
-    assert ("packages", "pytest") not in rows
+    assert rows["extra build", "captum"]["state"] == rows["extra device", "unicorn"]["state"] == "ok"
+    assert rows["extra build", "torch"]["required"]
+    assert not rows["extra device", "pyserial"]["required"]
+    assert "pytest" not in {name for _, name in rows}
 
 
 def test_the_wheel_has_targets_and_boards(program: Path, tmp_path: Path) -> None:
