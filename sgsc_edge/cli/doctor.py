@@ -67,9 +67,9 @@ def _here(part: str, rows: list[Finding], width: int) -> list[str]:
 
 
 def _is_version(row: Finding) -> bool:
-    """Whether the detail is a version."""
-    return row.part in ("python", "packages", "runtimes") or (
-        row.part == "compilers" and "/" not in row.detail
+    """Whether the detail is a version, and not a path or a description."""
+    return row.part.startswith(("python", "packages", "extra", "runtimes", "compilers")) and (
+        "/" not in row.detail
     )
 
 
