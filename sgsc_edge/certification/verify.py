@@ -76,12 +76,12 @@ def verify_folder(
     ``Certificate.exit_code``.
     """
     settings = RunSettings(timeout_s, workers, parts)
-    subjects = _subjects(folder)
     path = folder / CERTIFICATE_NAME
     recorded = read_certificate(path)
     context = recorded.context
     if policy is not None:
         context = context.model_copy(update={"policy": read_policy(policy, context.policy)})
+    subjects = _subjects(folder)
     if recorded.subjects != subjects:
         changed = sorted(dict(recorded.subjects.items() ^ subjects.items()))
         raise FileFormatError(
