@@ -19,7 +19,7 @@ from sgsc_edge.certification.certificate import (
 )
 from sgsc_edge.certification.certify import COMPRESSED, RuntimeRun, certify
 from sgsc_edge.certification.metrics import OutputGrid
-from sgsc_edge.certification.policy import RuntimePolicy, read_policy
+from sgsc_edge.certification.policy import RuntimePolicy, read_policy, requiring
 from sgsc_edge.certification.records import CertificationContext
 from sgsc_edge.certification.samples import GATED_PARTS, PARTS, SampleSet, read_samples
 from sgsc_edge.config_text import nearest
@@ -62,6 +62,7 @@ def verify_folder(
     folder: Path,
     policy: Path | None = None,
     *,
+    require: Collection[str] = (),
     timeout_s: float = DEFAULT_TIMEOUT_S,
     workers: int = 2,
     parts: Collection[str] = PARTS,
@@ -69,7 +70,8 @@ def verify_folder(
     """Recompute the certificate of a build folder; nothing there is changed.
 
     Its own verdict and measurements are never trusted; its policy is used where the TOML file ``policy``
-    does not say otherwise. What was recorded otherwise is listed in ``Certificate.differences``.
+    does not say otherwise, and the runtimes ``require`` must have run, too. What was recorded otherwise is
+    listed in ``Certificate.differences``.
 
     Raises FileFormatError naming a file that is missing, malformed or edited, DataError for samples in two
     sets, ConfigError for a bad policy. A gate that fails or is not measured raises nothing: see
@@ -81,6 +83,7 @@ def verify_folder(
     context = recorded.context
     if policy is not None:
         context = context.model_copy(update={"policy": read_policy(policy, context.policy)})
+    context = context.model_copy(update={"policy": requiring(context.policy, require)})
     subjects = _subjects(folder)
     if recorded.subjects != subjects:
         changed = sorted(dict(recorded.subjects.items() ^ subjects.items()))
