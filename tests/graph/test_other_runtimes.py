@@ -57,7 +57,7 @@ PAIRS = [
 
 @needs_one
 @pytest.mark.parametrize(("runtime", "name"), PAIRS)
-@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_ops_are_as_near_as_targets_say(runtime: str, name: str, data: st.DataObject) -> None:
     graph, inputs = data.draw(CASES[name].cases)
