@@ -88,9 +88,40 @@ lint: $(STAMPS)/dev  ## ruff and mypy only
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# --- other runtimes: TensorFlow and tflite-runtime (numpy 1), each in an environment of its own ---------------
+
+RUNTIMES := .runtimes
+OTHERS   := tensorflow tflite-runtime
+
+# tflite-runtime has wheels up to Python 3.11, so both environments have that one.
+$(RUNTIMES)/%/installed: .ci/runtimes/%.txt
+	@mkdir -p $(RUNTIMES)
+	@python=""; for candidate in $(or $(PYTHON),python3.11 python3 python); do \
+	  if "$$candidate" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then python="$$candidate"; break; fi; \
+	done; \
+	if [ -z "$$python" ]; then echo "error: tflite-runtime needs Python 3.11; give PYTHON=/path/to/python3.11" >&2; exit 2; fi; \
+	"$$python" -m venv --clear $(RUNTIMES)/$*
+	@echo "installing $* into $(RUNTIMES)/$* (TensorFlow is large: this can take minutes)"
+	@$(RUNTIMES)/$*/bin/python -m pip install --disable-pip-version-check --quiet -r $< \
+	  || { echo "error: the pinned packages of $< could not be installed (no network, or no wheel for this machine?)" >&2; exit 2; }
+	@touch $@
+
+.PHONY: runtimes test-runtimes
+runtimes: $(OTHERS:%=$(RUNTIMES)/%/installed)
+
+test-runtimes: runtimes $(STAMPS)/dev $(DIGITS)/float.safetensors  ## verify the demo's build under TensorFlow and tflite-runtime
+	$(BIN)/sgsc-edge build $(DIGITS) --target tflite-int8 --target tflite-int4 --out $(DIGITS)/build --quiet
+	@rm -rf $(RUNTIMES)/wheel
+	@$(BIN)/python -m pip wheel --disable-pip-version-check --quiet --no-deps --no-build-isolation -w $(RUNTIMES)/wheel .
+	@for name in $(OTHERS); do \
+	  $(RUNTIMES)/$$name/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --force-reinstall $(RUNTIMES)/wheel/*.whl; \
+	  $(RUNTIMES)/$$name/bin/python -m pip check; \
+	done
+	$(BIN)/python .ci/runtimes/check $(RUNTIMES) $(DIGITS)/build/tflite-int8 $(DIGITS)/build/tflite-int4
+
 # --- benchmarks: results go to benchmarks/results/*.json and into docs/results.md ----------------------------
 
-.PHONY: bench-exactness bench-digits bench-budget bench-networks bench-mnist bench-mnist-budget bench-mnist-narrow bench-mixed-plan bench-learned bench-scaling bench-step bench-preserve bench-lowering bench-cli bench-newcomer bench-report-time bench-instructions bench-reproducible bench-resume bench-device bench-report report-picture
+.PHONY: bench-exactness bench-digits bench-budget bench-networks bench-mnist bench-mnist-budget bench-mnist-narrow bench-mixed-plan bench-learned bench-scaling bench-step bench-preserve bench-lowering bench-cli bench-newcomer bench-report-time bench-instructions bench-reproducible bench-resume bench-hostile bench-faults bench-device bench-report report-picture
 bench-exactness: $(STAMPS)/demo  ## kernels against the integer executor, on the certify sets
 	$(BIN)/python -m benchmarks.exactness
 
@@ -151,6 +182,12 @@ bench-reproducible: $(STAMPS)/demo  ## two builds, byte for byte
 bench-resume: $(STAMPS)/demo  ## builds that are killed at random moments and started again
 	$(BIN)/python -m benchmarks.resume_kill
 
+bench-hostile: $(STAMPS)/dev  ## 10,000 damaged files against the commands that read them (a quarter of an hour)
+	$(BIN)/python -m benchmarks.hostile
+
+bench-faults: $(STAMPS)/dev  ## faults in a build whose hashes fit, by command and exit code
+	$(BIN)/python -m benchmarks.faults
+
 bench-device: $(STAMPS)/dev $(MNIST)/float.safetensors  ## firmware: size, instructions, the same integers on every board (an hour)
 	$(BIN)/sgsc-edge build $(DIGITS) --target tflite-int8 --out $(DIGITS)/build
 	$(BIN)/sgsc-edge build $(MNIST) --target tflite-int8 --out $(MNIST)/build
@@ -173,7 +210,7 @@ lock:  ## pin the newest releases that pyproject.toml allows into constraints.tx
 	bash .ci/lock
 
 clean:  ## remove the environment, builds and caches (checkpoints and benchmark results stay)
-	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis examples/*/build benchmarks/build
+	rm -rf $(VENV) $(RUNTIMES) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis examples/*/build benchmarks/build
 
 help:
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | while IFS='|' read -r name text; do printf '  make %-20s %s\n' "$$name" "$$text"; done

@@ -25,9 +25,8 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=ROOT / "examples/digits/build/tflite-int8")
     folder = parser.parse_args().folder.resolve()
     help_s = [wall_time([command(), "--help"]) for _ in range(21)][1:]
-    doctor_s = [
-        wall_time([command(), "doctor", ROOT / "examples/digits"], allowed=(0, 2, 3)) for _ in range(11)
-    ][1:]
+    doctor = [command(), "doctor", ROOT / "examples/digits"]
+    doctor_s = [wall_time(doctor, allowed=(0, 2, 3)) for _ in range(11)][1:]
     verify_s = [wall_time([command(), "verify", folder], allowed=(0, 1)) for _ in range(6)][1:]
     return finish(
         "cli_time",

@@ -101,7 +101,7 @@ def main() -> int:
     parser.add_argument("--donor", type=Path, help="another one, for splices; needed with --folder")
     parser.add_argument("--project", type=Path, help="the sgsc.toml to damage; needed with --folder")
     options = parser.parse_args()
-    base = _given(options) if options.folder else _built(options.seed)
+    base = _given(options) if options.folder else built(options.seed)
     wanted = [(name, index) for name in options.file or MUTATORS for index in range(options.count)]
     log = WORK / "hostile" / f"found.{base.key}.{options.seed}.jsonl"
     started = time.perf_counter()
@@ -140,7 +140,8 @@ def _given(options: argparse.Namespace) -> Base:
     return Base(options.folder, options.donor, options.project)
 
 
-def _built(seed: int) -> Base:
+def built(seed: int) -> Base:
+    """Digits, built twice; made where they are not current."""
     project = record.trained("digits", seed)
     folder = record.build(project, WORK / "hostile" / "build")
     donor = record.build(project, WORK / "hostile" / "donor", "--method", "ptq")

@@ -545,7 +545,7 @@ def _zip_form(data: bytes, donor: bytes, random: Random) -> bytes:
                 name = _pick(random, ("../x.npy", "x", "", name.upper(), "a/b.npy"))
             if kind == 2 and name == chosen:
                 header = io.BytesIO()
-                rows = int(_pick(random, (1 << 20, 1 << 25)))
+                rows = int(_pick(random, (1 << 17, 1 << 21)))
                 np.lib.format.write_array_header_1_0(
                     header, {"descr": "<f4", "fortran_order": False, "shape": (rows, 10)}
                 )

@@ -4,9 +4,9 @@
 
 *checkout*: clone, ``make demo``, then a network of one's own (``newcomer_project/``, which knows nothing of
 sgsc-edge): train, ``init --from``, ``doctor``, ``build``, ``verify``, ``package``. *wheel*: the wheel in an
-empty environment, ``init --example digits``, train, ``build``, ``verify``, ``package``, ``boards``,
-``flash``; and the starter. Everything that is printed is kept in ``benchmarks/build/newcomer/``, for reading. Installing
-is reported and not judged: it is the network's and the disk's time.
+empty environment, ``init --example digits``, train, ``build``, ``verify``, ``package``, ``boards`` and
+``flash``; and the starter. Everything that is printed is kept in ``benchmarks/build/newcomer/``, for reading.
+Installing is reported and not judged: it is the network's and the disk's time.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from pathlib import Path
 
 from benchmarks.device.fresh import install, timed
 from benchmarks.record import ROOT, WORK, Row, finish
+from sgsc_edge.cli.main import COMMANDS
 
 LIMIT_S = 600.0
 BOARD = "virtual-cortex-m4"
@@ -63,16 +64,13 @@ def checkout(home: Path) -> tuple[list[Row], list[Step]]:
     shutil.copytree(OWN, home / "own")
     environment = clean(home, home / "sgsc-edge/.venv/bin")
     first = walk(home, environment, [f"git clone --quiet {ROOT} sgsc-edge", "make -C sgsc-edge demo"])
-    steps = walk(
-        home / "own",
-        environment,
-        [
-            "python train.py",
-            "sgsc-edge init --from model.py:Net",
-            "sgsc-edge doctor",
-            *after_init(".", "build/tflite-int8"),
-        ],
-    )
+    lines = [
+        "python train.py",
+        "sgsc-edge init --from model.py:Net",
+        "sgsc-edge doctor",
+        *after_init(".", "build/tflite-int8"),
+    ]
+    steps = walk(home / "own", environment, lines) if well(first) else []
     keep("checkout", home, [*first, *steps])
     return [
         Row("clone, and `make demo` with its installation", total(first), "exit code 0", well(first)),
@@ -115,6 +113,7 @@ def after_init(project: str, built: str) -> list[str]:
         f"sgsc-edge build {project} --target tflite-int8",
         f"sgsc-edge verify {built}",
         f"sgsc-edge package {built} --format c-code",
+        *([f"sgsc-edge report {built}"] if "report" in COMMANDS else []),
     ]
 
 
@@ -168,8 +167,8 @@ def total(steps: Sequence[Step]) -> str:
 
 
 def well(steps: Sequence[Step]) -> bool:
-    """Whether every step ended with 0."""
-    return all(step.code == 0 for step in steps)
+    """Whether there were steps, and every one ended with 0."""
+    return bool(steps) and all(step.code == 0 for step in steps)
 
 
 if __name__ == "__main__":

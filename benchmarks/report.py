@@ -66,6 +66,15 @@ SECTIONS = {
         "What `inspect --board` estimates of networks that its table was not fitted to, beside counts of the "
         "virtual boards and linked images.",
     ),
+    "hostile": (
+        "Damaged files",
+        "Files of a digits build, damaged, with all hashes made to fit: what each command made of them.",
+    ),
+    "faults": (
+        "Faults",
+        "Put into a digits build, with all hashes made to fit. Nothing tells a folder whose certificate was "
+        "issued anew from an honest one, but for thresholds of one's own (`verify --policy`) or a signature.",
+    ),
     "resume_kill": (
         "Killed builds",
         "Digits under a budget with a control; killed once, each build at its own moment, and started again.",

@@ -1,10 +1,10 @@
 """A build that is killed and started again: does it end with the files of an unbroken one?
 
-Digits under a budget, with a control, so that every stage is there. A first build runs unbroken; its duration
-is cut into equal parts, and in each part, at a random moment, a build from scratch is killed (SIGKILL to all
-of its processes) and started again with the same command until it is done::
+Digits under a budget, with a control, so that every stage is there, and few epochs. A first build runs
+unbroken; its duration is cut into equal parts, and in each part, at a random moment, a build from scratch is
+killed (SIGKILL to all of its processes) and started again with the same command until it is done::
 
-    python -m benchmarks.resume_kill [--moments 10] [--seed 0]
+    python -m benchmarks.resume_kill [--moments 50] [--seed 0]
 
 What is compared are all files that a user sees; a temporary file that a killed writer left behind counts as a
 difference.
@@ -28,7 +28,7 @@ from pathlib import Path
 from benchmarks.record import ROOT, TARGET, WORK, Row, command, finish, run
 from sgsc_edge.artifacts import sha256_file
 
-SETTINGS = ("compress.budget=0.08x", "model.saw_pool=true")
+SETTINGS = ("compress.budget=0.08x", "model.saw_pool=true", "compress.epochs=4")
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Killed:
 def main() -> int:
     """Build once unbroken, then once for each moment."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--moments", type=int, default=10)
+    parser.add_argument("--moments", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     project = WORK / "resume-kill"

@@ -189,16 +189,24 @@ def preserve(
 
 
 def verify(
-    folder: str | Path, policy: str | Path | None = None, out: str | Path | None = None
+    folder: str | Path,
+    policy: str | Path | None = None,
+    out: str | Path | None = None,
+    *,
+    require: Sequence[str] = (),
 ) -> Certificate:
     """Certify a build folder again from its files alone; nothing in it is changed.
 
-    ``policy`` is a TOML file of thresholds to judge by, ``out`` a file to write the new certificate to.
+    Parameters
+    ----------
+    policy: a TOML file of thresholds to judge by, and of runtimes; None for what the build recorded.
+    out: a file to write the new certificate to.
+    require: runtimes that must have run, beside those of the policy.
     """
     from sgsc_edge.artifacts import write_json
     from sgsc_edge.certification.verify import verify_folder
 
-    certificate = verify_folder(Path(folder), None if policy is None else Path(policy))
+    certificate = verify_folder(Path(folder), None if policy is None else Path(policy), require=require)
     if out is not None:
         write_json(Path(out), certificate.to_json())
     return certificate

@@ -10,3 +10,8 @@ def shipped(name: str) -> Path:
     package = Path(__file__).parent
     installed = package / "data" / name
     return installed if installed.is_dir() else package.parent / name
+
+
+def example_names() -> list[str]:
+    """The examples that ship."""
+    return sorted(path.parent.name for path in shipped("examples").glob("*/sgsc.toml"))

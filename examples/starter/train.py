@@ -41,8 +41,8 @@ def main() -> None:
     images, labels = data.test().tensors
     with torch.no_grad():
         right = int((network(images).argmax(1) == labels).sum())
-    print(f"trained on {len(rest)} samples ({len(pool)} left out as the pool)")
-    print(f"test: {right} of {len(labels)} right; wrote {CHECKPOINT.name}")
+    print(f"trained on {len(rest)} samples ({len(pool)} left out as the pool); wrote {CHECKPOINT.name}")
+    print(f"test: {right} of {len(labels)} right")
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from sgsc_edge.artifacts.files import (
     write_json,
 )
 from sgsc_edge.errors import FileFormatError, FolderInUseError
+from sgsc_edge.hints import nearest
 
 if sys.platform == "win32":
     import msvcrt
@@ -74,9 +75,10 @@ def check_manifest(folder: Path, required: Collection[str] = ()) -> Manifest:
     edited or not listed. Files that came later (a report, a package) need not be listed.
     """
     path = folder / MANIFEST_NAME
-    if folder.is_dir() and not path.exists():
+    if not path.exists():
+        absent = f"does not exist{nearest(folder.name, (other.name for other in folder.parent.glob('*')))}"
         raise FileFormatError(
-            f"is no build folder: it has no {MANIFEST_NAME}",
+            f"is no build folder: it has no {MANIFEST_NAME}" if folder.exists() else absent,
             where=str(folder),
             remedy="give the folder of a target, build/<target>; a project is built first",
         )

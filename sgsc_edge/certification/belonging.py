@@ -49,7 +49,7 @@ def check_repeated(recorded: Predicate, fresh: Predicate, path: Path) -> None:
         for part in (*old, *new):
             if _counted(old.get(part)) != _counted(new.get(part)):
                 raise FileFormatError(
-                    f"records other outputs of {name} on {part} than the files here give",
+                    f"records other results of {name} on {part} than the files here give",
                     where=str(path),
                     remedy=_REMEDY,
                 )

@@ -15,7 +15,7 @@ gives replace the recorded ones (``metric`` only together with ``max_drop``, whi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -87,6 +87,14 @@ class Policy(BaseModel):
     def sha256(self) -> str:
         """Hash of the canonical JSON: sorted keys, no spaces."""
         return sha256_bytes(canonical_json(self.model_dump(mode="json")))
+
+
+def requiring(policy: Policy, names: Collection[str]) -> Policy:
+    """``policy`` with these runtimes required beside its own, were they optional or not in it at all."""
+    required = tuple(dict.fromkeys((*policy.runtimes.required, *names)))
+    optional = tuple(name for name in policy.runtimes.optional if name not in required)
+    runtimes = RuntimePolicy(required=required, optional=optional)
+    return policy.model_copy(update={"runtimes": runtimes})
 
 
 def read_policy(path: Path, base: Policy) -> Policy:

@@ -24,7 +24,7 @@ from sgsc_edge.certification.certificate import (
 )
 from sgsc_edge.certification.certify import COMPRESSED, RuntimeRun, certify
 from sgsc_edge.certification.metrics import OutputGrid
-from sgsc_edge.certification.policy import RuntimePolicy, read_policy
+from sgsc_edge.certification.policy import RuntimePolicy, read_policy, requiring
 from sgsc_edge.certification.records import CertificationContext, Verdict
 from sgsc_edge.certification.samples import CERTIFY, GATED_PARTS, PARTS, SampleSet, read_samples
 from sgsc_edge.errors import ConfigError, FileFormatError
@@ -66,6 +66,7 @@ def verify_folder(
     folder: Path,
     policy: Path | None = None,
     *,
+    require: Collection[str] = (),
     timeout_s: float = DEFAULT_TIMEOUT_S,
     workers: int = 2,
     parts: Collection[str] = PARTS,
@@ -73,17 +74,19 @@ def verify_folder(
     """Recompute the certificate of a build folder; nothing there is changed.
 
     Its own verdict and measurements are never trusted; its policy is used where the TOML file ``policy``
-    does not say otherwise. What was recorded otherwise is listed in ``Certificate.differences``.
+    does not say otherwise, and the runtimes ``require`` must have run, too. What was recorded otherwise is
+    listed in ``Certificate.differences``.
 
-    Raises FileFormatError naming a file that is missing, malformed or edited, DataError for samples in two
-    sets, ConfigError for a bad policy. A gate that fails or is not measured raises nothing: see
-    ``Certificate.exit_code``.
+    Raises FileFormatError naming a file that is missing, malformed, edited, or does not belong to the others
+    (``belonging``), DataError for samples in two sets, ConfigError for a bad policy. A gate that fails or is
+    not measured raises nothing: see ``Certificate.exit_code``.
     """
     settings = RunSettings(timeout_s, workers, parts)
     recorded = read_certified(folder)
     context = recorded.context
     if policy is not None:
         context = context.model_copy(update={"policy": read_policy(policy, context.policy)})
+    context = context.model_copy(update={"policy": requiring(context.policy, require)})
     sets = _samples(folder)
     fresh = _recompute(folder, context, sets, recorded.subjects, settings)
     if recorded.predicate.sets != fresh.predicate.sets:

@@ -11,9 +11,20 @@ if TYPE_CHECKING:
     from sgsc_edge.certification.certificate import Certificate
 
 
+_LEGEND = """\
+flips -/+: decisions that float has right and this one wrong, and the reverse
+differs, max LSB: decisions unlike the compressed model's, and the largest difference from its output integers
+ties: decisions between equal outputs, where the lower class wins"""
+
+
 def certificate_text(certificate: Certificate, folder: Path) -> str:
     """The certify set, must_keep and test, a line a gate, warnings, differences, the verdict, the files."""
-    blocks = [table(certificate.summary_rows()), certificate.must_keep_line(), _test_line(certificate)]
+    blocks = [
+        table(certificate.summary_rows()),
+        _LEGEND,
+        certificate.must_keep_line(),
+        _test_line(certificate),
+    ]
     blocks += ["\n".join(certificate.gate_lines()), "\n".join(certificate.warning_lines())]
     if certificate.differences:
         blocks.append("\n".join(["differs from the recorded certificate:", *certificate.differences]))

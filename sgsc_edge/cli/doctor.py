@@ -67,8 +67,10 @@ def _here(part: str, rows: list[Finding], width: int) -> list[str]:
 
 
 def _is_version(row: Finding) -> bool:
-    """Whether the detail is worth a word: neither a path, nor what the name says already."""
-    return row.part in ("python", "packages", "runtimes")
+    """Whether the detail is a version, and not a path or a description."""
+    return row.part.startswith(("python", "packages", "extra", "runtimes", "compilers")) and (
+        "/" not in row.detail
+    )
 
 
 def _lacking(rows: list[Finding]) -> str:

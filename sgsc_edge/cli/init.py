@@ -9,7 +9,7 @@ import click
 from sgsc_edge.cli.arguments import OneOf
 from sgsc_edge.cli.output import CONTEXT, Result, command_options, table
 from sgsc_edge.errors import ConfigError
-from sgsc_edge.scaffold.example import example_names
+from sgsc_edge.shipped import example_names
 
 
 @click.command("init", context_settings=CONTEXT)

@@ -36,7 +36,7 @@ class Diagnosis:
 
     @property
     def project_is_wrong(self) -> bool:
-        """Whether the project would be refused."""
+        """Whether the project would be refused; one that could not be examined has a required finding."""
         return any(
             row.part == projects.PART and row.state != "ok" and not row.required for row in self.findings
         )

@@ -58,18 +58,19 @@ def _package(name: str, specifier: str, extra: str, use: str, required: bool) ->
     from packaging.specifiers import SpecifierSet
     from packaging.version import InvalidVersion
 
+    part = f"extra {extra}" if extra else PART
     found = _version(name)
     if found is None:
         mend = f"pip install '{DISTRIBUTION}[{extra}]'" if extra else f"pip install '{name}{specifier}'"
-        return Finding(PART, name, "missing", "not installed", use, mend, required)
+        return Finding(part, name, "missing", "not installed", use, mend, required)
     try:
         fits = SpecifierSet(specifier).contains(found, prereleases=True)
     except InvalidVersion:
         fits = False
     if fits:
-        return Finding(PART, name, "ok", found, use, required=required)
+        return Finding(part, name, "ok", found, use, required=required)
     mend = f"pip install --upgrade '{name}{specifier}'"
-    return Finding(PART, name, "wrong", f"{found}; {specifier} is needed", use, mend, required)
+    return Finding(part, name, "wrong", f"{found}; {specifier} is needed", use, mend, required)
 
 
 def _version(name: str) -> str | None:

@@ -126,4 +126,4 @@ def install(package: str, *, otherwise: str = "") -> str:
 def _finding(part: str, name: str, found: str | None, use: str, mend: str) -> Finding:
     if found is None:
         return Finding(part, name, "missing", "not installed", use, mend)
-    return Finding(part, name, "ok", found, use)
+    return Finding(part, name, "ok", found.removeprefix(f"{name} "), use)

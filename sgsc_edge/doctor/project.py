@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from importlib.util import find_spec
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,15 +26,16 @@ def has_project(folder: Path) -> bool:
 
 def project(path: Path) -> list[Finding]:
     """What is wrong with a project; one finding where nothing is. Its code is read and not run."""
-    from sgsc_edge.errors import InputError
+    from sgsc_edge.errors import ConfigError, InputError
     from sgsc_edge.project import load_project
     from sgsc_edge.targets import target_names
 
     try:
         loaded = load_project(path, known_targets=target_names())
     except InputError as error:
-        text, remedy = str(error).replace(f"\n  -> {error.remedy}", ""), error.remedy or ""
-        return [Finding(PART, str(path), "wrong", text, mend=remedy)]
+        said = error.problems if isinstance(error, ConfigError) else ()
+        mend = error.remedy or ""
+        return [Finding(PART, str(path), "wrong", text, mend=mend) for text in said or (error.message,)]
     problems = list(_problems(loaded))
     return problems or [
         Finding(PART, loaded.config.project.name, "ok", f"settings and files of {loaded.file.label}")
@@ -66,7 +67,7 @@ def _wrong(root: Path, spec: str) -> str | None:
     path = root.joinpath(*module.split("."))
     file = next((one for one in (path.with_suffix(".py"), path / "__init__.py") if one.is_file()), None)
     if file is None:
-        if find_spec(module.partition(".")[0]) is not None:
+        if PathFinder.find_spec(module.partition(".")[0]) is not None:
             return None  # of an installed package
         return f"there is no {module}.py{nearest(module, (one.stem for one in root.glob('*.py')))}"
     try:

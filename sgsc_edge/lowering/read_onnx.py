@@ -54,17 +54,16 @@ def read_onnx(path: Path) -> onnx.ModelProto:
 
 def _load_external_data(model: onnx.ModelProto, path: Path) -> None:
     """Load initializers stored beside the model; no file outside its folder is opened, links followed."""
-    external = [tensor for tensor in _tensors(model) if external_data_helper.uses_external_data(tensor)]
-    if not external:
-        return
-    # ONNX has it so; others would be looked for in the current folder.
-    allowed = {tensor.name for tensor in model.graph.initializer}
-    if wrong := [tensor.name for tensor in external if tensor.name not in allowed]:
+    uses = external_data_helper.uses_external_data
+    for tensor in filter(uses, _inner_tensors(model)):  # they would be looked for in the current folder
         raise FileFormatError(
-            f"'{wrong[0]}' is no initializer and has external data",
+            f"external data of '{tensor.name}', which is no initializer of the main graph",
             where=str(path),
             remedy="export with external_data=False",
         )
+    external = list(filter(uses, model.graph.initializer))
+    if not external:
+        return
     files = {entry.value for tensor in external for entry in tensor.external_data if entry.key == "location"}
     folder = path.parent.resolve()
     for name in sorted(files):
@@ -91,23 +90,20 @@ def _load_external_data(model: onnx.ModelProto, path: Path) -> None:
         ) from error
 
 
-def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """Every tensor of a model: initializers and attributes, of subgraphs and functions, too."""
-    graphs = [model.graph]
-    nodes = [node for function in model.functions for node in function.node]
-    while graphs or nodes:
-        if graphs:
-            graph = graphs.pop()
-            nodes += graph.node
-            yield from graph.initializer
-            for sparse in graph.sparse_initializer:
-                yield from (sparse.values, sparse.indices)
-            continue
+def _inner_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Every tensor but the main graph's initializers: attributes, subgraphs, functions, sparse ones."""
+    sparse = list(model.graph.sparse_initializer)
+    nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
+    while nodes:
         for attribute in nodes.pop().attribute:
             yield from (attribute.t, *attribute.tensors)
-            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
-                yield from (sparse.values, sparse.indices)
-            graphs += (attribute.g, *attribute.graphs)
+            sparse += (attribute.sparse_tensor, *attribute.sparse_tensors)
+            for graph in (attribute.g, *attribute.graphs):
+                nodes += graph.node
+                yield from graph.initializer
+                sparse += graph.sparse_initializer
+    for one in sparse:
+        yield from (one.values, one.indices)
 
 
 def check_model(model: onnx.ModelProto, *, where: str = "ONNX model") -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import nn
 
 from sgsc_edge.errors import ConfigError, DataError, InputError, ModelError
@@ -170,10 +171,23 @@ def _takes(layer: nn.Module, shape: tuple[int, ...]) -> bool:
     return not isinstance(layer, nn.Linear) or layer.in_features in (prod(shape), *shape[-1:])
 
 
+def _runs(model: nn.Module, shape: tuple[int, ...]) -> bool:
+    """Whether a network computes something of two samples."""
+    try:
+        with torch.inference_mode():
+            model.eval()(torch.zeros(2, *shape))
+    except Exception:  # what it raises is the user's; the caller says what is likely wrong
+        return False
+    return True
+
+
 def _check_shape(
     stated: tuple[int, ...] | None, shape: tuple[int, ...], train: str, factory: str, model: nn.Module
 ) -> None:
-    """Whether the samples have the shape that the user states, and one that the first layer can take."""
+    """Refuse samples of another shape than the user states, or that the first layer does not take.
+
+    Layers are listed as they are defined, which may not be how they run: the network is asked first.
+    """
     if stated is not None and stated != shape:
         raise ConfigError(
             f"{list(stated)} is not what '{train}' gives: its samples are {list(shape)}",
@@ -181,7 +195,7 @@ def _check_shape(
             remedy=f"correct the data set, or leave {INPUT} out",
         )
     first = _first_layer(model)
-    if first is not None and not _takes(first[2], shape):
+    if first is not None and not _takes(first[2], shape) and not _runs(model, shape):
         name, takes, layer = first
         raise DataError(
             f"the samples of '{train}' are {list(shape)}; the first layer of '{factory}', "
@@ -215,9 +229,9 @@ def _data(given: str | None, root: Path, model_file: Path, model: nn.Module) -> 
     module_name = _module_name(file, root, DATA)
     with user_code(root, _SEED):
         module = import_module(root, module_name, where=DATA, error=DataError)
+    names = names or [_TRAIN, *([_TEST] if callable(getattr(module, _TEST, None)) else [])]
     own = list(_own_functions(module))
-    names = names or [name for name in (_TRAIN, _TEST) if name in own]
-    for name in names or [_TRAIN]:
+    for name in names:
         _check_data_function(module, file, name, own)
     specs = [f"{module_name}:{name}" for name in names]
     return specs[0], specs[1] if len(specs) > 1 else None

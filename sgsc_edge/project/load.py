@@ -198,7 +198,11 @@ def _find(path: Path) -> tuple[TomlFile, Path]:
         missing = "has no [tool.sgsc-edge] table"
     else:
         missing = "does not exist"
-    raise ConfigError(missing, where=str(path), remedy=f"give the folder that holds your {FILE_NAME}")
+    raise ConfigError(
+        missing,
+        where=str(path),
+        remedy=f"give the folder that holds your {FILE_NAME}; sgsc-edge init makes a project",
+    )
 
 
 def _python_files(root: Path) -> list[Path]:

@@ -78,10 +78,12 @@ def line_chart(
     events: Sequence[float] = (),
     event_name: str = "",
     stems: bool = False,
+    at_most: float = math.inf,
 ) -> LineChart | None:
     """A chart of series of (x, y), which rise in x; None where there is nothing to show.
 
-    ``stems``: each point stands on an axis at 0, for counts at single moments.
+    ``stems``: each point stands on an axis at 0, for counts at single moments. ``at_most``: what no value can
+    exceed; the axis ends there.
     """
     series = {name: points for name, points in series.items() if points}
     if not series:
@@ -89,7 +91,7 @@ def line_chart(
     every = [point for points in series.values() for point in points]
     x_low, x_high = min(x for x, _ in every), max(x for x, _ in every)
     low = 0.0 if stems else min(y for _, y in every)
-    y_ticks = nice_ticks(low, max(y for _, y in every))
+    y_ticks = tuple(tick for tick in nice_ticks(low, max(y for _, y in every)) if tick <= at_most)
     bottom, right = HEIGHT - _BOTTOM, WIDTH - _RIGHT
 
     def x_at(x: float) -> float:

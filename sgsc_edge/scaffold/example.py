@@ -9,13 +9,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-from sgsc_edge.artifacts import scratch_errors
+from sgsc_edge.artifacts import read_bytes, scratch_errors
 from sgsc_edge.errors import ConfigError
 from sgsc_edge.hints import nearest
 from sgsc_edge.project.load import FILE_NAME, load_project
 from sgsc_edge.scaffold.prove import prove
 from sgsc_edge.scaffold.write import Scaffolded, build_command, quoted, refuse_existing, write_files
-from sgsc_edge.shipped import shipped
+from sgsc_edge.shipped import example_names, shipped
 
 log = logging.getLogger("sgsc_edge")
 
@@ -26,11 +26,7 @@ _IGNORE_FILE = ".gitignore"
 _IGNORED = b"build/\n__pycache__/\n"
 _TRAIN_LIMIT_S = 600
 _SHOWN_LINES = 8
-
-
-def example_names() -> list[str]:
-    """The examples that ship."""
-    return sorted(path.parent.name for path in shipped("examples").glob(f"*/{FILE_NAME}"))
+_MAX_BYTES = 2**24  # of the starter's checkpoint
 
 
 def new_example(folder: Path, name: str, target: str, *, force: bool) -> Scaffolded:
@@ -52,14 +48,16 @@ def new_starter(folder: Path, target: str, *, force: bool) -> Scaffolded:
     files[FILE_NAME] = files[FILE_NAME].replace(f'"{STARTER}"'.encode(), f'"{name}"'.encode(), 1)
     own = f"; for a network of your own: sgsc-edge init {quoted(folder)} --from FILE.py:NAME"
     refuse_existing(folder, [*files, _CHECKPOINT], force=force, otherwise=own)
-    with scratch_errors(), tempfile.TemporaryDirectory(prefix="sgsc-edge-") as scratch:
-        staged = Path(scratch)
+    with scratch_errors():
+        scratch = tempfile.TemporaryDirectory(prefix="sgsc-edge-")
+    with scratch:
+        staged = Path(scratch.name)
         write_files(staged, files)
-        log.info("train ...")
+        log.info("training the starter's network ...")
         said = _train(staged)
-        log.info("check ...")
+        log.info("checking that it builds ...")
         proof = prove(load_project(staged), target)
-        files[_CHECKPOINT] = (staged / _CHECKPOINT).read_bytes()
+        files[_CHECKPOINT] = read_bytes(staged / _CHECKPOINT, _MAX_BYTES)
     notes = ("model.py, data.py and train.py are yours to change.",)
     findings = (("network", f"model:build, trained by train.py ({said})"), ("checked", proof))
     return Scaffolded(folder, write_files(folder, files), findings, notes, (build_command(folder, target),))
@@ -91,20 +89,22 @@ def _files(folder: Path, name: str) -> dict[str, bytes]:
 
 def _train(folder: Path) -> str:
     """Run the project's training script; returns what it says last."""
-    done = subprocess.run(
-        [sys.executable, _TRAIN],
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=_TRAIN_LIMIT_S,
-        check=False,
-    )
-    if done.returncode != 0:
-        said = "\n".join(done.stderr.strip().splitlines()[-_SHOWN_LINES:])
+    try:
+        done = subprocess.run(
+            [sys.executable, _TRAIN],
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_TRAIN_LIMIT_S,
+            check=True,
+        )
+    except subprocess.SubprocessError as error:
+        stderr = getattr(error, "stderr", None)
+        said = stderr if isinstance(stderr, str) else str(error)  # bytes after a time-out
         raise ConfigError(
-            f"training the starter failed:\n{said}",
+            "\n".join(["training the starter failed:", *said.strip().splitlines()[-_SHOWN_LINES:]]),
             where=_TRAIN,
             remedy="see what is missing here: sgsc-edge doctor",
-        )
+        ) from error
     return done.stdout.strip().splitlines()[-1]

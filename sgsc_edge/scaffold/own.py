@@ -37,7 +37,7 @@ def new_config(answers: Answers, folder: Path | None, target: str, *, force: boo
 
     if folder is not None:
         refuse_existing(folder, [FILE_NAME], force=force)
-    log.info("look at the network and its data ...")
+    log.info("looking at the network and its data ...")
     found = find(answers, folder)
     shown = _relative(found.root) if folder is None else folder
     refuse_existing(found.root, [FILE_NAME], force=force)
@@ -45,7 +45,7 @@ def new_config(answers: Answers, folder: Path | None, target: str, *, force: boo
     model = untold.load_model()
     classes = untold.output_size(model)
     names = found.names if found.names is not None and len(found.names) == classes else None
-    log.info("check ...")
+    log.info("checking that it builds ...")
     proof = prove(_project(found, names), target)
     files = write_files(shown, {FILE_NAME: config_text(found, names).encode()})
     findings = (

@@ -425,3 +425,6 @@ def test_a_folder_that_is_no_build_is_called_that(tmp_path: Path) -> None:
     with pytest.raises(FileFormatError, match=r"is no build folder: it has no manifest\.json") as refused:
         artifacts.check_manifest(tmp_path)
     assert "build/<target>" in (refused.value.remedy or "")
+    (tmp_path / "tflite-int8").mkdir()
+    with pytest.raises(FileFormatError, match=r"does not exist; did you mean 'tflite-int8'\?"):
+        artifacts.check_manifest(tmp_path / "tflite-itn8")

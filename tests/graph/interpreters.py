@@ -37,17 +37,34 @@ def run_litert_default(model: bytes, inputs: np.ndarray) -> np.ndarray:
     return _run_litert(model, inputs, "AUTO")
 
 
+def run_tensorflow(model: bytes, inputs: np.ndarray) -> np.ndarray:
+    """Outputs [n, *output shape without batch] of TensorFlow's tf.lite as it comes."""
+    import tensorflow as tf
+
+    return _run_tflite(tf.lite.Interpreter, model, inputs)
+
+
+def run_tflite_runtime(model: bytes, inputs: np.ndarray) -> np.ndarray:
+    """Outputs [n, *output shape without batch] of tflite-runtime as it comes."""
+    from tflite_runtime.interpreter import Interpreter
+
+    return _run_tflite(Interpreter, model, inputs)
+
+
 def _run_litert(model: bytes, inputs: np.ndarray, resolver: str) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # raised by the import itself
         from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
+    chosen = getattr(OpResolverType, resolver)
+    return _run_tflite(Interpreter, model, inputs, experimental_op_resolver_type=chosen)
+
+
+def _run_tflite(make: type, model: bytes, inputs: np.ndarray, **options: object) -> np.ndarray:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they announce their successors
         try:
-            interpreter = Interpreter(
-                model_content=model,
-                experimental_op_resolver_type=getattr(OpResolverType, resolver),
-                num_threads=1,
-            )
+            interpreter = make(model_content=model, num_threads=1, **options)
             interpreter.allocate_tensors()
             source, sink = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
             outputs = []
@@ -56,7 +73,7 @@ def _run_litert(model: bytes, inputs: np.ndarray, resolver: str) -> np.ndarray:
                 interpreter.invoke()
                 outputs.append(interpreter.get_tensor(sink["index"])[0].copy())
         except (RuntimeError, ValueError) as error:
-            raise InterpreterError(f"LiteRT: {error}") from error
+            raise InterpreterError(f"{make.__module__}: {error}") from error
     return np.stack(outputs)
 
 

@@ -9,6 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 from qdq_builder import Qdq
 
 from sgsc_edge.errors import FileFormatError, InternalError, UnsupportedError
+from sgsc_edge.inspection import inspect_model
 from sgsc_edge.lowering import check, lower, supported_ops
 from sgsc_edge.lowering.passes import run_passes
 from sgsc_edge.lowering.registry import Row, add_row, table
@@ -445,6 +446,61 @@ def test_external_data_may_not_leave_the_folder(tmp_path):
     (folder / "m.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(FileFormatError, match="external data"):
         lower(folder / "m.onnx")
+
+
+def _external(location):
+    tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value=location)
+    return tensor
+
+
+def _adding(tensor, place):
+    """y = x + w, w an initializer, an attribute, or either of a subgraph."""
+    x, y, inner = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [4]) for name in ("x", "y", "inner")
+    )
+    constant = helper.make_node("Constant", [], ["w"], value=tensor)
+    held = [tensor] if place.endswith("initializer") else []
+    nodes = [] if held else [constant]
+    if place.startswith("subgraph"):
+        branch = helper.make_graph(
+            [*nodes, helper.make_node("Identity", ["w"], ["inner"])], "branch", [], [inner], held
+        )
+        choice = numpy_helper.from_array(np.array(True), "choice")
+        nodes = [helper.make_node("If", ["choice"], ["w"], then_branch=branch, else_branch=branch)]
+        held = [choice]
+    graph = helper.make_graph([*nodes, helper.make_node("Add", ["x", "w"], ["y"])], "g", [x], [y], held)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+@pytest.mark.parametrize("place", ["initializer", "attribute", "subgraph initializer", "subgraph attribute"])
+@pytest.mark.parametrize(
+    "location", ["../secret.bin", "{outside}", "link.bin", "up/secret.bin", "a/../../secret.bin"]
+)
+def test_no_path_leads_out_of_the_models_folder(tmp_path, monkeypatch, place, location):
+    """Absolute, with dots, and through links; nor does one of an attribute lead into the current folder."""
+    (tmp_path / "secret.bin").write_bytes(bytes(16))
+    folder = tmp_path / "model"
+    (folder / "a").mkdir(parents=True)
+    (folder / "link.bin").symlink_to(tmp_path / "secret.bin")
+    (folder / "up").symlink_to(tmp_path)
+    monkeypatch.chdir(folder)
+    named = location.format(outside=tmp_path / "secret.bin")
+    (folder / "m.onnx").write_bytes(_adding(_external(named), place).SerializeToString())
+    for read in (lower, inspect_model):
+        with pytest.raises(FileFormatError, match="external data") as caught:
+            read(folder / "m.onnx")
+        assert "m.onnx" in str(caught.value)
+
+
+@pytest.mark.parametrize("place", ["attribute", "subgraph initializer", "subgraph attribute"])
+def test_the_current_folder_is_no_place_for_external_data(tmp_path, monkeypatch, place):
+    (tmp_path / "here.bin").write_bytes(bytes(16))
+    (tmp_path / "model").mkdir()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model" / "m.onnx").write_bytes(_adding(_external("here.bin"), place).SerializeToString())
+    with pytest.raises(FileFormatError, match="which is no initializer of the main graph"):
+        inspect_model(tmp_path / "model" / "m.onnx")
 
 
 def test_external_data_beside_the_model_is_read(tmp_path):

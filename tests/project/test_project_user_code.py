@@ -279,10 +279,43 @@ def test_pickled_code_is_never_run(folder: Path) -> None:
         def __reduce__(self) -> tuple[object, tuple[str]]:
             return (exec, (f"open({str(folder / 'harmed')!r}, 'w')",))
 
-    error = model_error(save(folder, {"x": Harmful()}, "float.pt"))
-    assert "cannot be read: it is damaged, or holds more than tensors" in error
-    assert "\x1b" not in error  # torch colours its own advice, which is to run the code
+    for stored in ({"x": Harmful()}, {**state(), "x": Harmful()}, Harmful()):
+        error = model_error(save(folder, stored, "float.pt"))
+        assert "checkpoint 'float.pt' is damaged, or holds pickled objects other than tensors" in error
+        assert "could run code and are not loaded" in error
+        assert "safetensors" in error
+        assert "\x1b" not in error  # torch colours its own advice, which is to run the code
+        assert not (folder / "harmed").exists()
+
+
+def test_a_plain_pickle_is_never_run(folder: Path) -> None:
+    """Not even where the file is a pickle and no archive of torch."""
+    code = f"open({str(folder / 'harmed')!r}, 'w')"
+    (folder / "float.pt").write_bytes(b"cbuiltins\nexec\n(V" + code.encode() + b"\ntR.")
+    assert "could run code" in model_error(load_project(folder, ["model.checkpoint=float.pt"]))
     assert not (folder / "harmed").exists()
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        '{"x": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16000000]}}',
+        '{"x": {"dtype": "F32", "shape": [4000000000, 4000000000], "data_offsets": [0, 16]}}',
+        '{"x": {"dtype": "F32", "shape": [4], "data_offsets": [16, 0]}}',
+        '{"x": {"dtype": "F99", "shape": [4], "data_offsets": [0, 16]}}',
+        '{"x": {"dtype": "F32", "shape": [-4], "data_offsets": [0, 16]}}',
+        '{"x": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}, '
+        '"y": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}',
+        "[" * 5000,
+    ],
+)
+@pytest.mark.parametrize("stated", [None, 0, 2**40, 2**63])
+def test_a_safetensors_header_that_lies_is_refused(folder: Path, header: str, stated: int | None) -> None:
+    text = header.encode()
+    length = len(text) if stated is None else stated
+    (folder / "float.safetensors").write_bytes(length.to_bytes(8, "little") + text + bytes(16))
+    error = model_error(load_project(folder, ["model.checkpoint=float.safetensors"]))
+    assert "checkpoint 'float.safetensors' cannot be read" in error
 
 
 def test_a_checkpoint_with_more_than_weights_is_refused(folder: Path) -> None:

@@ -45,6 +45,15 @@ def test_a_chart_without_values_is_none() -> None:
     assert line_chart("loss", {"a": []}, x_label="epoch") is None
 
 
+def test_an_axis_ends_at_what_no_value_exceeds() -> None:
+    chart = line_chart("accuracy", {"a": [(1.0, 0.98), (2.0, 1.0)]}, x_label="epoch", at_most=1.0)
+    assert chart is not None
+    assert chart.y_ticks[-1].label == "1"
+    flat = line_chart("accuracy", {"a": [(1.0, 1.0)]}, x_label="epoch", at_most=1.0)
+    assert flat is not None
+    assert flat.y_ticks[-1].label == "1"
+
+
 def test_stems_stand_on_zero() -> None:
     chart = line_chart("actions", {"channels": [(40.0, 9.0)]}, x_label="step", stems=True)
     assert chart is not None

@@ -16,10 +16,10 @@ from sgsc_edge.api import build, init
 from sgsc_edge.config_text import parse_toml
 from sgsc_edge.errors import InputError
 from sgsc_edge.project import load_project, make_project
-from sgsc_edge.project.guess import Found
-from sgsc_edge.scaffold import example_names
+from sgsc_edge.project.guess import Answers, Found, find
 from sgsc_edge.scaffold.example import project_name
 from sgsc_edge.scaffold.own import config_text
+from sgsc_edge.shipped import example_names
 from sgsc_edge.targets import target_folder
 
 MODEL = """\
@@ -158,6 +158,20 @@ def test_what_can_be_found_out_is_filled_in(own: Path, monkeypatch: pytest.Monke
     assert findings["checked"] == "loads, is traced, and lowers to 3 ops for tflite-int8"
 
 
+def test_layers_may_run_in_another_order_than_they_are_defined(own: Path) -> None:
+    (own / "model.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.last, self.first = nn.Linear(5, 3), nn.Linear(36, 5)\n"
+        "    def forward(self, x):\n"
+        "        return self.last(self.first(x.flatten(1)).relu())\n"
+    )
+    found = find(Answers(str(own / "model.py")), None)
+    assert (found.factory, found.shape) == ("model:Net", (1, 6, 6))
+
+
 def test_answers_are_taken(own: Path) -> None:
     (own / "nets").mkdir()
     (own / "model.py").rename(own / "nets" / "mine.py")
@@ -225,6 +239,7 @@ def test_what_is_wrong_names_the_option_that_answers(
         ({"model.py": MODEL.replace("1, width", "2, width")}, "takes [2, height, width]", "channels first"),
         ({"model.py": MODEL.replace("x).relu()", "x).cumsum(1)")}, "cumsum", ""),
         ({"data.py": DATA.replace(", 6, 6,", ", 6, 5,")}, "", ""),
+        ({"data.py": "def test(): pass"}, "no function 'train'; it has test", "data.py:TRAIN,TEST"),
         ({"data.py": "def load(): pass"}, "no function 'train'; it has load", "data.py:TRAIN,TEST"),
         ({"data.py": "def train(): return None"}, "not a data set with a length", "map-style"),
         ({"data.py": "def train(): return [(1, 2)]"}, "input that is of type int", "float32 tensors"),

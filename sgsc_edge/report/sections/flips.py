@@ -1,8 +1,8 @@
 """The samples whose decision changed, as pictures.
 
-A sample is here where float is right and the compressed model or a runtime is wrong, or the other way
-round, and where a runtime decides otherwise than the compressed model. Right decisions that were lost come
-first, and of these the samples of must_keep.
+A sample is here where the compressed model or a runtime decides otherwise than float, and where a runtime
+decides otherwise than the compressed model. Right decisions that were lost come first, and of these the
+samples of must_keep.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from sgsc_edge.pictures import has_pictures, png, thumbnail, to_pixels
 from sgsc_edge.report.build_folder import BuildFolder
 from sgsc_edge.report.decided import FLOAT, Decided
 from sgsc_edge.report.text import clean, joined, model_name
+
+KINDS = ("lost", "differs", "won", "moved")
+"""A right decision lost; runtimes that differ; a right decision won; another wrong decision."""
 
 SHOWN = 36
 SIDE = 96
@@ -98,22 +101,26 @@ def flips_view(build: BuildFolder, by_part: dict[str, Decided]) -> FlipsView:
 
 
 def _changed(found: Decided) -> list[tuple[int, str]]:
-    """(index, kind) of the samples that changed; kinds are ``lost``, ``differs`` and ``won``."""
+    """(index, kind) of the samples that changed; of several kinds the first of :data:`KINDS`."""
     others = np.stack([found.by_model[name] for name in (COMPRESSED, *found.runtimes)])
     right = others == found.labels
     differs = (others != others[0]).any(axis=0)
     base = found.by_model.get(FLOAT)
-    float_right = None if base is None else base == found.labels
-    lost = np.zeros_like(differs) if float_right is None else float_right & ~right.all(axis=0)
-    won = np.zeros_like(differs) if float_right is None else ~float_right & right.any(axis=0)
-    return [
-        (int(index), "lost" if lost[index] else "differs" if differs[index] else "won")
-        for index in np.flatnonzero(lost | differs | won)
-    ]
+    by_kind = {"differs": differs}
+    if base is not None:
+        float_right = base == found.labels
+        by_kind["lost"] = float_right & ~right.all(axis=0)
+        by_kind["won"] = ~float_right & right.any(axis=0)
+        by_kind["moved"] = (others != base).any(axis=0)
+    kinds: dict[int, str] = {}
+    for kind in KINDS:
+        for index in np.flatnonzero(by_kind.get(kind, ())).tolist():
+            kinds.setdefault(index, kind)
+    return sorted(kinds.items())
 
 
 def _rank(part: str, kind: str) -> int:
-    return ("lost", "differs", "won").index(kind) + (0 if part == MUST_KEEP and kind == "lost" else 1)
+    return KINDS.index(kind) + (0 if part == MUST_KEEP and kind == "lost" else 1)
 
 
 def _card(

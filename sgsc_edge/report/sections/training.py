@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,10 +11,11 @@ from sgsc_edge.report.build_folder import Action, BuildFolder, Row
 from sgsc_edge.report.charts import LineChart, Point, line_chart
 from sgsc_edge.report.text import clean, compact
 
+_ACCURACY = "Accuracy"
 # Title, and series by name: columns of the history. A chart without any of its columns is left out.
 _CHARTS: tuple[tuple[str, dict[str, str]], ...] = (
     ("Loss, nats", {"training": "loss", "guide": "guide_loss", "watch": "watch_loss"}),
-    ("Accuracy", {"guide": "guide_accuracy", "watch": "watch_accuracy"}),
+    (_ACCURACY, {"guide": "guide_accuracy", "watch": "watch_accuracy"}),
     ("Bytes of parameters", {"as stored": "bytes", "at learned depths": "learned_bytes"}),
     ("Mean depth, bits", {"mean of the living channels": "mean_bits"}),
     ("Channels", {"living": "channels"}),
@@ -58,7 +60,14 @@ def training_view(build: BuildFolder) -> TrainingView:
         if "watch" in columns:
             series["watch, control"] = _points(control, columns["watch"])
         charts.append(
-            line_chart(title, series, x_label="epoch", events=acted, event_name="The controller acted")
+            line_chart(
+                title,
+                series,
+                x_label="epoch",
+                events=acted,
+                event_name="The controller acted",
+                at_most=1.0 if title == _ACCURACY else math.inf,
+            )
         )
     restored = [(float(action.step), float(len(action.restored))) for action in build.actions]
     charts.append(
