@@ -192,10 +192,15 @@ def _check_conclusions(predicate: Predicate, path: Path) -> None:
 def differences(recorded: Certificate, now: Certificate) -> tuple[str, ...]:
     """What was measured otherwise than recorded, one line each; thresholds and roles are not compared.
 
-    Nor are runtimes that only one of the two policies names.
+    Of runtimes that one of the two policies alone names, those that are gone are listed by name.
     """
     both = recorded.runtime_names & now.runtime_names
-    return tuple(_walk("", _measured(recorded.predicate, both), _measured(now.predicate, both)))
+    gone = (
+        f"runtimes.{row.name}: recorded, and left out by this policy"
+        for row in recorded.predicate.runtimes
+        if row.name not in both
+    )
+    return (*_walk("", _measured(recorded.predicate, both), _measured(now.predicate, both)), *gone)
 
 
 def _measured(predicate: Predicate, runtimes: Collection[str]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from sgsc_edge.artifacts import (
     write_json,
     write_manifest,
 )
-from sgsc_edge.certification.certificate import CERTIFICATE_NAME, read_certificate, seal
+from sgsc_edge.certification.certificate import CERTIFICATE_NAME, seal
 from sgsc_edge.certification.records import Statement
 from sgsc_edge.certification.verify import certify_folder, verify_folder
 from sgsc_edge.errors import ConfigError, DataError, FileFormatError, SgscError
@@ -146,14 +146,14 @@ def test_a_folder_that_is_no_finished_build_is_called_that(tmp_path: Path) -> No
     )
 
 
-def test_a_runtime_that_a_policy_leaves_out_is_no_difference(tmp_path: Path) -> None:
+def test_a_runtime_that_a_policy_leaves_out_is_listed_and_one_that_it_adds_is_not(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "build")
     certify_folder(folder, context(required=("numpy", "onnxruntime")))
     policy = tmp_path / "policy.toml"
-    policy.write_text('[runtimes]\nrequired = ["numpy"]\noptional = []\n')
+    policy.write_text('[runtimes]\nrequired = ["numpy", "litert-reference"]\noptional = []\n')
     certificate = verify_folder(folder, policy)
-    assert certificate.runtime_names < read_certificate(folder / "certificate.json").runtime_names
-    assert certificate.differences == ()
+    assert certificate.runtime_names == {"torch", "numpy", "litert-reference"}
+    assert certificate.differences == ("runtimes.onnxruntime: recorded, and left out by this policy",)
 
 
 def test_a_required_runtime_that_is_missing_is_not_measured(folder: Path, tmp_path: Path) -> None:

@@ -19,6 +19,9 @@ NOT_RUN = {
     "make demo": "creates an environment of its own; tests/examples builds the example",
     ".venv/bin/sgsc-edge verify examples/": "is about what make demo made",
     "ssh-keygen": "signs with a key of the user's",
+    "python3.11 -m venv old": "installs packages; make test-runtimes does the same",
+    "old/bin/": "is about that environment",
+    "sgsc-edge verify build/tflite-int8 --require tensorflow": "make test-runtimes has TensorFlow",
     "sgsc-edge build . --target m7-board.toml": "takes its time; tests/test_targets.py reads the file",
     "sgsc-edge build . --target tflite-int8 --method ptq": "takes its time; tests/pipeline builds by ptq",
 }
