@@ -211,7 +211,7 @@ def test_without_a_checkpoint_that_is_said(own: Path) -> None:
         ({"data": "dta.py:train"}, "--data", "no file dta.py; did you mean 'data.py'?", "FILE.py:NAME"),
         ({"shape": (3, 6, 6)}, "--input", "its samples are [1, 6, 6]", "leave --input out"),
         ({"checkpoint": "absent.pt"}, "--checkpoint", "no file absent.pt", "correct the path"),
-        ({"checkpoint": "model.py"}, "--checkpoint", "cannot be read", "save it again"),
+        ({"checkpoint": "model.py"}, "--checkpoint", "is damaged, or holds", "save it again"),
     ],
 )
 def test_what_is_wrong_names_the_option_that_answers(
@@ -235,16 +235,16 @@ def test_what_is_wrong_names_the_option_that_answers(
             "has several networks: Net, Other",
             "model.py:Net",
         ),
-        ({"model.py": "import absent"}, "No module named 'absent'", "correct that line"),
+        ({"model.py": "import absent"}, "No module named 'absent'", "or correct the import"),
         ({"model.py": MODEL.replace("1, width", "2, width")}, "takes [2, height, width]", "channels first"),
         ({"model.py": MODEL.replace("x).relu()", "x).cumsum(1)")}, "cumsum", ""),
         ({"data.py": DATA.replace(", 6, 6,", ", 6, 5,")}, "", ""),
         ({"data.py": "def test(): pass"}, "no function 'train'; it has test", "data.py:TRAIN,TEST"),
         ({"data.py": "def load(): pass"}, "no function 'train'; it has load", "data.py:TRAIN,TEST"),
         ({"data.py": "def train(): return None"}, "not a data set with a length", "map-style"),
-        ({"data.py": "def train(): return [(1, 2)]"}, "input that is of type int", "float32 tensors"),
+        ({"data.py": "def train(): return [(1, 2)]"}, "input that is an int", "float32 tensors"),
         ({"data.py": None}, "there is no data.py", "(input: float32 [1, height, width], label: int)"),
-        ({"net.pt": "no checkpoint"}, "checkpoint 'net.pt' cannot be read", "--checkpoint none"),
+        ({"net.pt": "no checkpoint"}, "checkpoint 'net.pt' is damaged", "--checkpoint none"),
     ],
 )
 def test_a_project_that_would_not_build_is_not_written(
