@@ -268,10 +268,13 @@ def test_a_missing_checkpoint_names_the_setting(folder: Path) -> None:
     assert "did you mean 'absent.pth'?" in error
 
 
-@pytest.mark.parametrize("name", ["float.safetensors", "float.pt"])
-def test_a_damaged_checkpoint_is_refused(folder: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("float.safetensors", "cannot be read"), ("float.pt", "is damaged, or holds pickled")],
+)
+def test_a_damaged_checkpoint_is_refused(folder: Path, name: str, message: str) -> None:
     (folder / name).write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00garbage!")
-    assert "cannot be read" in model_error(load_project(folder, [f"model.checkpoint={name}"]))
+    assert message in model_error(load_project(folder, [f"model.checkpoint={name}"]))
 
 
 def test_pickled_code_is_never_run(folder: Path) -> None:
