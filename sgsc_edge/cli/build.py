@@ -86,6 +86,7 @@ def _build(project: Project, target: Target, out: Path, board: Board | None) -> 
     """One target's outcome; an error of one target does not keep the others from being built."""
     from sgsc_edge.api import build_target
     from sgsc_edge.cli.certificate_text import certificate_text
+    from sgsc_edge.report import REPORT
 
     folder = out / target.name
     document: dict[str, Any] = {"target": target.name, "folder": str(folder)}
@@ -97,5 +98,11 @@ def _build(project: Project, target: Target, out: Path, board: Board | None) -> 
         logging.getLogger("sgsc_edge").error("%s: %s", target.name, error)
         document |= {"exit_code": error.exit_code, "error": error_document(error)}
         return Result(document, f"{target.name}: not built, see the error above", error.exit_code)
-    document |= {"exit_code": certificate.exit_code, "certificate": certificate.to_json()}
-    return Result(document, certificate_text(certificate, folder), certificate.exit_code)
+    report = folder / REPORT
+    document |= {
+        "exit_code": certificate.exit_code,
+        "certificate": certificate.to_json(),
+        "report": str(report),
+    }
+    text = f"{certificate_text(certificate, folder)}\nreport: {report}"
+    return Result(document, text, certificate.exit_code)
