@@ -76,8 +76,8 @@ def verify_folder(
     does not say otherwise. What was recorded otherwise is listed in ``Certificate.differences``.
 
     Raises FileFormatError naming a file that is missing, malformed, edited, or does not belong to the others
-    (``belonging``), DataError for samples in two sets, ConfigError for a bad policy. A gate that fails or is not measured raises nothing: see
-    ``Certificate.exit_code``.
+    (``belonging``), DataError for samples in two sets, ConfigError for a bad policy. A gate that fails or is
+    not measured raises nothing: see ``Certificate.exit_code``.
     """
     settings = RunSettings(timeout_s, workers, parts)
     path = folder / CERTIFICATE_NAME
