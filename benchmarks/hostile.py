@@ -33,6 +33,7 @@ import sys
 import tempfile
 import time
 import traceback
+import types
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -87,6 +88,7 @@ class Found:
     megabytes: float
 
 
+_SHOWN = {"flash": "flash --dry-run", "load": "build"}
 GOOD = ("refused", "gate failed", "not measured", "same outputs", "done")
 
 
@@ -246,25 +248,25 @@ def _load_runtimes() -> None:
 class Worker:
     """Damages files in a folder of its own and runs the commands there."""
 
-    def __init__(self, base: Base, seed: int) -> None:
+    def __init__(self, base: Base, seed: int, scratch: Path) -> None:
         self.base = base
         self.seed = seed
-        self.scratch = Path(tempfile.mkdtemp(prefix="hostile-"))
+        self.scratch = Path(tempfile.mkdtemp(dir=scratch))
         self.folder = self.scratch / "build"
         self.known: dict[str, RunResult] = {}
-        self.fast = False
+        self.ready = False
         self.outputs = self._outputs(self._verify_original())
 
     def _verify_original(self) -> dict[str, Any]:
         self._restore()
-        self.keep_known()
+        self._keep_known()
         code, document, error = self._command("verify", str(self.folder), "--json")
-        self.fast = True
+        self.ready = True
         if code or document is None:
             raise SystemExit(f"the undamaged build does not verify: {error}")
         return document
 
-    def keep_known(self) -> None:
+    def _keep_known(self) -> None:
         """Compute what the undamaged file gives for the undamaged samples once."""
         run = _execute.execute
         originals = {sha256_file(self.folder / name) for name in ("model.tflite", "model.qdq.onnx")}
@@ -283,7 +285,7 @@ class Worker:
                 return self.known[key]
             # Seconds for what takes milliseconds: a hang of a runtime is judged as one, and sooner.
             result = run(spec, artifact, inputs, timeout_s=min(timeout_s, 20.0), workers=1)
-            if model in originals and not self.fast:
+            if model in originals and not self.ready:
                 self.known[key] = result
             return result
 
@@ -420,24 +422,21 @@ def _reset_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def _serve(base: Base, seed: int, pipe: multiprocessing.connection.Connection) -> None:
+def _serve(base: Base, seed: int, scratch: Path, pipe: multiprocessing.connection.Connection) -> None:
     """A worker process: answers ``(file, index)`` with what was found."""
     resource.setrlimit(resource.RLIMIT_DATA, (ADDRESS_LIMIT, resource.RLIM_INFINITY))
     quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 2)
     _load_runtimes()
-    _execute.subprocess = replace_popen()
-    worker = Worker(base, seed)
+    _execute.subprocess = _with_forks()
+    worker = Worker(base, seed, scratch)
     pipe.send("ready")
     while (job := pipe.recv()) is not None:
         pipe.send(worker.run(*job))
-    shutil.rmtree(worker.scratch, ignore_errors=True)
 
 
-def replace_popen() -> Any:
+def _with_forks() -> Any:
     """The module ``subprocess`` as ``_execute`` sees it, with forks for new processes."""
-    import types
-
     module = types.SimpleNamespace(**vars(subprocess))
     module.Popen = _Forked
     return module
@@ -449,14 +448,14 @@ def replace_popen() -> Any:
 class _Process:
     """A worker process and what it works on."""
 
-    def __init__(self, base: Base, seed: int) -> None:
-        self.base, self.seed = base, seed
+    def __init__(self, base: Base, seed: int, scratch: Path) -> None:
+        self.base, self.seed, self.scratch = base, seed, scratch
         self.start()
 
     def start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(self.base, self.seed, theirs))
+        self.process = context.Process(target=_serve, args=(self.base, self.seed, self.scratch, theirs))
         self.process.start()
         theirs.close()
         if not self.pipe.poll(TIME_LIMIT_S) or self.pipe.recv() != "ready":
@@ -481,16 +480,17 @@ class _Process:
 def _all(
     base: Base, wanted: Sequence[tuple[str, int]], seed: int, workers: int, log: Path
 ) -> Iterable[Found]:
-    """Every wanted case, those that the log has from there."""
+    """What was found in each wanted case; those that the log has are not run again."""
     log.parent.mkdir(parents=True, exist_ok=True)
     known: dict[tuple[str, int], list[Found]] = collections.defaultdict(list)
     if log.exists():
         for line in log.read_text().splitlines():
-            cases = [Found(**case) for case in json.loads(line)]
-            known[cases[0].file, cases[0].index] = cases
+            with contextlib.suppress(ValueError):  # the last one, cut short by a kill
+                cases = [Found(**case) for case in json.loads(line)]
+                known[cases[0].file, cases[0].index] = cases
     left = [case for case in wanted if case not in known]
     with log.open("a") as file:
-        for cases in _run(base, left, seed, min(workers, max(1, len(left)))) if left else ():
+        for cases in _run(base, left, seed, min(workers, len(left))):
             file.write(json.dumps([asdict(case) for case in cases]) + "\n")
             file.flush()
             known[cases[0].file, cases[0].index] = cases
@@ -500,7 +500,15 @@ def _all(
 
 def _run(base: Base, left: Sequence[tuple[str, int]], seed: int, workers: int) -> Iterable[list[Found]]:
     queue = collections.deque(left)
-    processes = [_Process(base, seed) for _ in range(workers)]
+    with tempfile.TemporaryDirectory(prefix="hostile-") as scratch:
+        processes = [_Process(base, seed, Path(scratch)) for _ in range(workers)]
+        yield from _work(processes, queue)
+        for process in processes:
+            process.process.join()
+
+
+def _work(processes: Sequence[_Process], queue: collections.deque[tuple[str, int]]) -> Iterable[list[Found]]:
+    total = len(queue)
     done = 0
     for process in processes:
         process.give(queue.popleft() if queue else None)
@@ -518,11 +526,9 @@ def _run(base: Base, left: Sequence[tuple[str, int]], seed: int, workers: int) -
                 continue
             done += 1
             if done % 100 == 0:
-                print(f"{done} of {len(left)}", file=sys.stderr)
+                print(f"{done} of {total}", file=sys.stderr)
             yield found
             process.give(queue.popleft() if queue else None)
-    for process in processes:
-        process.process.join()
 
 
 # --- counts ---------------------------------------------------------------------------------------
@@ -538,7 +544,8 @@ def rows(found: Sequence[Found], seconds: float) -> list[Row]:
             ends = collections.Counter(one.end for one in here if one.command in (command, ""))
             bad = sum(number for end, number in ends.items() if end not in GOOD)
             text = ", ".join(f"{number:,} {end}" for end, number in ends.most_common())
-            table.append(Row(f"{count:,} x {name}, `{command}`", text, "0 faults", bad == 0))
+            shown = _SHOWN.get(command, command)
+            table.append(Row(f"{count:,} x {name}, `{shown}`", text, "0 faults", bad == 0))
     slowest, largest = max(one.seconds for one in found), max(one.megabytes for one in found)
     return [
         *table,

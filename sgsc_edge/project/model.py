@@ -125,8 +125,8 @@ def _read_state(path: Path, where: str) -> Mapping[str, Tensor]:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as failure:
         raise ModelError(
-            f"checkpoint '{path.name}' is damaged, or holds pickled objects other than tensors; "
-            "these could run code and are not loaded",
+            f"checkpoint '{path.name}' cannot be read: it is damaged, or holds other objects than tensors; "
+            "pickled, these could run code, and are not loaded",
             where=where,
             remedy=_SAVE,
         ) from failure
