@@ -12,7 +12,6 @@ from sgsc_edge.cli.output import CONTEXT, Result, command_options, table
 from sgsc_edge.errors import ConfigError
 from sgsc_edge.shipped import example_names
 
-
 # None of them is read from the environment: SGSC_EDGE_DATA is where examples look for their data.
 _option = functools.partial(click.option, allow_from_autoenv=False)
 
