@@ -109,7 +109,7 @@ def _runtimes() -> list[Finding]:
     needed = {name for target in available_targets() for name in target.runtimes.required}
     rows = []
     for row in available():
-        use = f"{row.summary}; {'required by targets' if row.name in needed else 'optional'}"
+        use = f"{row.summary}{' (targets require it)' if row.name in needed else ''}"
         state: State = "ok" if row.version else "missing"
         detail = row.version or "not installed"
         rows.append(Finding("runtimes", row.name, state, detail, use, row.install))
