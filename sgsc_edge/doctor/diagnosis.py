@@ -69,10 +69,8 @@ def diagnose(project: Path | None) -> Diagnosis:
         *_examined("emulators", programs.emulators),
         *_examined("boards", programs.boards),
         *_examined("serial ports", programs.serial_ports),
+        *_examined(projects.PART, lambda: projects.project(project), required=True),
     ]
-    if project is not None or projects.has_project(Path()):
-        path = Path() if project is None else project
-        findings += _examined(projects.PART, lambda: projects.project(path), required=True)
     return Diagnosis(tuple(findings))
 
 
