@@ -57,6 +57,7 @@ def program(distributions: tuple[Path, Path], tmp_path_factory: pytest.TempPathF
 
 def run(program: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {"PATH": f"{program.parent}:/usr/bin:/bin", "HOME": str(folder)}
+    environment |= {"SGSC_EDGE_DATA": str(folder)}  # where examples look for their data; no option of init
     return subprocess.run(
         [program, *arguments],
         cwd=folder,

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import textwrap
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from sgsc_edge.cli.output import CONTEXT, Result, command_options, table
+from sgsc_edge.cli.output import CONTEXT, Result, command_options
 
 if TYPE_CHECKING:
     from sgsc_edge.doctor import Diagnosis, Finding
@@ -44,22 +46,18 @@ def command(project: Path | None) -> Result:
 def _text(found: Diagnosis, unseen: str) -> str:
     low, high = _WIDTH
     width = min(max(shutil.get_terminal_size().columns, low), high)
-    parts = dict.fromkeys(row.part for row in found.findings)
-    here = [
-        line
-        for part in parts
-        for line in _here(
-            part, [row for row in found.findings if row.part == part and row.state == "ok"], width
-        )
-    ]
-    lacking = sorted((row for row in found.findings if row.state != "ok"), key=lambda row: not row.required)
-    blocks = ["\n".join(here), _lacking(lacking), textwrap.fill(unseen, width), found.verdict]
-    return "\n\n".join(block for block in blocks if block)
+    parts: dict[str, list[Finding]] = {}
+    for row in found.findings:
+        parts.setdefault(row.part, []).append(row)
+    here = [line for part, rows in parts.items() for line in _here(part, rows, width)]
+    blocks = ["\n".join(here), *_remedies(found.findings, width), textwrap.fill(unseen, width), found.verdict]
+    return "\n\n".join(blocks)
 
 
 def _here(part: str, rows: list[Finding], width: int) -> list[str]:
-    """One part: the names that are there, with their versions."""
-    names = ", ".join(f"{row.name} {row.detail}".strip() if _is_version(row) else row.name for row in rows)
+    """One part: the names of what is there, with their versions."""
+    there = [row for row in rows if row.state == "ok"]
+    names = ", ".join(f"{row.name} {row.detail}".strip() if _is_version(row) else row.name for row in there)
     head, margin = f"{part:<{_MARGIN}}", " " * _MARGIN
     return textwrap.wrap(
         names or "none", width, initial_indent=head, subsequent_indent=margin, break_on_hyphens=False
@@ -73,10 +71,34 @@ def _is_version(row: Finding) -> bool:
     )
 
 
-def _lacking(rows: list[Finding]) -> str:
-    if not rows:
-        return ""
-    lines = [
-        (row.name, f"{row.detail}{' (required)' if row.required else ''}", row.use, row.mend) for row in rows
-    ]
-    return table([("not usable", "because", "what for", "what to do"), *dict.fromkeys(lines)])
+def _remedies(rows: Sequence[Finding], width: int) -> list[str]:
+    """A paragraph for each remedy, what is required first, then the project: what it mends, and what for.
+
+    Boards have none: what they lack, compilers and emulators lack.
+    """
+    remedies: dict[str, list[Finding]] = {}
+    for row in sorted(rows, key=lambda row: (not row.required, row.part != "project")):
+        if row.state != "ok" and row.part != "boards":
+            remedies.setdefault(row.mend, []).append(row)
+    return [_remedy(mend, mended, width) for mend, mended in remedies.items()]
+
+
+def _remedy(mend: str, rows: Sequence[Finding], width: int) -> str:
+    kind = rows[0].part if rows[0].part == "project" else "optional"
+    what = (row.name if row.state == "missing" else f"{row.name} ({row.detail})" for row in rows)
+    lines = {
+        "required" if rows[0].required else kind: ", ".join(dict.fromkeys(what)),
+        "for": "; ".join(dict.fromkeys(row.use for row in rows if row.use)),
+        "do": mend,
+    }
+    return "\n".join(
+        textwrap.fill(
+            text,
+            width if head != "do" else sys.maxsize,  # a command is copied whole
+            initial_indent=f"{head:<{_MARGIN}}",
+            subsequent_indent=" " * _MARGIN,
+            break_on_hyphens=False,
+        )
+        for head, text in lines.items()
+        if text
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import click
@@ -11,31 +12,34 @@ from sgsc_edge.cli.output import CONTEXT, Result, command_options, table
 from sgsc_edge.errors import ConfigError
 from sgsc_edge.shipped import example_names
 
+# None of them is read from the environment: SGSC_EDGE_DATA is where examples look for their data.
+_option = functools.partial(click.option, allow_from_autoenv=False)
+
 
 @click.command("init", context_settings=CONTEXT)
 @click.argument("folder", required=False, type=click.Path(path_type=Path))
-@click.option("--example", type=OneOf(example_names()), help="Write this example, as it is.")
-@click.option(
+@_option("--example", type=OneOf(example_names()), help="Write this example, as it is.")
+@_option(
     "--from",
     "source",
     type=click.Path(),
     metavar="FILE.py:NAME",
     help="Your own network: the class or function that makes it.",
 )
-@click.option(
+@_option(
     "--data",
     metavar="FILE.py:TRAIN,TEST",
     help="With --from: the functions that return your data sets.  [default: data.py:train,test]",
 )
-@click.option(
+@_option(
     "--input", "shape", metavar="C,H,W", help="With --from: the shape of a sample.  [default: the data set's]"
 )
-@click.option(
+@_option(
     "--checkpoint",
     metavar="FILE|none",
     help="With --from: the trained weights.  [default: the file beside the network that fits it]",
 )
-@click.option("--force", is_flag=True, help="Overwrite files that are there.")
+@_option("--force", is_flag=True, help="Overwrite files that are there.")
 @command_options
 def command(
     folder: Path | None,

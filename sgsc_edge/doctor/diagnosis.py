@@ -69,10 +69,8 @@ def diagnose(project: Path | None) -> Diagnosis:
         *_examined("emulators", programs.emulators),
         *_examined("boards", programs.boards),
         *_examined("serial ports", programs.serial_ports),
+        *_examined(projects.PART, lambda: projects.project(project), required=True),
     ]
-    if project is not None or projects.has_project(Path()):
-        path = Path() if project is None else project
-        findings += _examined(projects.PART, lambda: projects.project(path), required=True)
     return Diagnosis(tuple(findings))
 
 
@@ -109,7 +107,7 @@ def _runtimes() -> list[Finding]:
     needed = {name for target in available_targets() for name in target.runtimes.required}
     rows = []
     for row in available():
-        use = f"{row.summary}; {'required by targets' if row.name in needed else 'optional'}"
+        use = f"{row.summary}{' (targets require it)' if row.name in needed else ''}"
         state: State = "ok" if row.version else "missing"
         detail = row.version or "not installed"
         rows.append(Finding("runtimes", row.name, state, detail, use, row.install))

@@ -47,7 +47,7 @@ def compilers() -> list[Finding]:
                 "compilers",
                 architecture.gcc,
                 gcc_version(architecture),
-                f"firmware for {chip}; preferred to zig",
+                f"firmware for {chip}",
                 install(architecture.package, otherwise=_EXTRA),
             )
             for architecture, chip in chips.items()
@@ -82,7 +82,7 @@ def boards() -> list[Finding]:
             row.board.name,
             "missing" if row.missing else "ok",
             row.toolchain or "no compiler",
-            row.board.description,
+            "flash, inspect --board",
             " and ".join(row.missing),
         )
         for row in available_boards()

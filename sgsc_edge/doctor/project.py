@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import shlex
 from collections.abc import Iterator
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -24,8 +25,14 @@ def has_project(folder: Path) -> bool:
     )
 
 
-def project(path: Path) -> list[Finding]:
-    """What is wrong with a project; one finding where nothing is. Its code is read and not run."""
+def project(named: Path | None) -> list[Finding]:
+    """What is wrong with a project; one finding where nothing is. Its code is read and not run.
+
+    ``named``: its folder or file; None for the current folder, and no finding where that is no project.
+    """
+    if named is None and not has_project(Path()):
+        return []
+    path = Path() if named is None else named
     from sgsc_edge.errors import ConfigError, InputError
     from sgsc_edge.project import load_project
     from sgsc_edge.targets import target_names
@@ -47,7 +54,11 @@ def _problems(loaded: Project) -> Iterator[Finding]:
     checkpoint = config.model.checkpoint
     if checkpoint is not None and not (root / checkpoint).is_file():
         train = root / "train.py"
-        mend = f"python {train}" if train.is_file() else "train the float model, or correct the path"
+        mend = (
+            f"python {shlex.quote(str(train))}"
+            if train.is_file()
+            else "train the float model, or correct the path"
+        )
         yield Finding(PART, f"model.checkpoint = {checkpoint}", "missing", "no such file", mend=mend)
     specs = {
         "model.factory": config.model.factory,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -136,6 +137,21 @@ assert not heavy & sys.modules.keys()
     assert "model.checkpoint = float.pt" in done.stdout
     assert "the project would be refused" in done.stdout
     assert "not imported" in done.stdout
+
+
+def test_the_text_groups_what_one_command_mends(tmp_path: Path) -> None:
+    distribution(tmp_path, "sgsc-edge", "9.9", "numpy>=99", "absent-a>=3; extra == 'device'", "click>=8.2")
+    (tmp_path / "sgsc.toml").write_text(CONFIG)
+    text = doctor(sys.executable, tmp_path, arguments=(str(tmp_path),)).found
+    here, *remedies, unseen, verdict = text.strip().split("\n\n")
+    assert re.search(r"^packages +click [0-9.]+$", here, re.MULTILINE)
+    words = [re.split(r"\s+", remedy, maxsplit=2)[:2] for remedy in remedies]
+    assert words[:2] == [["required", "numpy"], ["project", "model.checkpoint"]]
+    assert "do            pip install --upgrade 'numpy>=99'" in remedies[0].splitlines()
+    (device,) = (remedy for remedy in remedies if "absent-a" in remedy)
+    assert device.splitlines()[-1] == "do            pip install 'sgsc-edge[device]'"
+    assert "looked up, not imported" in unseen
+    assert verdict == "build and verify cannot run: numpy; the project would be refused"
 
 
 # --- systems --------------------------------------------------------------------------------------
