@@ -101,7 +101,7 @@ $(RUNTIMES)/%/installed: .ci/runtimes/%.txt
 	done; \
 	if [ -z "$$python" ]; then echo "error: tflite-runtime needs Python 3.11; give PYTHON=/path/to/python3.11" >&2; exit 2; fi; \
 	"$$python" -m venv --clear $(RUNTIMES)/$*
-	@echo "installing $* into $(RUNTIMES)/$* (TensorFlow is large: this can take minutes)"
+	@echo "installing $* into $(RUNTIMES)/$* (this can take minutes)"
 	@$(RUNTIMES)/$*/bin/python -m pip install --disable-pip-version-check --quiet -r $< \
 	  || { echo "error: the pinned packages of $< could not be installed (no network, or no wheel for this machine?)" >&2; exit 2; }
 	@touch $@

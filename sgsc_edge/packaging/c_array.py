@@ -56,14 +56,17 @@ def package_c_array(
     if arena is not None and arena < 1:
         raise ConfigError(f"an arena of {arena} bytes", where="--arena", remedy="give a number of bytes")
     found = measure(source)
-    if arena is None and found.arena is None:
+    if arena is not None:
+        size = arena
+    elif found.arena is not None:
+        size = _with_margin(found.arena)
+    else:
         raise NotMeasuredError(
             f"the arena cannot be measured: {found.reason}",
             where=source.name,
             remedy="package where tflite-micro is installed (Linux on x86-64), or give the size with --arena "
             "BYTES: the example prints how much of it is used",
         )
-    size = arena if arena is not None else _with_margin(found.arena or 0)
     texts = Texts(source, interface, _ops(source), _classes(source), size, _origin(found, arena is not None))
     description = {
         **describe(FORMAT, source, interface),
@@ -100,7 +103,7 @@ def _classes(source: Source) -> tuple[str, ...]:
         return ()
     try:
         names = json.loads(stated)
-    except ValueError:
+    except (ValueError, RecursionError):
         return ()
     outputs = source.graph[source.graph.outputs[0]].elements
     fits = isinstance(names, list) and len(names) == outputs and all(isinstance(n, str) for n in names)

@@ -42,7 +42,7 @@ def run_shard(folder: Path, shard: int, start: int, stop: int) -> None:
     (folder / f"status.{shard}.json").write_text(json.dumps(status), encoding="utf-8")
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Ask the kernel to end this process with the one that started it, even if that was killed."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -61,7 +61,7 @@ def _limit_memory() -> None:
 
 def main() -> None:
     """Entry point: ``folder shard start stop`` are the last four arguments."""
-    _die_with_parent()
+    die_with_parent()
     folder, shard, start, stop = sys.argv[-4:]
     os.chdir(folder)  # files that a model names are looked for there
     _limit_memory()

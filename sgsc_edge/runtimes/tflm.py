@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from sgsc_edge.runtimes._spec import MODEL_TFLITE, RuntimeSpec
 from sgsc_edge.runtimes._tflite import check_signature
+from sgsc_edge.runtimes._worker import die_with_parent
 
 # TFLM's own default, ten times the file, is too small for small files with scratch needs. Models that
 # need more than this beside it are not for microcontrollers.
@@ -103,6 +104,7 @@ def _is_enough(artifact: bytes, arena: int) -> bool:
     child = os.fork()
     if child == 0:
         try:
+            die_with_parent()
             _interpreter(artifact, arena).invoke()
         except BaseException:
             os._exit(1)

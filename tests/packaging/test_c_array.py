@@ -234,6 +234,14 @@ def test_the_resolver_has_the_ops_of_the_file_and_no_others(
         assert api.package(path, "c-array", out=tmp_path / name).description["ops"] == ops
 
 
+@pytest.mark.parametrize("stated", [b"[" * 100_000, b'["a"]', b'{"a": 1}', b"[1, 2, 3, 4]", b"\xff"])
+def test_names_of_classes_that_are_none_are_left_out(tmp_path: Path, stated: bytes) -> None:
+    graph = replace(two_sided(), metadata={"sgsc.classes": stated})
+    made = api.package(write_model(tmp_path, graph), "c-array", out=tmp_path / "p")
+    assert made.description["classes"] == []
+    assert "CLASSES" not in (made.folder / header_name("net")).read_text()
+
+
 def works_with(data: Path, arena: int) -> bool:
     script = (
         "import sys; from tflite_micro import runtime\n"
