@@ -63,19 +63,26 @@ class Earlier:
             self._put_back()
 
     def _put_back(self) -> None:
+        """Each step can be repeated: whoever is killed in one leaves the next block all that was kept."""
         with contextlib.suppress(OSError):  # no room for a folder: then they are made again
             self.unfinished.mkdir(exist_ok=True)
         with output_errors(self._folder):
             for name in self._names:
                 here, kept = self._folder / name, self._kept / name
+                if kept.is_file() and here.is_file() and here.samefile(kept):
+                    continue
                 if here.is_file() and self.unfinished.is_dir():
                     here.replace(self.unfinished / name)
+                here.unlink(missing_ok=True)
                 if kept.is_file():
-                    kept.replace(here)
-                    kept.unlink(missing_ok=True)  # two names of one file: replace did nothing
-                else:
-                    here.unlink(missing_ok=True)
-            self._kept.rmdir()
+                    try:
+                        os.link(kept, here)
+                    except OSError:  # no hard links here, and perhaps no room for a copy
+                        kept.replace(here)
+            gone = self._kept.with_suffix(".gone")
+            shutil.rmtree(gone, ignore_errors=True)
+            self._kept.replace(gone)
+            shutil.rmtree(gone, ignore_errors=True)
 
 
 def _link(source: Path, target: Path) -> None:
