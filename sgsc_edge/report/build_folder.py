@@ -18,7 +18,11 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from sgsc_edge.artifacts import MAX_JSON_BYTES, Manifest, check_manifest, read_bytes, read_json, read_npz
 from sgsc_edge.certification import Certificate, SampleSet
 from sgsc_edge.certification.boards import BoardStatement, read_board_certificate
-from sgsc_edge.certification.samples import read_samples
+from sgsc_edge.certification.certificate import CERTIFICATE_NAME
+from sgsc_edge.certification.certify import COMPRESSED as COMPRESSED_MODEL
+from sgsc_edge.certification.metrics import METRICS
+from sgsc_edge.certification.records import Measurement
+from sgsc_edge.certification.samples import CERTIFY, read_samples
 from sgsc_edge.certification.verify import (
     PRESERVATION_NAME,
     REQUIRED_SUBJECTS,
@@ -43,6 +47,9 @@ PACKED = "learned"
 """What the manifest says of weights that C code packs, each channel at its own width."""
 
 _PREFIX = "sgsc."
+_HUGE = 1e30
+_MAX_REMOVED = 1 << 16
+"""Channels that one layer may have lost; more are no figure of a build."""
 
 Row = Mapping[str, float]
 _T = TypeVar("_T")
@@ -68,7 +75,7 @@ class PlanFile(_File):
     """``plan.json``; ``float_bytes``: of the float model's parameters, where the build recorded them."""
 
     layers: Annotated[tuple[PlannedLayer, ...], Field(strict=False)]
-    float_bytes: int | None = None
+    float_bytes: Annotated[int, Field(gt=0)] | None = None
 
 
 class RestoredChannel(_File):
@@ -185,6 +192,7 @@ def read_build(folder: Path) -> BuildFolder:
     entries = {entry.key.removeprefix(_PREFIX): entry.value for entry in stored}
     packed = manifest.code.get("weights") == PACKED
     output_grid(model, sets)  # refuses a model that takes other samples than these
+    _check_complete(certificate, sets, folder / CERTIFICATE_NAME)
     return BuildFolder(
         path=folder,
         manifest=manifest,
@@ -203,6 +211,26 @@ def read_build(folder: Path) -> BuildFolder:
         boards=boards,
         left_out=left_out,
     )
+
+
+def _check_complete(certificate: Certificate, sets: Mapping[str, SampleSet], path: Path) -> None:
+    """Refuse a certificate that lacks what every build's has, or speaks of other sets than are recorded."""
+    predicate = certificate.predicate
+    models: list[Mapping[str, Measurement | None]] = [*predicate.references.values()]
+    models += [row.sets for row in predicate.runtimes]
+    measured = [(part, one) for model in models for part, one in model.items() if one is not None]
+    complete = (
+        {part: row.samples for part, row in predicate.sets.items()} == {p: len(s) for p, s in sets.items()}
+        and any(row.name == COMPRESSED_MODEL and CERTIFY in row.sets for row in predicate.runtimes)
+        and any(gate.name == "compression" for gate in predicate.gates)
+        and all(part in sets and one.samples == len(sets[part]) for part, one in measured)
+        and all(one.metrics.keys() == METRICS.keys() for _, one in measured)
+        and all(row.metrics.keys() == METRICS.keys() for row in predicate.test.values())
+    )
+    if not complete:
+        raise FileFormatError(
+            "does not fit the recorded samples", where=str(path), remedy="verify the folder, or build again"
+        )
 
 
 def board_certificates(folder: Path) -> list[Path]:
@@ -244,7 +272,7 @@ def _rows(path: Path, kind: type[_T]) -> tuple[_T, ...]:
 _ROWS: Mapping[Any, TypeAdapter[Any]] = {
     Action: TypeAdapter(Action),
     dict[str, float]: TypeAdapter(
-        dict[str, Annotated[float, Field(allow_inf_nan=False)]], config=ConfigDict(strict=True)
+        dict[str, Annotated[float, Field(ge=-_HUGE, le=_HUGE)]], config=ConfigDict(strict=True)
     ),
 }
 
@@ -301,7 +329,10 @@ def _layer(name: str, weights: list[TensorSummary], packed: bool) -> Layer:
     for tensor in weights:
         narrow = tensor.channel_bits if packed else None
         bits += narrow or (tensor.bits,) * (tensor.channels or 0)
-    return Layer(name, tuple(sorted(bits, reverse=True)), weights[0].channels_removed or 0)
+    removed = weights[0].channels_removed or 0
+    if removed > _MAX_REMOVED:
+        raise FileFormatError(f"says that layer '{name}' lost {removed:,} channels", where=MODEL_ONNX)
+    return Layer(name, tuple(sorted(bits, reverse=True)), removed)
 
 
 def _stated(entries: Mapping[str, str], classes: int) -> Stated:

@@ -15,6 +15,8 @@ from sgsc_edge.report.text import compact
 WIDTH, HEIGHT = 360, 190
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 10, 22
 _TICKS = 4
+_LEAST = 1e-30
+"""Values that are nearer to each other are drawn as equal."""
 _STRIP_WIDTH, STRIP_HEIGHT = 192, 30
 _GAP_FROM = 3.0
 """Channels at least this wide are drawn apart."""
@@ -133,8 +135,8 @@ def nice_ticks(low: float, high: float) -> tuple[float, ...]:
     >>> nice_ticks(0.03, 0.97), nice_ticks(8, 8), nice_ticks(6958, 17768)
     ((0.0, 0.25, 0.5, 0.75, 1.0), (7.0, 7.5, 8.0, 8.5, 9.0), (5000.0, 10000.0, 15000.0, 20000.0))
     """
-    if high <= low:
-        room = abs(low) / 8 or 1.0
+    if high - low <= 1e-9 * max(abs(low), abs(high)) or high - low < _LEAST:
+        room = abs(low) / 8 if abs(low) > _LEAST else 1.0
         low, high = low - room, high + room
     rough = (high - low) / _TICKS
     power = 10.0 ** math.floor(math.log10(rough))

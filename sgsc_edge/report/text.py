@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from sgsc_edge.inspection.text import printable
 
-NOT_MEASURED = "not measured"
 _NAMES = {"float": "float", "control": "control", "torch": "compressed"}
 _NAME_WIDTH = 48
 

@@ -19,6 +19,8 @@ from report.report_folders import HOSTILE, decide, other_samples, whole_folder, 
 from sgsc_edge import api
 from sgsc_edge.artifacts import read_json, write_json, write_manifest
 from sgsc_edge.certification import RuntimeRun
+from sgsc_edge.certification.certificate import seal
+from sgsc_edge.certification.records import Statement
 from sgsc_edge.certification.verify import certify_folder
 from sgsc_edge.errors import FileFormatError, FolderInUseError
 from sgsc_edge.report import read_build, render, write_report
@@ -295,6 +297,7 @@ def reworked(folder: Path, name: str, content: bytes) -> Path:
         ("history.jsonl", b'{"epoch": 1, "loss": NaN}\n'),
         ("history.jsonl", b'{"epoch": "one"}\n'),
         ("history.jsonl", b"[" * 9000),
+        ("history.jsonl", b'{"epoch": 1, "loss": 1e308}\n'),
         ("controller.jsonl", b'{"step": 1}\n'),
         ("plan.json", b'{"layers": [{"name": "0"}]}'),
         ("preservation.json", b"{}"),
@@ -306,6 +309,30 @@ def test_a_malformed_file_is_named(folder: Path, tmp_path: Path, name: str, cont
     with pytest.raises(FileFormatError) as caught:
         read_build(here)
     assert name in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda p: p["runtimes"].pop(0),
+        lambda p: p["runtimes"][0]["sets"].pop("certify"),
+        lambda p: p["gates"].pop(0),
+        lambda p: p["sets"].pop("certify"),
+        lambda p: p["sets"]["guide"].update(samples=17),
+        lambda p: p["runtimes"][1]["sets"]["certify"]["metrics"].pop("loss"),
+        lambda p: p["runtimes"][1]["sets"]["certify"]["decisions"].update(certify0001=3),
+        lambda p: p["runtimes"][1]["sets"]["certify"]["decisions"].update(stranger=1),
+    ],
+)
+def test_a_forged_certificate_is_refused(folder: Path, tmp_path: Path, edit: Any) -> None:
+    """Sealed anew, so that its digest is right."""
+    here = copied(folder, tmp_path / "copy")
+    document = json.loads((here / "certificate.json").read_text())
+    edit(document["predicate"])
+    statement = seal(Statement.model_validate_json(json.dumps(document)))
+    write_json(here / "certificate.json", statement.model_dump(mode="json", by_alias=True))
+    with pytest.raises(FileFormatError, match=r"certificate\.json"):
+        api.report(here)
 
 
 def test_edited_and_foreign_folders_are_refused(folder: Path, tmp_path: Path) -> None:
