@@ -137,7 +137,8 @@ def test_a_folder_in_use(folder: Path) -> None:
     with FolderLock(folder):
         done = flash(folder, VIRTUAL)
     assert done.returncode == 2
-    assert "another sgsc-edge process is working in this folder\n  -> wait for it to end" in done.stderr
+    assert f"another sgsc-edge process is working in this folder (process {os.getpid()} on" in done.stderr
+    assert "-> wait for it to end" in done.stderr
 
 
 def test_a_folder_that_cannot_be_written(folder: Path) -> None:

@@ -244,7 +244,7 @@ def test_what_is_wrong_names_the_option_that_answers(
         ({"data.py": "def train(): return None"}, "not a data set with a length", "map-style"),
         ({"data.py": "def train(): return [(1, 2)]"}, "input that is an int", "float32 tensors"),
         ({"data.py": None}, "there is no data.py", "(input: float32 [1, height, width], label: int)"),
-        ({"net.pt": "no checkpoint"}, "checkpoint 'net.pt' is damaged", "--checkpoint none"),
+        ({"net.pt": "no checkpoint"}, "checkpoint 'net.pt' cannot be read", "--checkpoint none"),
     ],
 )
 def test_a_project_that_would_not_build_is_not_written(
