@@ -270,7 +270,7 @@ def test_a_missing_checkpoint_names_the_setting(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("float.safetensors", "cannot be read"), ("float.pt", "is damaged, or holds pickled")],
+    [("float.safetensors", "cannot be read"), ("float.pt", "is damaged, or holds other objects")],
 )
 def test_a_damaged_checkpoint_is_refused(folder: Path, name: str, message: str) -> None:
     (folder / name).write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00garbage!")

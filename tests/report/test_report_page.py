@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import json
 import re
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from certification.build_folders import WRONG, context, without_certify_samples, write_folder
 from PIL import Image
+from pydantic import ValidationError
 from report.report_folders import HOSTILE, decide, other_samples, whole_folder, write_board
 
 from sgsc_edge import api
@@ -329,8 +331,9 @@ def test_a_forged_certificate_is_refused(folder: Path, tmp_path: Path, edit: Any
     here = copied(folder, tmp_path / "copy")
     document = json.loads((here / "certificate.json").read_text())
     edit(document["predicate"])
-    statement = seal(Statement.model_validate_json(json.dumps(document)))
-    write_json(here / "certificate.json", statement.model_dump(mode="json", by_alias=True))
+    with contextlib.suppress(ValidationError):  # what no certificate can say has no seal, either
+        document = seal(Statement.model_validate(document)).model_dump(mode="json", by_alias=True)
+    write_json(here / "certificate.json", document)
     with pytest.raises(FileFormatError, match=r"certificate\.json"):
         api.report(here)
 
