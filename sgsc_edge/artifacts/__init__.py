@@ -1,7 +1,7 @@
 """Files that survive: atomic writes, hashes, reproducible archives, manifest, resume stamps, folder lock."""
 
 from sgsc_edge.artifacts.archives import MAX_NPZ_BYTES, npz_bytes, read_npz, write_npz
-from sgsc_edge.artifacts.earlier import Earlier
+from sgsc_edge.artifacts.earlier import Earlier, restoring
 from sgsc_edge.artifacts.files import (
     MAX_JSON_BYTES,
     atomic_path,
@@ -50,6 +50,7 @@ __all__ = [
     "read_json",
     "read_npz",
     "remove_leftovers",
+    "restoring",
     "scratch_errors",
     "sha256_bytes",
     "sha256_file",

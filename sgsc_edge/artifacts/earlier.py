@@ -17,6 +17,18 @@ from types import TracebackType
 from sgsc_edge.artifacts.files import output_errors
 
 _KEPT, _ASIDE = ".earlier", ".unfinished"
+_MAKING, _GONE = ".making", ".gone"
+"""Suffixes of what is kept while it is not whole yet, and while it is no more."""
+
+
+def restoring(folder: Path, otherwise: str) -> str:
+    """What to do where files of a build folder do not fit: ``otherwise``, unless an earlier build is kept."""
+    if not (folder / _KEPT).is_dir():
+        return otherwise
+    return (
+        "a build that replaces an earlier one was stopped here, or still runs: run `sgsc-edge build` again, "
+        "which ends it, or puts the earlier build back where it cannot"
+    )
 
 
 class Earlier:
@@ -41,9 +53,8 @@ class Earlier:
         """Keep the files as they are, unless some are kept already; ``OutputError`` where that cannot be."""
         if self._kept.exists():
             return
-        making = self._kept.with_suffix(".making")
+        making = self._kept.with_suffix(_MAKING)
         with output_errors(self._kept):
-            shutil.rmtree(making, ignore_errors=True)
             making.mkdir()
             for name in self._names:
                 if (self._folder / name).is_file():
@@ -51,14 +62,17 @@ class Earlier:
             making.replace(self._kept)
 
     def __enter__(self) -> Earlier:
+        for suffix in (_MAKING, _GONE):  # what a killed one left, of which nothing is whole
+            shutil.rmtree(self._kept.with_suffix(suffix), ignore_errors=True)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is None:
-            for place in (self._kept, self.unfinished):
-                shutil.rmtree(place, ignore_errors=True)
+            with contextlib.suppress(OSError):  # kept, it is whole, and forgotten by the next one
+                self._forget()
+            shutil.rmtree(self.unfinished, ignore_errors=True)
         elif self._kept.exists():
             self._put_back()
 
@@ -79,8 +93,12 @@ class Earlier:
                         os.link(kept, here)
                     except OSError:  # no hard links here, and perhaps no room for a copy
                         kept.replace(here)
-            gone = self._kept.with_suffix(".gone")
-            shutil.rmtree(gone, ignore_errors=True)
+            self._forget()
+
+    def _forget(self) -> None:
+        """Drop what is kept, at once: half of it must never be put back."""
+        if self._kept.exists():
+            gone = self._kept.with_suffix(_GONE)
             self._kept.replace(gone)
             shutil.rmtree(gone, ignore_errors=True)
 

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import IO, Any, NoReturn
 
+from sgsc_edge.artifacts.earlier import restoring
 from sgsc_edge.artifacts.files import (
     output_errors,
     read_bytes,
@@ -90,7 +91,7 @@ def check_manifest(folder: Path, required: Collection[str] = ()) -> Manifest:
             raise FileFormatError(
                 f"has changed since {MANIFEST_NAME} was written",
                 where=str(folder / name),
-                remedy="restore the file, or build again",
+                remedy=restoring(folder, "restore the file, or build again"),
             )
     return manifest
 

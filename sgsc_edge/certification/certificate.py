@@ -35,10 +35,14 @@ _SHOWN_PROBLEMS = 10
 
 @dataclass(frozen=True)
 class Certificate:
-    """A statement, and how it differs from the one that was recorded before (not part of the JSON)."""
+    """A statement, and how it differs from the one that was recorded before (not part of the JSON).
+
+    ``not_repeated``: exact runtimes that were not held to their recorded outputs, a line each with why.
+    """
 
     statement: Statement
     differences: tuple[str, ...] = ()
+    not_repeated: tuple[str, ...] = ()
 
     @property
     def predicate(self) -> Predicate:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sgsc_edge.artifacts import check_manifest, read_bytes, read_npz, write_json
+from sgsc_edge.artifacts import check_manifest, read_bytes, read_npz, restoring, write_json
 from sgsc_edge.certification.belonging import (
     OWN_TOOLS,
     check_one_model,
@@ -27,6 +27,7 @@ from sgsc_edge.certification.metrics import OutputGrid
 from sgsc_edge.certification.policy import RuntimePolicy, read_policy, requiring
 from sgsc_edge.certification.records import CertificationContext, Verdict
 from sgsc_edge.certification.samples import CERTIFY, GATED_PARTS, PARTS, SampleSet, read_samples
+from sgsc_edge.certification.stored import check_stored
 from sgsc_edge.errors import ConfigError, FileFormatError
 from sgsc_edge.graph.ir import DType
 from sgsc_edge.graph.read_tflite import read_tflite
@@ -35,7 +36,8 @@ from sgsc_edge.runtimes import MODEL_ONNX, MODEL_TFLITE, RunResult, Status, run_
 
 PRESERVATION_NAME = "preservation.npz"
 REQUIRED_SUBJECTS = (MODEL_TFLITE, MODEL_ONNX, PRESERVATION_NAME)
-OPTIONAL_SUBJECTS = ("compressed.safetensors",)
+COMPRESSED_NAME = "compressed.safetensors"
+OPTIONAL_SUBJECTS = (COMPRESSED_NAME,)
 DEFAULT_TIMEOUT_S = 600.0
 MAX_TFLITE_BYTES = 1 << 30
 
@@ -78,8 +80,9 @@ def verify_folder(
     listed in ``Certificate.differences``.
 
     Raises FileFormatError naming a file that is missing, malformed, edited, or does not belong to the others
-    (``belonging``), DataError for samples in two sets, ConfigError for a bad policy. A gate that fails or is
-    not measured raises nothing: see ``Certificate.exit_code``.
+    (``belonging``, ``stored``), DataError for samples in two sets, ConfigError for a bad policy,
+    NotMeasuredError where the comparison of the two models did not end in time. A gate that fails or is not
+    measured raises nothing: see ``Certificate.exit_code``.
     """
     settings = RunSettings(timeout_s, workers, parts)
     recorded = read_certified(folder)
@@ -95,10 +98,20 @@ def verify_folder(
             where=str(folder / CERTIFICATE_NAME),
             remedy="restore the certificate that belongs to this folder, or build again",
         )
+    not_repeated: tuple[str, ...] = ()
     if fresh.verdict is Verdict.PASSED:
-        check_repeated(recorded.predicate, fresh.predicate, folder / CERTIFICATE_NAME)
-        check_one_model(folder / MODEL_ONNX, folder / MODEL_TFLITE, sets[CERTIFY].inputs, timeout_s=timeout_s)
-    return replace(fresh, differences=differences(recorded, fresh))
+        not_repeated = check_repeated(recorded.predicate, fresh.predicate, folder / CERTIFICATE_NAME)
+        check_one_model(
+            folder / MODEL_ONNX,
+            folder / MODEL_TFLITE,
+            sets[CERTIFY].inputs,
+            made_by=recorded.predicate.tools.get(OWN_TOOLS[0], "of another version"),
+            here=fresh.predicate.tools[OWN_TOOLS[0]],
+            timeout_s=timeout_s,
+        )
+        if COMPRESSED_NAME in recorded.subjects:
+            check_stored(folder / COMPRESSED_NAME, folder / MODEL_ONNX)
+    return replace(fresh, differences=differences(recorded, fresh), not_repeated=not_repeated)
 
 
 def read_certified(folder: Path) -> Certificate:
@@ -111,7 +124,7 @@ def read_certified(folder: Path) -> Certificate:
         raise FileFormatError(
             f"is no finished build: it has no {CERTIFICATE_NAME}",
             where=str(folder),
-            remedy="give build/<target> of a build that has ended",
+            remedy=restoring(folder, "give build/<target> of a build that has ended"),
         )
     recorded = read_certificate(path)
     subjects = _subjects(folder)
@@ -120,7 +133,7 @@ def read_certified(folder: Path) -> Certificate:
         raise FileFormatError(
             f"is about other files than those here: {', '.join(changed)}",
             where=str(path),
-            remedy="restore the certificate that belongs to this folder, or build again",
+            remedy=restoring(folder, "restore the certificate that belongs to this folder, or build again"),
         )
     return recorded
 

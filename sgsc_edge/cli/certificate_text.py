@@ -28,6 +28,8 @@ def certificate_text(certificate: Certificate, folder: Path) -> str:
     blocks += ["\n".join(certificate.gate_lines()), "\n".join(certificate.warning_lines())]
     if certificate.differences:
         blocks.append("\n".join(["differs from the recorded certificate:", *certificate.differences]))
+    if certificate.not_repeated:
+        blocks.append("\n".join(["not held to the recorded outputs:", *certificate.not_repeated]))
     sizes = ", ".join(f"{name} {(folder / name).stat().st_size:,} bytes" for name in certificate.subjects)
     blocks.append(f"{certificate.verdict}: {certificate.predicate.target} in {folder}\n{sizes}")
     return "\n\n".join(block for block in blocks if block)

@@ -36,6 +36,7 @@ def command(folder: Path, policy: Path | None, require: tuple[str, ...], certifi
         "folder": str(folder),
         "exit_code": found.exit_code,
         "differences": list(found.differences),
+        "not_repeated": list(found.not_repeated),
         "certificate": found.to_json(),
     }
     return Result(document, certificate_text(found, folder), found.exit_code)

@@ -5,11 +5,12 @@ Limits keep a crafted file from exhausting memory; they lie far above any networ
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]
 from onnx import checker, external_data_helper
 
 from sgsc_edge.artifacts import is_inside
@@ -20,6 +21,7 @@ MAX_NODES = 100_000
 MIN_OPSET = 13
 IR_VERSIONS = range(4, onnx.IR_VERSION + 1)
 
+_BESIDE = "keep the data file beside the model, or export with external_data=False"
 _EXPORT_AGAIN = "export the model to ONNX again; `python -m onnx.checker FILE` shows the finding"
 
 
@@ -33,7 +35,10 @@ def read_onnx(path: Path) -> onnx.ModelProto:
     """
     path = Path(path)
     try:
-        size = path.stat().st_size
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise FileFormatError("is no regular file", where=str(path), remedy="check the path")
+        size = status.st_size
         if size > MAX_FILE_BYTES:
             raise FileFormatError(
                 f"{size} bytes; at most {MAX_FILE_BYTES} are read",
@@ -45,7 +50,7 @@ def read_onnx(path: Path) -> onnx.ModelProto:
         raise FileFormatError(
             f"cannot be read: {error.strerror or error}", where=str(path), remedy="check the path"
         ) from error
-    except (DecodeError, ValueError) as error:
+    except (DecodeError, ValueError, MemoryError) as error:
         raise FileFormatError("this is not an ONNX file", where=str(path), remedy=_EXPORT_AGAIN) from error
     _load_external_data(model, path)
     check_model(model, where=str(path))
@@ -64,30 +69,44 @@ def _load_external_data(model: onnx.ModelProto, path: Path) -> None:
     external = list(filter(uses, model.graph.initializer))
     if not external:
         return
-    files = {entry.value for tensor in external for entry in tensor.external_data if entry.key == "location"}
-    folder = path.parent.resolve()
-    for name in sorted(files):
-        if not is_inside(name) or not (folder / name).resolve().is_relative_to(folder):
-            raise FileFormatError(
-                f"external data '{name}' leaves the model's folder",
-                where=str(path),
-                remedy="keep the data file beside the model, or export with external_data=False",
-            )
     try:
-        total = sum((path.parent / name).stat().st_size for name in files)
-        if total > MAX_FILE_BYTES:
-            raise FileFormatError(
-                f"{total} bytes of external data; at most {MAX_FILE_BYTES} are read",
-                where=str(path),
-                remedy="this is no network for a device; quantize or shrink it first",
-            )
+        total = path.stat().st_size  # protobuf writes no message of 2 GiB or more
+        for tensor in external:
+            total += _external_bytes(tensor, path)
+            if total > MAX_FILE_BYTES:
+                raise FileFormatError(
+                    f"with its external data it has more than the {MAX_FILE_BYTES} bytes that are read",
+                    where=str(path),
+                    remedy="this is no network for a device; quantize or shrink it first",
+                )
         external_data_helper.load_external_data_for_model(model, str(path.parent))
-    except (OSError, ValueError, checker.ValidationError) as error:
+    except (OSError, ValueError, MemoryError, checker.ValidationError) as error:
         raise FileFormatError(
-            f"external data cannot be read: {error}",
+            f"external data cannot be read: {error or 'not enough memory'}",
             where=str(path),
-            remedy="keep the data file beside the model, or export with external_data=False",
+            remedy=_BESIDE,
         ) from error
+
+
+def _external_bytes(tensor: onnx.TensorProto, path: Path) -> int:
+    """How many bytes of a file beside the model are read for a tensor.
+
+    ValueError for numbers that are none, OSError for a file that is not there, FileFormatError for one that
+    leaves the folder, or has no size: reading a pipe may wait for ever.
+    """
+    info = external_data_helper.ExternalDataInfo(tensor)
+    folder = path.parent.resolve()
+    file = (folder / info.location).resolve() if is_inside(info.location) else folder.parent
+    if not file.is_relative_to(folder):
+        raise FileFormatError(
+            f"external data '{info.location}' leaves the model's folder", where=str(path), remedy=_BESIDE
+        )
+    status = file.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise FileFormatError(
+            f"external data '{info.location}' is no regular file", where=str(path), remedy=_BESIDE
+        )
+    return int(info.length or max(0, status.st_size - (info.offset or 0)))
 
 
 def _inner_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
@@ -135,7 +154,7 @@ def check_model(model: onnx.ModelProto, *, where: str = "ONNX model") -> None:
         )
     try:
         checker.check_model(model)
-    except (checker.ValidationError, ValueError) as error:
+    except (checker.ValidationError, ValueError, EncodeError, MemoryError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise FileFormatError(
             f"not a valid ONNX model: {first}", where=where, remedy=_EXPORT_AGAIN

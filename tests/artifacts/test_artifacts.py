@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import io
 import json
@@ -11,9 +10,7 @@ import struct
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -431,62 +428,3 @@ def test_a_folder_that_is_no_build_is_called_that(tmp_path: Path) -> None:
     (tmp_path / "tflite-int8").mkdir()
     with pytest.raises(FileFormatError, match=r"does not exist; did you mean 'tflite-int8'\?"):
         artifacts.check_manifest(tmp_path / "tflite-itn8")
-
-
-# --- the earlier build ------------------------------------------------------------------------------
-
-
-class KilledError(BaseException):
-    """Stands in for a kill: nothing handles it."""
-
-
-def test_files_are_put_back_also_by_the_next_one_after_a_kill(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Killed after each step of putting back in turn: what was kept is never lost."""
-    link, replace = os.link, Path.replace
-    steps = 0
-    while True:
-        folder = tmp_path / str(steps)
-        folder.mkdir()
-        for name in "ab":
-            (folder / name).write_text(f"old {name}")
-        left = [steps]
-
-        def counted(change: Callable[..., Any], left: list[int] = left) -> Callable[..., Any]:
-            def changing(*arguments: Any) -> Any:
-                if left[0] == 0:
-                    raise KilledError
-                left[0] -= 1
-                return change(*arguments)
-
-            return changing
-
-        def stopped(name: str, folder: Path = folder) -> None:
-            with artifacts.Earlier(folder, "abc") as earlier:
-                earlier.keep()
-                (folder / name).unlink(missing_ok=True)
-                (folder / name).write_text("new")
-                monkeypatch.setattr(os, "link", counted(link))
-                monkeypatch.setattr(Path, "replace", counted(replace))
-                raise OutputError("stopped")
-
-        try:
-            stopped("b")
-            killed = False
-        except OutputError:
-            killed = False
-        except KilledError:
-            killed = True
-        monkeypatch.undo()
-        if killed:
-            (folder / "c").write_text("new")
-            with contextlib.suppress(OutputError), artifacts.Earlier(folder, "abc"):
-                raise OutputError("stopped")
-        found = {path.name: path.read_text() for path in folder.iterdir() if path.is_file()}
-        assert found == {"a": "old a", "b": "old b"}
-        assert not (folder / ".earlier").exists()
-        if not killed:
-            break
-        steps += 1
-    assert steps == 3  # the new file aside, the old one back, the kept ones gone

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from sgsc_edge.artifacts import Earlier, FolderLock, write_bytes
-from sgsc_edge.errors import FolderInUseError, OutputError
+from sgsc_edge.artifacts import Earlier, FolderLock, check_manifest, write_bytes, write_manifest
+from sgsc_edge.errors import FileFormatError, FolderInUseError, OutputError
 
 NAMES = ("a", "b", "c")
 
@@ -42,7 +45,7 @@ def test_what_is_stopped_leaves_the_earlier_files_and_its_own_aside(folder: Path
     for _ in range(2):
         stopped(folder)
         assert contents(folder) == before
-        assert contents(folder / ".unfinished") == {"a": b"first a", "b": b"second b", "c": b"second c"}
+        assert contents(folder / ".unfinished") == {"b": b"second b", "c": b"second c"}
         assert not (folder / ".earlier").exists()
 
 
@@ -112,11 +115,96 @@ def test_without_room_to_keep_nothing_is_begun(folder: Path, monkeypatch: pytest
     assert contents(folder) == before
 
 
+class KilledError(BaseException):
+    """Stands in for a kill: nothing handles it."""
+
+
+STEPS = ("link", "replace", "unlink", "rmdir", "mkdir")
+
+
+def kill_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let ``step`` changes of the file system happen, and end in front of the next one."""
+    left = [step]
+
+    def counted(change: Callable[..., Any]) -> Callable[..., Any]:
+        def changing(*arguments: Any, **keys: Any) -> Any:
+            if left[0] == 0:
+                raise KilledError
+            left[0] -= 1
+            return change(*arguments, **keys)
+
+        return changing
+
+    for name in STEPS:
+        monkeypatch.setattr(os, name, counted(getattr(os, name)))
+
+
+@pytest.mark.parametrize("ending", ["whole", "stopped"])
+def test_killed_at_any_step_of_its_end_it_leaves_one_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    """A build that replaces another, or is stopped; then comes one that is refused: it mixes nothing."""
+    old = {"a": b"old a", "b": b"old b"}
+    new = {"a": b"new a", "b": b"new b", "c": b"new c"}
+
+    def replace(folder: Path) -> None:
+        with Earlier(folder, NAMES) as earlier:
+            earlier.keep()
+            for name, data in new.items():
+                write_bytes(folder / name, data)
+            kill_at(step, monkeypatch)
+            if ending == "stopped":
+                raise OutputError("stopped")
+
+    step, killed = 0, True
+    while killed:
+        folder = tmp_path / str(step)
+        folder.mkdir()
+        for name, data in old.items():
+            write_bytes(folder / name, data)
+        killed = False
+        try:
+            replace(folder)
+        except OutputError:
+            pass
+        except KilledError:
+            killed = True
+        finally:
+            monkeypatch.undo()
+        for _ in range(2):
+            with contextlib.suppress(OutputError), Earlier(folder, NAMES):
+                raise OutputError("refused")
+            found = {name: data for name, data in contents(folder).items() if name in NAMES}
+            assert found in ((old,) if ending == "stopped" else (old, new)), step
+        left = {path.name for path in folder.iterdir()} - {*NAMES, ".unfinished"}
+        assert not left
+        step += 1
+    assert step > 3
+    assert found == (old if ending == "stopped" else new)
+
+
+def test_a_folder_that_was_left_half_way_says_so(folder: Path) -> None:
+    write_manifest(folder, "ab", tools={}, seeds={}, inputs={}, code={})
+    Earlier(folder, NAMES).keep()
+    check_manifest(folder)
+    write_bytes(folder / "b", b"second b")  # and a kill
+    with pytest.raises(FileFormatError, match="was stopped here, or still runs: run `sgsc-edge build` again"):
+        check_manifest(folder)
+    with contextlib.suppress(OutputError), Earlier(folder, NAMES):
+        raise OutputError("refused")
+    check_manifest(folder)
+    write_bytes(folder / "b", b"edited")
+    with pytest.raises(FileFormatError, match="restore the file, or build again"):
+        check_manifest(folder)
+
+
 # --- locks ----------------------------------------------------------------------------------------
 
 HOLD = """
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from sgsc_edge.artifacts import FolderLock
 with FolderLock(Path(sys.argv[2])):
     print("held", flush=True)

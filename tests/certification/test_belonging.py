@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ from onnx import numpy_helper
 
 from sgsc_edge.artifacts import read_npz, write_npz
 from sgsc_edge.certification.verify import certify_folder, verify_folder
-from sgsc_edge.errors import FileFormatError
+from sgsc_edge.cli.certificate_text import certificate_text
+from sgsc_edge.errors import FileFormatError, NotMeasuredError
 from sgsc_edge.graph import flatbuffer
 from sgsc_edge.graph.read_tflite import read_tflite
 from sgsc_edge.graph.stated import states
 from sgsc_edge.graph.write_tflite import Form, write_tflite
+from sgsc_edge.runtimes import RunResult, Status
 
 sys.path.append(str(Path(__file__).parents[2]))  # benchmarks/ is not part of the installed package
 
@@ -94,13 +97,17 @@ def test_a_weight_of_the_onnx_is_noticed_although_no_decision_changes(folder: Pa
     refused(folder, r"model\.qdq\.onnx: is another model than model\.tflite")
 
 
-def test_a_scale_of_the_onnx_is_noticed_although_no_integer_changes(folder: Path) -> None:
+def stretch_scale(folder: Path) -> None:
     def stretch(model: onnx.ModelProto) -> None:
         tensor = next(one for one in model.graph.initializer if one.data_type == onnx.TensorProto.FLOAT)
         scale = numpy_helper.to_array(tensor)
         tensor.CopyFrom(numpy_helper.from_array(np.nextafter(scale, np.float32(1)), tensor.name))
 
     edit_onnx(folder, stretch)
+
+
+def test_a_scale_of_the_onnx_is_noticed_although_no_integer_changes(folder: Path) -> None:
+    stretch_scale(folder)
     refused(folder, r"model\.qdq\.onnx: is another model than model\.tflite")
 
 
@@ -176,16 +183,67 @@ def test_another_version_of_a_runtime_may_compute_otherwise(folder: Path) -> Non
     """Its row is judged by the gates; what differs is listed."""
 
     def of_another_version(predicate: Any) -> None:
-        row = predicate["runtimes"][1]
-        row["version"] = "0.9"
-        row["sets"]["certify"]["outputs_sha256"] = "0" * 64
+        predicate["tools"]["sgsc-edge"] = "0.0.1"
+        predicate["runtimes"][1]["sets"]["certify"]["outputs_sha256"] = "0" * 64
 
     edit_certificate(folder, of_another_version)
     reseal(folder)
     found = verify_folder(folder)
     assert found.verdict == "PASSED"
-    assert any(line.startswith("runtimes.numpy.version") for line in found.differences)
+    here = version("sgsc-edge")
+    assert found.not_repeated == (f"numpy: recorded by sgsc-edge 0.0.1, now sgsc-edge {here}",)
     assert any("outputs_sha256" in line for line in found.differences)
+    assert f"not held to the recorded outputs:\n{found.not_repeated[0]}" in certificate_text(found, folder)
+
+
+def other_outputs(predicate: Any) -> None:
+    predicate["runtimes"][1]["sets"]["certify"]["outputs_sha256"] = "0" * 64
+
+
+@pytest.mark.parametrize("where", ["row", "tools"])
+def test_the_integer_executor_repeats_whatever_numpy_runs_it(folder: Path, where: str) -> None:
+    def of_another_numpy(predicate: Any) -> None:
+        (predicate["runtimes"][1] if where == "row" else predicate["tools"]).update(
+            {"version" if where == "row" else "numpy": "1.0"}
+        )
+
+    edit_certificate(folder, of_another_numpy)
+    reseal(folder)
+    assert verify_folder(folder).not_repeated == ()
+    edit_certificate(folder, other_outputs)
+    refused(folder, "records other results of numpy on certify")
+
+
+def test_tflm_repeats_on_its_own_version_alone(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "tflite-int8")
+    certify_folder(folder, context(("tflm",)))
+    edit_certificate(folder, lambda p: p["tools"].update({"numpy": "1.0", "sgsc-edge": "0.0.1"}))
+    edit_certificate(folder, other_outputs)
+    refused(folder, "records other results of tflm on certify")
+    edit_certificate(folder, lambda p: p["runtimes"][1].update(version="0.1"))
+    reseal(folder)
+    (line,) = verify_folder(folder).not_repeated
+    assert line.startswith("tflm: recorded by tflm 0.1, now tflm ")
+
+
+def test_a_refusal_says_where_another_version_may_be_the_reason(folder: Path) -> None:
+    stretch_scale(folder)
+    edit_certificate(folder, lambda p: p["tools"].update({"sgsc-edge": "0.0.1"}))
+    refused(folder, r"(?s)is another model than model\.tflite.*sgsc-edge 0\.0\.1, which certified it")
+
+
+def test_a_comparison_that_does_not_end_is_not_measured(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stretch_scale(folder)
+    reseal(folder)
+    late = RunResult(Status.TIMEOUT, reason="killed after 1 s")
+    monkeypatch.setattr("sgsc_edge.certification.belonging.execute", lambda *_, **__: late)
+    with pytest.raises(
+        NotMeasuredError, match=r"was not compared with model\.tflite: killed after"
+    ) as caught:
+        verify_folder(folder)
+    assert caught.value.exit_code == 3
 
 
 def test_a_failed_gate_is_shown_with_its_figures(folder: Path) -> None:

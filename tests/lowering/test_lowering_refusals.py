@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from google.protobuf.message import EncodeError
+from onnx import TensorProto, external_data_helper, helper, numpy_helper
 from qdq_builder import Qdq
 
 from sgsc_edge.errors import FileFormatError, InternalError, UnsupportedError
@@ -501,6 +505,71 @@ def test_the_current_folder_is_no_place_for_external_data(tmp_path, monkeypatch,
     (tmp_path / "model" / "m.onnx").write_bytes(_adding(_external("here.bin"), place).SerializeToString())
     with pytest.raises(FileFormatError, match="which is no initializer of the main graph"):
         inspect_model(tmp_path / "model" / "m.onnx")
+
+
+@pytest.mark.parametrize("entries", [{}, {"length": "64"}, {"offset": "8"}])
+def test_what_many_initializers_read_of_one_file_is_counted(tmp_path, monkeypatch, entries):
+    model = _adding(_external("here.bin"), "initializer")
+    for number in range(100):
+        tensor = model.graph.initializer.add()
+        tensor.CopyFrom(_external("here.bin"))
+        tensor.name = f"w{number}"
+        for key, value in entries.items():
+            tensor.external_data.add(key=key, value=value)
+    (tmp_path / "here.bin").write_bytes(bytes(72))
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    reading = sys.modules["sgsc_edge.lowering.read_onnx"]
+    monkeypatch.setattr(reading, "MAX_FILE_BYTES", (tmp_path / "m.onnx").stat().st_size + 3000)
+    with pytest.raises(FileFormatError, match="with its external data it has more than") as caught:
+        lower(tmp_path / "m.onnx")
+    assert caught.value.exit_code == 2
+    monkeypatch.undo()
+    with pytest.raises(FileFormatError, match="malformed"):  # all are read, and do not fit
+        lower(tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize("entries", [{"length": str(2**62)}, {"offset": "x"}, {"length": "-5"}])
+def test_absurd_places_of_external_data_are_refused(tmp_path, entries):
+    model = _adding(_external("here.bin"), "initializer")
+    for key, value in entries.items():
+        model.graph.initializer[0].external_data.add(key=key, value=value)
+    (tmp_path / "here.bin").write_bytes(bytes(16))
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(FileFormatError, match="external data"):
+        lower(tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize("kind", ["data", "model"])
+def test_a_pipe_is_not_waited_for(tmp_path, kind):
+    pipe = tmp_path / ("here.bin" if kind == "data" else "m.onnx")
+    os.mkfifo(pipe)
+    if kind == "data":
+        model = _adding(_external("here.bin"), "initializer")
+        (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(FileFormatError, match="is no regular file"):
+        lower(tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize(
+    ("error", "step"),
+    [
+        (MemoryError, "load_model"),
+        (MemoryError, "load_external_data_for_model"),
+        (MemoryError, "check_model"),
+        (EncodeError, "check_model"),
+    ],
+)
+def test_what_protobuf_and_memory_cannot_hold_is_refused(tmp_path, monkeypatch, error, step):
+    def fails(*_, **__):
+        raise error
+
+    (tmp_path / "here.bin").write_bytes(bytes(16))
+    (tmp_path / "m.onnx").write_bytes(_adding(_external("here.bin"), "initializer").SerializeToString())
+    modules = {"load_model": onnx, "check_model": onnx.checker}
+    monkeypatch.setattr(modules.get(step, external_data_helper), step, fails)
+    with pytest.raises(FileFormatError) as caught:
+        lower(tmp_path / "m.onnx")
+    assert "m.onnx" in str(caught.value)
 
 
 def test_external_data_beside_the_model_is_read(tmp_path):
