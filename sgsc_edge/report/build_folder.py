@@ -359,10 +359,13 @@ def _common(parts: list[str]) -> str:
 
 
 def _gone(whole: tuple[WholeLayer, ...], entry: str) -> tuple[Layer, ...]:
-    """The layers that left whole: training started with them, and ``entry`` does not name them."""
+    """The layers that left whole, by name: training started with them, and ``entry`` does not name them."""
     shipped = {_common(own) for own, _ in stated_layers(entry.encode())}
     lost = [layer for layer in whole if shipped and layer.name not in shipped]
-    return tuple(Layer(layer.name, (), _bounded(layer.channels, layer.name)) for layer in lost)
+    return tuple(
+        Layer(layer.name, (), _bounded(layer.channels, layer.name))
+        for layer in sorted(lost, key=lambda layer: layer.name)
+    )
 
 
 def _layer(name: str, weights: list[TensorSummary], packed: bool) -> Layer:

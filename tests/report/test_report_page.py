@@ -24,7 +24,7 @@ from sgsc_edge.certification.certificate import seal
 from sgsc_edge.certification.records import Statement
 from sgsc_edge.certification.verify import certify_folder
 from sgsc_edge.errors import FileFormatError, FolderInUseError
-from sgsc_edge.report import read_build, render, report_key, write_report
+from sgsc_edge.report import costs_only_the_report, read_build, render, report_key, write_report
 from sgsc_edge.report.decided import decided
 from sgsc_edge.report.sections.flips import SHOWN, SIDE
 
@@ -481,6 +481,16 @@ def test_the_file_is_written_where_asked_and_only_when_it_changes(folder: Path, 
     assert write_report(here).stat().st_mtime_ns == written
     assert api.verify(here).exit_code == 1  # as certified: the report is none of its business
     assert len(WRONG) == 3
+
+
+def test_our_own_bugs_cost_only_the_report(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "report.html").write_text("of an earlier build")
+    with costs_only_the_report(tmp_path):
+        raise ZeroDivisionError("division by zero")
+    assert not (tmp_path / "report.html").exists()
+    assert "report: not made, and nothing else is lost: ZeroDivisionError: division by zero" in caplog.text
+    with pytest.raises(KeyboardInterrupt), costs_only_the_report(tmp_path):
+        raise KeyboardInterrupt
 
 
 def test_a_folder_in_use_is_left_alone(folder: Path, tmp_path: Path) -> None:
