@@ -267,7 +267,7 @@ def test_what_was_not_measured_is_said(tmp_path: Path) -> None:
     # Made by hand: no history, no plan, no selection.
     assert "does not hold history.jsonl" in text
     assert "None. On every sample of must_keep, float, the compressed model and every runtime" in text
-    assert "Right decisions lost – of 0" in text
+    assert "Right decisions lost – of 0 certify samples" in text
     assert "does not hold the size of: float32, plain int8" in text
     assert "does not hold preservation.json" in text
 
@@ -277,7 +277,7 @@ def test_float_logits_that_are_not_finite_leave_flips_open(folder: Path) -> None
         arrays["certify_float_logits"][0, 0] = np.nan
 
     page = Page(render(other_samples(folder, (4, 4, 1), stated=(1, 4, 4), edit=edit)))
-    assert "Right decisions lost – of 50" in page.text
+    assert "Right decisions lost – of 50 certify samples, against float" in page.text
     assert "Right decisions on the certify set, class by class." in page.text
     assert (
         "None. On every sample of certify and must_keep, float (where it is known), the compressed model and "

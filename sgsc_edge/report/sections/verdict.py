@@ -149,7 +149,7 @@ def _facts(build: BuildFolder, sizes: SizesView) -> Sequence[Fact]:
     lost = compressed.negative_flips if compressed.samples else None
     missing = len(required) - len(measured)
     apart = sum(bool(found.differs_from_compressed) for found in measured)
-    ran = [f"required, on {count(len(differing), 'sample')}"] if measured else []
+    ran = [f"required, on {count(len(differing), 'certify sample')}"] if measured else []
     return (
         Fact(
             f"{name.capitalize()} on certify",
@@ -160,7 +160,7 @@ def _facts(build: BuildFolder, sizes: SizesView) -> Sequence[Fact]:
         Fact(
             "Right decisions lost",
             "–" if lost is None else f"{len(lost)}",
-            f"of {compressed.samples:,}, against float",
+            f"of {count(compressed.samples, 'certify sample')}, against float",
         ),
         Fact(
             "Runtimes that differ",
