@@ -218,12 +218,14 @@ def report(folder: str | Path, out: str | Path | None = None) -> Reported:
     ``out``: the page's file; None for ``report.html`` in the folder, which must then not be in use.
     """
     from sgsc_edge.artifacts import FolderLock
-    from sgsc_edge.report import REPORT, read_build, render, write_page
+    from sgsc_edge.report import REPORT, check_is_build, read_build, render, write_page
 
-    build = read_build(Path(folder))
-    page = render(build)
-    path = Path(folder) / REPORT if out is None else Path(out)
-    with FolderLock(Path(folder)) if out is None else contextlib.nullcontext():
+    folder = Path(folder)
+    path = folder / REPORT if out is None else Path(out)
+    check_is_build(folder)
+    with FolderLock(folder) if out is None else contextlib.nullcontext():
+        build = read_build(folder)
+        page = render(build)
         write_page(path, page)
     return Reported(path, len(page), build.certificate.verdict)
 

@@ -43,7 +43,7 @@ from sgsc_edge.graph import reference
 from sgsc_edge.graph.ir import Graph
 from sgsc_edge.packaging import package_c_code, read_source
 from sgsc_edge.packaging.source import MODEL, SAMPLES
-from sgsc_edge.report import REPORT, write_report
+from sgsc_edge.report import REPORT, costs_only_the_report, write_report
 from sgsc_edge.runtimes import run_runtime
 
 log = logging.getLogger(__name__)
@@ -194,7 +194,8 @@ def _flash(
     document = _statement(build, board, run, chosen, expected, written)
     write_json(build.certificate(board), document)
     if (folder / REPORT).exists():
-        write_report(folder)  # it shows the boards
+        with costs_only_the_report(folder):
+            write_report(folder)  # it shows the boards
     return BoardCertificate(build.certificate(board), document)
 
 

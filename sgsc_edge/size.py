@@ -111,5 +111,14 @@ class Storage:
         return f"{scales}, {len(self.wide)} channels int{WIDE_BITS}" if self.wide else scales
 
 
+def bytes_in_plain_c(weights: int, channels: int) -> int:
+    """Bytes of an 8-bit layer in C code that packs nothing: no channel needs a header.
+
+    >>> bytes_in_plain_c(90, 10)
+    180
+    """
+    return weights + channels * (BIAS_BYTES + RESCALING_BYTES)
+
+
 EIGHT_BITS = Storage()
 """What every target stores and executes."""

@@ -99,10 +99,11 @@ def _build(project: Project, target: Target, out: Path, board: Board | None) -> 
         document |= {"exit_code": error.exit_code, "error": error_document(error)}
         return Result(document, f"{target.name}: not built, see the error above", error.exit_code)
     report = folder / REPORT
+    made = report.is_file()  # else a warning has said why not
     document |= {
         "exit_code": certificate.exit_code,
         "certificate": certificate.to_json(),
-        "report": str(report),
+        "report": str(report) if made else None,
     }
-    text = f"{certificate_text(certificate, folder)}\nreport: {report}"
+    text = certificate_text(certificate, folder) + (f"\nreport: {report}" if made else "")
     return Result(document, text, certificate.exit_code)

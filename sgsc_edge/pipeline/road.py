@@ -21,6 +21,7 @@ from sgsc_edge.certification import Certificate, check_runtime_names, read_certi
 from sgsc_edge.pipeline.context import CERTIFICATE, Build
 from sgsc_edge.pipeline.stages import STAGES, Stage, stated_policy
 from sgsc_edge.project import Project
+from sgsc_edge.report import costs_only_the_report
 from sgsc_edge.targets import Target
 
 log = logging.getLogger("sgsc_edge")
@@ -50,23 +51,31 @@ def build(project: Project, target: Target, folder: Path, board: Board | None = 
         check_runtime_names(stated_policy(this).runtimes)
         with Earlier(folder, _FILES) as earlier:
             for stage in STAGES:
-                if stage.needed(this):
+                if stage.needed(this) and not stage.view:
                     _walk(stage, this, earlier)
+        for stage in STAGES:  # the build is certified, and the earlier one gone
+            if stage.view:
+                with costs_only_the_report(folder):
+                    _walk(stage, this)
         return read_certificate(folder / CERTIFICATE)
 
 
-def _walk(stage: Stage, build: Build, earlier: Earlier) -> None:
-    """Make a stage's outputs current: they are already, or another target's are the same, or it runs."""
+def _walk(stage: Stage, build: Build, earlier: Earlier | None = None) -> None:
+    """Make a stage's outputs current: they are already, or another build's are the same, or it runs.
+
+    ``earlier``: None where no earlier build is to be kept, nor one that was stopped to go on with.
+    """
     key = content_key(stage.name, version("sgsc-edge"), package_hash(), stage.key(build))
     stamps = Stamps(build.folder)
     if stamps.is_current(stage.name, key):
         log.info("%s: unchanged", stage.name)
         return
-    if stage.outputs and (build.folder / CERTIFICATE).exists():
-        earlier.keep()
-    if stamps.adopt(stage.name, key, stage.outputs, earlier.unfinished):
-        log.info("%s: done before the build was stopped", stage.name)
-        return
+    if earlier is not None:
+        if stage.outputs and (build.folder / CERTIFICATE).exists():
+            earlier.keep()
+        if stamps.adopt(stage.name, key, stage.outputs, earlier.unfinished):
+            log.info("%s: done before the build was stopped", stage.name)
+            return
     if stage.shared:
         for other in _neighbours(build.folder):
             if stamps.adopt(stage.name, key, stage.outputs, other):

@@ -84,6 +84,7 @@ class Stage:
     run: writes them; takes the whole key, for checkpoints.
     shared: other targets' outputs of the same key are copied rather than made again.
     needed: whether the project asks for it.
+    view: it only shows the certified build, which stands if this fails.
     """
 
     name: str
@@ -92,6 +93,7 @@ class Stage:
     run: Callable[[Build, str], None]
     shared: bool = False
     needed: Callable[[Build], bool] = lambda build: True
+    view: bool = False
 
 
 # --- rehearse -------------------------------------------------------------------------------------
@@ -428,5 +430,5 @@ STAGES = (
     Stage("fit", (), _fit_key, _fit, needed=_has_board),
     Stage("record", (PRESERVATION, MANIFEST), _record_key, _record),
     Stage("certify", (CERTIFICATE,), _certify_key, _certify),
-    Stage("report", (REPORT,), _report_key, _report),
+    Stage("report", (REPORT,), _report_key, _report, view=True),
 )

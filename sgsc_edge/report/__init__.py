@@ -7,27 +7,69 @@ script, and asks for nothing outside itself.
 
 from __future__ import annotations
 
+import contextlib
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
-from sgsc_edge.artifacts import content_key, read_bytes, sha256_file, sources_hash, write_bytes
+from sgsc_edge.artifacts import (
+    MANIFEST_NAME,
+    content_key,
+    read_bytes,
+    sha256_file,
+    sources_hash,
+    write_bytes,
+)
 from sgsc_edge.certification.certificate import CERTIFICATE_NAME
-from sgsc_edge.errors import FileFormatError
-from sgsc_edge.report.build_folder import board_certificates, read_build
+from sgsc_edge.errors import FileFormatError, SgscError
+from sgsc_edge.report.build_folder import board_certificates, check_is_build, read_build
 from sgsc_edge.report.page import TEMPLATES, render
 
 REPORT = "report.html"
 _MAX_BYTES = 64 << 20
 
-__all__ = ["REPORT", "read_build", "render", "report_key", "write_page", "write_report"]
+log = logging.getLogger("sgsc_edge")
+
+__all__ = [
+    "REPORT",
+    "check_is_build",
+    "costs_only_the_report",
+    "read_build",
+    "render",
+    "report_key",
+    "write_page",
+    "write_report",
+]
 
 
 def report_key(folder: Path) -> str:
-    """Hash of what a report follows from beside the build's own files, which the certificate names."""
-    certificates = [folder / CERTIFICATE_NAME, *board_certificates(folder)]
+    """Hash of all that a report follows from: the manifest holds the hashes of the files that it shows."""
+    followed = [folder / MANIFEST_NAME, folder / CERTIFICATE_NAME, *board_certificates(folder)]
     return content_key(
-        {path.name: sha256_file(path) for path in certificates},
+        {path.name: _digest(path) for path in followed},
         sources_hash(TEMPLATES, ("*.html", "*.css")),
     )
+
+
+def _digest(path: Path) -> str | None:
+    """None for what cannot be read, such as a folder: the page says so of a board's certificate."""
+    try:
+        return sha256_file(path)
+    except FileFormatError:
+        return None
+
+
+@contextlib.contextmanager
+def costs_only_the_report(folder: Path) -> Iterator[None]:
+    """What fails in the block is a warning, and the folder has no report: an earlier one would be wrong."""
+    try:
+        yield
+    except Exception as error:
+        reason = error if isinstance(error, SgscError) else f"{type(error).__name__}: {error}"
+        log.warning("report: not made, and nothing else is lost: %s", reason)
+        log.debug("report: where it failed", exc_info=True)
+        with contextlib.suppress(OSError):
+            (folder / REPORT).unlink()
 
 
 def write_report(folder: Path) -> Path:

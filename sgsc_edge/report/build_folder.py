@@ -13,9 +13,17 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import safetensors.numpy
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from sgsc_edge.artifacts import MAX_JSON_BYTES, Manifest, check_manifest, read_bytes, read_json, read_npz
+from sgsc_edge.artifacts import (
+    MANIFEST_NAME,
+    MAX_JSON_BYTES,
+    Manifest,
+    check_manifest,
+    read_bytes,
+    read_json,
+    read_npz,
+)
 from sgsc_edge.certification import Certificate, SampleSet
 from sgsc_edge.certification.boards import BoardStatement, read_board_certificate
 from sgsc_edge.certification.certificate import CERTIFICATE_NAME
@@ -48,6 +56,8 @@ PACKED = "learned"
 
 _PREFIX = "sgsc."
 _HUGE = 1e30
+_ACCURACY = "accuracy"
+"""How the names of a history's columns of accuracies end."""
 _MAX_REMOVED = 1 << 16
 """Channels that one layer may have lost; more are no figure of a build."""
 
@@ -61,13 +71,17 @@ class _File(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
 
 
+_Bytes = Annotated[int, Field(ge=0, le=1 << 50)]
+_Depth = Annotated[float, Field(ge=0, le=64)]
+
+
 class PlannedLayer(_File):
     """What became of one layer: bytes, learned depths (least, mean, most), and the reason."""
 
     name: str
-    depths: Annotated[tuple[float, float, float], Field(strict=False)]
-    bytes: int
-    bytes_in_8_bits: int
+    depths: Annotated[tuple[_Depth, _Depth, _Depth], Field(strict=False)]
+    bytes: _Bytes
+    bytes_in_8_bits: _Bytes
     reason: str
 
 
@@ -75,7 +89,7 @@ class PlanFile(_File):
     """``plan.json``; ``float_bytes``: of the float model's parameters, where the build recorded them."""
 
     layers: Annotated[tuple[PlannedLayer, ...], Field(strict=False)]
-    float_bytes: Annotated[int, Field(gt=0)] | None = None
+    float_bytes: Annotated[_Bytes, Field(gt=0)] | None = None
 
 
 class RestoredChannel(_File):
@@ -98,7 +112,10 @@ class Action(_File):
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer that ships: the bits of each output channel, falling, and how many channels it lost."""
+    """One layer: the bits of each output channel that ships, falling, and how many channels it lost.
+
+    One that left whole has no bits.
+    """
 
     name: str
     bits: tuple[int, ...]
@@ -144,8 +161,8 @@ class BuildFolder:
     ----------
     sets: the recorded samples by part.
     graph, inspection: of ``model.tflite``.
-    layers, whole_layers: what ships, in order of execution, and what training started with.
-    history, control_history: a row an epoch.
+    layers, whole_layers: what ships, in order of execution, then what left whole; what training started with.
+    history, control_history: a row an epoch; None where the folder does not hold the history.
     boards: whose certificates are about this build; ``left_out`` those that are not, or are malformed.
     """
 
@@ -159,7 +176,7 @@ class BuildFolder:
     layers: tuple[Layer, ...]
     whole_layers: tuple[WholeLayer, ...]
     plan: PlanFile | None
-    history: tuple[Row, ...]
+    history: tuple[Row, ...] | None
     control_history: tuple[Row, ...]
     actions: tuple[Action, ...]
     selection: Selection | None
@@ -174,8 +191,7 @@ class BuildFolder:
 
 def read_build(folder: Path) -> BuildFolder:
     """Read a build folder; FileFormatError naming the file that is missing, malformed or edited."""
-    if not folder.is_dir():
-        raise FileFormatError("is no folder", where=str(folder), remedy="give build/<target> of a build")
+    check_is_build(folder)
     manifest = check_manifest(folder, required=REQUIRED_SUBJECTS)
     certificate = read_certified(folder)
     path = folder / PRESERVATION_NAME
@@ -191,6 +207,8 @@ def read_build(folder: Path) -> BuildFolder:
     stored = read_onnx(folder / MODEL_ONNX).metadata_props
     entries = {entry.key.removeprefix(_PREFIX): entry.value for entry in stored}
     packed = manifest.code.get("weights") == PACKED
+    whole = _whole(folder / COMPRESSED) if COMPRESSED in listed else ()
+    channels = entries.get(CHANNELS, "")
     output_grid(model, sets)  # refuses a model that takes other samples than these
     _check_complete(certificate, sets, folder / CERTIFICATE_NAME)
     return BuildFolder(
@@ -201,16 +219,24 @@ def read_build(folder: Path) -> BuildFolder:
         stated=_stated(entries, next(iter(sets.values())).float_logits.shape[1]),
         graph=read_tflite(read_bytes(model, MAX_FILE_BYTES), where=str(model)),
         inspection=inspect_model(model),
-        layers=_layers(folder / MODEL_ONNX, entries.get(CHANNELS, ""), packed=packed),
-        whole_layers=_whole(folder / COMPRESSED) if COMPRESSED in listed else (),
+        layers=_layers(folder / MODEL_ONNX, channels, packed=packed) + _gone(whole, channels),
+        whole_layers=whole,
         plan=plan,
-        history=rows(HISTORY, dict[str, float]),
+        history=rows(HISTORY, dict[str, float]) if HISTORY in listed else None,
         control_history=rows(CONTROL_HISTORY, dict[str, float]),
         actions=rows(ACTIONS, Action),
         selection=read_selection(folder / SELECTION) if SELECTION in listed else None,
         boards=boards,
         left_out=left_out,
     )
+
+
+def check_is_build(folder: Path) -> None:
+    """FileFormatError where a folder cannot be a build's, before anything is put into it."""
+    if not folder.is_dir():
+        raise FileFormatError("is no folder", where=str(folder), remedy="give build/<target> of a build")
+    if not (folder / MANIFEST_NAME).is_file():
+        check_manifest(folder)  # says what is missing
 
 
 def _check_complete(certificate: Certificate, sets: Mapping[str, SampleSet], path: Path) -> None:
@@ -269,10 +295,18 @@ def _rows(path: Path, kind: type[_T]) -> tuple[_T, ...]:
     return tuple(_validated(_ROWS[kind], document, path) for document in documents)
 
 
+def _shares(row: dict[str, float]) -> dict[str, float]:
+    wrong = [name for name, value in row.items() if name.endswith(_ACCURACY) and not 0 <= value <= 1]
+    if wrong:
+        raise ValueError(f"{wrong[0]} is a share, from 0 to 1")
+    return row
+
+
 _ROWS: Mapping[Any, TypeAdapter[Any]] = {
     Action: TypeAdapter(Action),
     dict[str, float]: TypeAdapter(
-        dict[str, Annotated[float, Field(ge=-_HUGE, le=_HUGE)]], config=ConfigDict(strict=True)
+        Annotated[dict[str, Annotated[float, Field(ge=-_HUGE, le=_HUGE)]], AfterValidator(_shares)],
+        config=ConfigDict(strict=True),
     ),
 }
 
@@ -324,15 +358,28 @@ def _common(parts: list[str]) -> str:
     return parts[0] if len(parts) == 1 else parts[0].rpartition("_")[0]
 
 
+def _gone(whole: tuple[WholeLayer, ...], entry: str) -> tuple[Layer, ...]:
+    """The layers that left whole, by name: training started with them, and ``entry`` does not name them."""
+    shipped = {_common(own) for own, _ in stated_layers(entry.encode())}
+    lost = [layer for layer in whole if shipped and layer.name not in shipped]
+    return tuple(
+        Layer(layer.name, (), _bounded(layer.channels, layer.name))
+        for layer in sorted(lost, key=lambda layer: layer.name)
+    )
+
+
 def _layer(name: str, weights: list[TensorSummary], packed: bool) -> Layer:
     bits: list[int] = []
     for tensor in weights:
         narrow = tensor.channel_bits if packed else None
         bits += narrow or (tensor.bits,) * (tensor.channels or 0)
-    removed = weights[0].channels_removed or 0
+    return Layer(name, tuple(sorted(bits, reverse=True)), _bounded(weights[0].channels_removed or 0, name))
+
+
+def _bounded(removed: int, name: str) -> int:
     if removed > _MAX_REMOVED:
         raise FileFormatError(f"says that layer '{name}' lost {removed:,} channels", where=MODEL_ONNX)
-    return Layer(name, tuple(sorted(bits, reverse=True)), removed)
+    return removed
 
 
 def _stated(entries: Mapping[str, str], classes: int) -> Stated:

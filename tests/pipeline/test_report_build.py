@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.conftest import sgsc_edge
 from report.report_folders import write_board
 
 from sgsc_edge import api
+from sgsc_edge.c_code.write import c_code
 from sgsc_edge.report import read_build
 from sgsc_edge.report.sections.sizes import sizes_view
 
@@ -54,6 +56,27 @@ def test_the_command_says_where_the_page_is(built: Path, tmp_path: Path) -> None
     assert "plan.json: has changed since manifest.json was written" in ran.err
 
 
+def test_a_report_that_cannot_be_made_costs_the_report_alone(built: Path) -> None:
+    """The new build stands. What cannot be read of a board is said on the page."""
+    folder = built / "build" / TARGET
+    before = api.verify(folder).predicate.digest
+    (folder / "certificate.old.json").mkdir()
+    (folder / "report.html").unlink()
+    (folder / "report.html").mkdir()
+    command = ("build", built, "--target", TARGET, "--out", built / "build", "--set", "compress.seed=1")
+    ran = sgsc_edge(*command, "--json")
+    assert ran.code == 0, ran.err
+    assert "report: not made, and nothing else is lost: " in ran.err
+    assert "report.html: cannot write: Is a directory" in ran.err
+    assert ran.document["builds"][0]["report"] is None
+    assert api.verify(folder).predicate.digest != before
+    assert not (folder / ".earlier").exists()
+    (folder / "report.html").rmdir()
+    ran = sgsc_edge(*command)
+    assert ran.code == 0, ran.err
+    assert "certificate.old.json cannot be read" in (folder / "report.html").read_text()
+
+
 def test_it_is_made_without_torch(built: Path) -> None:
     code = (
         "import sys; sys.modules['torch'] = None; from sgsc_edge import api; "
@@ -71,4 +94,9 @@ def test_plain_int8_is_what_a_plain_build_stores(built: Path) -> None:
     assert float_row.nbytes == 4 * (36 + 4 + 8 + 108 + 3)
     assert found.plan is not None
     assert plain.nbytes == this.nbytes == sum(layer.bytes for layer in found.plan.layers)
+    # In C code it is what the package of this very build holds.
+    packed = sizes_view(replace(found, manifest=replace(found.manifest, code={"weights": "learned"})))
+    in_c = c_code(found.graph, name="model", model_hash="0" * 64).constant_bytes
+    assert packed.parameters[1].nbytes == in_c < plain.nbytes
+    assert len(packed.parameters) == 3
     assert sum(row.nbytes for row in view.file) == (found.path / "model.tflite").stat().st_size

@@ -144,6 +144,7 @@ def other_samples(
     stated: Sequence[int] | None = None,
     edit: Callable[[dict[str, np.ndarray]], object] = lambda arrays: None,
     runs: Callable[[dict[str, SampleSet]], dict[str, RuntimeRun]] | None = None,
+    **gate: object,
 ) -> BuildFolder:
     """The build of ``folder`` as if its samples were int8 [n, *shape] of so many classes.
 
@@ -167,7 +168,12 @@ def other_samples(
     outputs = {part: one.compressed_logits for part, one in sets.items()}
     ran = runs(sets) if runs else {"numpy": RuntimeRun("ok", "2", outputs=outputs)}
     certificate = certify(
-        context(tuple(ran), ()), sets, ran, OutputGrid(0.1, 0), subjects={"model.tflite": "1" * 64}, tools={}
+        context(tuple(ran), (), **gate),
+        sets,
+        ran,
+        OutputGrid(0.1, 0),
+        subjects={"model.tflite": "1" * 64},
+        tools={},
     )
     build = read_build(folder)
     given = build.stated.input

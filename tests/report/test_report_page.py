@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,12 @@ from report.report_folders import HOSTILE, decide, other_samples, whole_folder, 
 
 from sgsc_edge import api
 from sgsc_edge.artifacts import read_json, write_json, write_manifest
-from sgsc_edge.certification import RuntimeRun
+from sgsc_edge.certification import Certificate, RuntimeRun
 from sgsc_edge.certification.certificate import seal
 from sgsc_edge.certification.records import Statement
 from sgsc_edge.certification.verify import certify_folder
 from sgsc_edge.errors import FileFormatError, FolderInUseError
-from sgsc_edge.report import read_build, render, write_report
+from sgsc_edge.report import costs_only_the_report, read_build, render, report_key, write_report
 from sgsc_edge.report.decided import decided
 from sgsc_edge.report.sections.flips import SHOWN, SIDE
 
@@ -89,7 +90,10 @@ def test_it_says_verdict_sizes_training_boards_and_hashes(folder: Path) -> None:
     text = page.text
     assert "Failed Compressed model against float: accuracy drop against float is 2.00 points" in text
     # 48 + 108 weights, 6 + 3 channels with a bias and two scales of their own.
-    assert "plain int8 every channel at 8 bits: weights, biases and their scales 408 10.2 %" in text
+    assert (
+        "plain int8 every channel at 8 bits: weights, biases and their scales in model.tflite 408 10.2 %"
+        in text
+    )
     assert "float32 4 bytes for each of the model's parameters 4,000 100.0 %" in text
     assert "4.5 (2.0 to 8.0)" in text
     assert "because of plain" in text
@@ -159,7 +163,10 @@ def test_decisions_of_runtimes_are_their_own(folder: Path) -> None:
     assert np.flatnonzero(found.by_model["numpy"] != labels).tolist() == [1, 2, 9]
     assert found.by_model["numpy"][9] == (labels[9] + 2) % 3
     text = Page(render(build)).text
-    assert "4 samples of the sets that gate are decided otherwise" in text
+    assert (
+        "4 samples of certify and must_keep are not decided alike by float, the compressed model and every "
+        "runtime that ran." in text
+    )
     # Class 0 has samples 0, 3, .. 48: the compressed model lost sample 0, the runtime sample 9.
     assert re.search(r"class 0 17 17 16 −1 16 −1", text)
     assert "class 0 class 0 class 2 right → wrong 1 numpy" in text
@@ -215,7 +222,7 @@ def test_hundreds_of_flips_and_classes_stay_small(folder: Path) -> None:
     assert len(page) < 3_000_000
     parsed = Page(page)
     assert len(parsed.having("img")) == SHOWN
-    assert "600 samples of the sets that gate are decided otherwise" in parsed.text
+    assert "600 samples of certify and must_keep are not decided alike" in parsed.text
     assert f"; the {SHOWN} that matter most are shown" in parsed.text
     assert "class 99" in parsed.text
 
@@ -236,8 +243,15 @@ def test_must_keep_and_lost_decisions_come_first(folder: Path) -> None:
 
 def test_a_build_without_changes_says_so(folder: Path) -> None:
     page = Page(render(other_samples(folder, (4, 4, 1), stated=(1, 4, 4))))
-    assert "Passed On 50 certify samples the compressed model's accuracy did not get worse" in page.text
-    assert "None. No certify or must_keep sample is decided otherwise than by float" in page.text
+    assert (
+        "Passed On 50 certify samples the compressed model's accuracy is not worse than float's" in page.text
+    )
+    assert "and 1 required runtime decided every sample as it did." in page.text
+    assert (
+        "None. On every sample of certify and must_keep, float, the compressed model and every runtime that "
+        "ran decide alike. Classes"
+    ) in page.text
+    assert "Not run on" not in page.text
 
 
 def test_what_was_not_measured_is_said(tmp_path: Path) -> None:
@@ -253,7 +267,9 @@ def test_what_was_not_measured_is_said(tmp_path: Path) -> None:
     text = Page(render(read_build(empty))).text
     assert "Not measured Compressed model against float: the certify set has no samples" in text
     # Made by hand: no history, no plan, no selection.
-    assert "Nothing was trained" in text
+    assert "does not hold history.jsonl" in text
+    assert "None. On every sample of must_keep, float, the compressed model and every runtime" in text
+    assert "Right decisions lost – of 0 certify samples" in text
     assert "does not hold the size of: float32, plain int8" in text
     assert "does not hold preservation.json" in text
 
@@ -263,7 +279,91 @@ def test_float_logits_that_are_not_finite_leave_flips_open(folder: Path) -> None
         arrays["certify_float_logits"][0, 0] = np.nan
 
     page = Page(render(other_samples(folder, (4, 4, 1), stated=(1, 4, 4), edit=edit)))
-    assert "Right decisions lost – of 50" in page.text
+    assert "Right decisions lost – of 50 certify samples, against float" in page.text
+    assert "Right decisions on the certify set, class by class." in page.text
+    assert (
+        "None. On every sample of certify and must_keep, float (where it is known), the compressed model and "
+        "every runtime that ran decide alike. What float decided on certify is not known."
+    ) in page.text
+
+
+def test_what_did_not_run_does_not_agree(folder: Path) -> None:
+    def edit(arrays: dict[str, np.ndarray]) -> None:
+        for part in ("certify", "must_keep"):
+            arrays[f"{part}_float_logits"][0, 0] = np.nan
+
+    def runs(sets: Any) -> dict[str, RuntimeRun]:
+        return {"numpy": RuntimeRun("not_run", reason="not installed")}
+
+    shape: dict[str, Any] = {"shape": (4, 4, 1), "stated": (1, 4, 4)}
+    text = Page(render(other_samples(folder, **shape, edit=edit, runs=runs))).text
+    assert "Runtimes that differ – 1 required did not run" in text
+    assert (
+        "Nothing could be compared. What float decided on certify and must_keep is not known. No runtime ran."
+    ) in text
+    text = Page(render(other_samples(folder, **shape, runs=runs))).text
+    assert (
+        "None. On every sample of certify and must_keep, float and the compressed model decide alike. "
+        "No runtime ran."
+    ) in text
+
+
+def test_a_runtime_s_gate_is_the_worst_of_its_gates(folder: Path) -> None:
+    """The runtime loses a must_keep decision, and decides every certify sample as the compressed model."""
+
+    def runs(sets: Any) -> dict[str, RuntimeRun]:
+        outputs = {part: one.compressed_logits.copy() for part, one in sets.items()}
+        outputs["must_keep"][0] = np.roll(outputs["must_keep"][0], 1)
+        return {"numpy": RuntimeRun("ok", "2", outputs=outputs)}
+
+    text = Page(render(other_samples(folder, (4, 4, 1), stated=(1, 4, 4), runs=runs))).text
+    assert "Failed must_keep on numpy: right decisions turned wrong is 1, allowed is 0." in text
+    assert "numpy required, 2 ✕ failed ran 100.00 %" in text
+    assert "compressed compressed ✓ passed recorded" in text
+
+
+def test_the_reference_of_the_gate_is_named(folder: Path) -> None:
+    def edit(arrays: dict[str, np.ndarray]) -> None:
+        for part in ("guide", "watch", "certify"):
+            arrays[f"{part}_control_logits"] = arrays[f"{part}_float_logits"].copy()
+
+    shape: dict[str, Any] = {"shape": (4, 4, 1), "stated": (1, 4, 4)}
+    build = other_samples(folder, **shape, edit=edit, reference="control")
+    predicate = build.certificate.predicate
+    text = Page(render(build)).text
+    assert "passed Compressed model against the control accuracy drop against control" in text
+    assert "accuracy is not worse than the control's" in text
+    assert "that compression does not train on, nor was the float model." in text
+    saw = Certificate(
+        build.certificate.statement.model_copy(
+            update={"predicate": predicate.model_copy(update={"reference_saw_certify": True})}
+        )
+    )
+    text = Page(render(replace(build, certificate=saw))).text
+    assert "does not train on; the float model was trained on samples of it." in text
+
+
+def test_how_far_runtimes_differ_within_the_limit_is_said(folder: Path) -> None:
+    """Two runtimes decide two samples of a class each in the same other way, one of them the same sample."""
+
+    def runs(sets: Any) -> dict[str, RuntimeRun]:
+        found = {}
+        for name, rows in (("numpy", [0, 3]), ("tflm", [3])):
+            outputs = {"certify": sets["certify"].compressed_logits.copy()}
+            outputs["must_keep"] = sets["must_keep"].compressed_logits
+            outputs["certify"][rows] = np.roll(outputs["certify"][rows], 1, axis=1)
+            found[name] = RuntimeRun("ok", "2", outputs=outputs)
+        outputs = {"certify": sets["certify"].compressed_logits.copy()}
+        outputs["certify"][[6]] = np.roll(outputs["certify"][[6]], 1, axis=1)
+        found["litert"] = RuntimeRun("ok", "2", outputs={**found["tflm"].outputs, **outputs})
+        return found
+
+    text = Page(
+        render(other_samples(folder, (4, 4, 1), stated=(1, 4, 4), runs=runs, max_lowering_flips=0.1))
+    ).text
+    assert "and 3 required runtimes differ from it on 2 samples at most (4.00 %, allowed: 10.00 %)." in text
+    assert "class 0 class 0 class 1 right → wrong 3 numpy: 2, tflm: 1, litert: 1" in text
+    assert "Not run on guide and watch: numpy, tflm and litert." in text
 
 
 def test_boards_of_other_builds_are_left_out(folder: Path, tmp_path: Path) -> None:
@@ -278,6 +378,23 @@ def test_boards_of_other_builds_are_left_out(folder: Path, tmp_path: Path) -> No
     assert "Not shown: certificate.broken.json is not valid JSON" in text
     assert "Not shown: certificate.edited.json has been edited" in text
     assert len(read_build(here).boards) == 1
+
+
+def test_the_key_holds_all_that_the_page_shows(folder: Path, tmp_path: Path) -> None:
+    here = copied(folder, tmp_path / "copy")
+    keys = [report_key(here)]
+    assert report_key(here) == keys[0]
+    for name in ("history.jsonl", "plan.json", "preservation.json", "controller.jsonl"):
+        (here / name).write_bytes(b" " + (here / name).read_bytes())
+        listed = read_json(here / "manifest.json")
+        assert isinstance(listed, dict)
+        write_manifest(here, listed["files"], tools={}, seeds={}, inputs={}, code={})
+        keys.append(report_key(here))
+    (here / "certificate.older.json").mkdir()
+    keys.append(report_key(here))
+    assert len(set(keys)) == len(keys)
+    text = Page(render(read_build(reworked(here, "history.jsonl", b"")))).text
+    assert "Not shown: certificate.older.json cannot be read: Is a directory." in text
 
 
 # --- folders that are no builds ----------------------------------------------------------------------
@@ -300,6 +417,10 @@ def reworked(folder: Path, name: str, content: bytes) -> Path:
         ("history.jsonl", b'{"epoch": "one"}\n'),
         ("history.jsonl", b"[" * 9000),
         ("history.jsonl", b'{"epoch": 1, "loss": 1e308}\n'),
+        ("history.jsonl", b'{"epoch": 1, "watch_accuracy": 1.5}\n'),
+        ("history.jsonl", b'{"epoch": 1, "guide_accuracy": -1}\n'),
+        ("plan.json", b'{"float_bytes": 0, "layers": []}'),
+        ("plan.json", b'{"float_bytes": 1' + b"0" * 400 + b', "layers": []}'),
         ("controller.jsonl", b'{"step": 1}\n'),
         ("plan.json", b'{"layers": [{"name": "0"}]}'),
         ("preservation.json", b"{}"),
@@ -321,7 +442,6 @@ def test_a_malformed_file_is_named(folder: Path, tmp_path: Path, name: str, cont
         lambda p: p["gates"].pop(0),
         lambda p: p["sets"].pop("certify"),
         lambda p: p["sets"]["guide"].update(samples=17),
-        lambda p: p["runtimes"][1]["sets"]["certify"]["metrics"].pop("loss"),
         lambda p: p["runtimes"][1]["sets"]["certify"]["decisions"].update(certify0001=3),
         lambda p: p["runtimes"][1]["sets"]["certify"]["decisions"].update(stranger=1),
     ],
@@ -366,9 +486,20 @@ def test_the_file_is_written_where_asked_and_only_when_it_changes(folder: Path, 
     assert len(WRONG) == 3
 
 
+def test_our_own_bugs_cost_only_the_report(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "report.html").write_text("of an earlier build")
+    with costs_only_the_report(tmp_path):
+        raise ZeroDivisionError("division by zero")
+    assert not (tmp_path / "report.html").exists()
+    assert "report: not made, and nothing else is lost: ZeroDivisionError: division by zero" in caplog.text
+    with pytest.raises(KeyboardInterrupt), costs_only_the_report(tmp_path):
+        raise KeyboardInterrupt
+
+
 def test_a_folder_in_use_is_left_alone(folder: Path, tmp_path: Path) -> None:
     from sgsc_edge.artifacts import FolderLock
 
     here = copied(folder, tmp_path / "copy")
+    (here / "plan.json").write_text("half writ")  # by the other: nothing is read before the lock is held
     with FolderLock(here), pytest.raises(FolderInUseError):
         api.report(here)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,7 +36,10 @@ class ClassRow:
 
 @dataclass(frozen=True)
 class ChangeRow:
-    """Samples of one class whose decision changed in the same way, on ``models``."""
+    """Different samples of one class whose decision changed in the same way; on which ``models``.
+
+    Several models are named with how many of the samples each.
+    """
 
     label: str
     before: str
@@ -49,9 +51,13 @@ class ChangeRow:
 
 @dataclass(frozen=True)
 class ClassesView:
-    """``empty`` classes have no sample; ``hidden`` rows are left out, those that changed least."""
+    """``empty`` classes have no sample; ``hidden`` rows are left out, those that changed least.
+
+    ``against_float``: whether float's decisions are known.
+    """
 
     models: tuple[str, ...]
+    against_float: bool
     rows: tuple[ClassRow, ...]
     hidden: int
     empty: int
@@ -77,6 +83,7 @@ def classes_view(build: BuildFolder, certify: Decided) -> ClassesView:
     lowering = _changes(build, certify, COMPRESSED, certify.runtimes)
     return ClassesView(
         models=tuple(map(model_name, certify.by_model)),
+        against_float=FLOAT in certify.by_model,
         rows=tuple(rows),
         hidden=hidden,
         empty=empty,
@@ -102,19 +109,24 @@ def _cells(certify: Decided, mine: NDArray[np.bool_], number: int) -> tuple[Clas
 
 def _changes(build: BuildFolder, certify: Decided, base: str, models: tuple[str, ...]) -> list[ChangeRow]:
     """How decisions of ``models`` differ from those of ``base``, the most frequent first."""
-    found: dict[tuple[int, int, int], Counter[str]] = {}
+    found: dict[tuple[int, int, int], dict[str, set[int]]] = {}
     before = certify.by_model[base]
     for model in models:
         for index in np.flatnonzero(certify.by_model[model] != before):
             key = (int(certify.labels[index]), int(before[index]), int(certify.by_model[model][index]))
-            found.setdefault(key, Counter())[model] += 1
+            found.setdefault(key, {}).setdefault(model, set()).add(int(index))
     rows = []
-    for (label, old, new), counts in found.items():
-        names = ", ".join(model_name(name) for name in counts)
-        most = max(counts.values())
+    for (label, old, new), by_model in found.items():
+        numbers = {model_name(name): len(changed) for name, changed in by_model.items()}
+        each = ", ".join(f"{name}: {number}" for name, number in numbers.items())
         rows.append(
             ChangeRow(
-                _name(build, label), _name(build, old), _name(build, new), most, _kind(label, old, new), names
+                label=_name(build, label),
+                before=_name(build, old),
+                after=_name(build, new),
+                samples=len(set().union(*by_model.values())),
+                kind=_kind(label, old, new),
+                models=each if len(numbers) > 1 else next(iter(numbers)),
             )
         )
     return sorted(rows, key=lambda row: (-row.samples, row.label, row.before, row.after))

@@ -20,7 +20,7 @@ from sgsc_edge.numerics import dequantize
 from sgsc_edge.pictures import has_pictures, png, thumbnail, to_pixels
 from sgsc_edge.report.build_folder import BuildFolder
 from sgsc_edge.report.decided import FLOAT, Decided
-from sgsc_edge.report.text import clean, joined, model_name
+from sgsc_edge.report.text import clean, count, joined, model_name
 
 KINDS = ("lost", "differs", "won", "moved")
 """A right decision lost; runtimes that differ; a right decision won; another wrong decision."""
@@ -70,8 +70,9 @@ class FlipCard:
 
 @dataclass(frozen=True)
 class FlipsView:
-    """The cards, of ``total`` samples that changed."""
+    """The cards, of ``total`` samples that changed; ``summary`` says among whom they were looked for."""
 
+    summary: str
     cards: tuple[FlipCard, ...]
     total: int
 
@@ -97,7 +98,30 @@ def flips_view(build: BuildFolder, by_part: dict[str, Decided]) -> FlipsView:
         _card(build, by_part[part], part, index, kind, *view)
         for (_, part, index, kind), view in zip(shown, views, strict=True)
     )
-    return FlipsView(cards, len(unique))
+    return FlipsView(_summary(by_part, len(unique), len(cards)), cards, len(unique))
+
+
+def _summary(by_part: dict[str, Decided], total: int, shown: int) -> str:
+    """How many samples changed. Decisions that are not known are said, and never count as agreement."""
+    by_part = {part: found for part, found in by_part.items() if len(found.labels)}
+    if not by_part:
+        return "The sets that gate have no samples."
+    parts = joined(list(by_part))
+    float_open = [part for part, found in by_part.items() if FLOAT not in found.by_model]
+    ran = any(found.runtimes for found in by_part.values())
+    among = (
+        ["float" + (" (where it is known)" if float_open else "")] if len(float_open) < len(by_part) else []
+    )
+    among += ["the compressed model", *(["every runtime that ran"] if ran else [])]
+    gaps = f" What float decided on {joined(float_open)} is not known." if float_open else ""
+    gaps += "" if ran else " No runtime ran."
+    if len(among) == 1:
+        return f"Nothing could be compared.{gaps}"
+    if not total:
+        return f"None. On every sample of {parts}, {joined(among)} decide alike.{gaps}"
+    samples = f"{count(total, 'sample')} of {parts} {'is' if total == 1 else 'are'}"
+    some = f"; the {shown} that matter most are shown" if shown < total else ""
+    return f"{samples} not decided alike by {joined(among)}{some}.{gaps}"
 
 
 def _changed(found: Decided) -> list[tuple[int, str]]:

@@ -70,7 +70,10 @@ def layers_view(build: BuildFolder) -> LayersView | None:
 
 
 def _row(layer: Layer, planned: PlannedLayer | None) -> LayerRow:
-    least, most = min(layer.bits, default=0), max(layer.bits, default=0)
+    if not layer.bits:
+        drawn = strip(_with_removed(layer))
+        return LayerRow(layer.name, 0, layer.removed, "–", "", 0, 0, "left whole, with a dead branch", drawn)
+    least, most = min(layer.bits), max(layer.bits)
     depth = ""
     if planned is not None and planned.depths[0] < WIDE_BITS:
         low, mean, high = planned.depths

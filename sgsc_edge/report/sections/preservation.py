@@ -52,6 +52,7 @@ class PreservationView:
     groups: tuple[GroupRow, ...]
     rest: int
     pool: int
+    float_saw_pool: bool
     must_keep: KeptView | None
     uncovered: tuple[str, ...]
 
@@ -82,6 +83,7 @@ def preservation_view(build: BuildFolder) -> PreservationView | None:
         groups=tuple(map(_row, summary.groups)),
         rest=selection.rest.different,
         pool=selection.pool.different,
+        float_saw_pool=build.certificate.predicate.reference_saw_certify,
         must_keep=KeptView(len(kept.samples), kept.trained_on, kept.right) if kept.samples else None,
         uncovered=tuple(f"{part}: {len(labels)}" for part, labels in summary.uncovered.items() if labels),
     )

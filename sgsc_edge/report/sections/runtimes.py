@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from sgsc_edge.certification import TestSummary
 from sgsc_edge.certification.boards import BoardStatement
 from sgsc_edge.certification.certify import COMPRESSED
-from sgsc_edge.certification.records import Measurement
+from sgsc_edge.certification.records import Measurement, Predicate
 from sgsc_edge.certification.samples import CERTIFY, MUST_KEEP
 from sgsc_edge.report.build_folder import BuildFolder, LeftOut
-from sgsc_edge.report.text import clean, metric, model_name, percent
+from sgsc_edge.report.text import clean, joined, metric, model_name, percent
 
 _STATUS = {
     "ok": "ran",
@@ -22,13 +22,14 @@ _STATUS = {
     "failed": "failed",
 }
 _EXPECTED = {"tflm": "TFLite Micro", "numpy": "the integer executor"}
+_WORST = ("failed", "not_measured", "passed")
 TEST = "test"
 SETS = ("guide", "watch", CERTIFY, MUST_KEEP, TEST)
 
 
 @dataclass(frozen=True)
 class RuntimeRow:
-    """One model or runtime on the certify set; ``gate`` is passed, failed, not_measured or empty."""
+    """One model or runtime on the certify set; ``gate``: the worst of its gates' statuses, or empty."""
 
     name: str
     role: str
@@ -69,12 +70,16 @@ class BoardRow:
 
 @dataclass(frozen=True)
 class RuntimesView:
-    """``by_set`` has a row a model, a cell a set: the gate's metric there."""
+    """``by_set`` has a row a model, a cell a set: the gate's metric there.
+
+    ``skipped``: runtimes that ran, and the sets on which they did not, both in words.
+    """
 
     metrics: tuple[str, ...]
     rows: tuple[RuntimeRow, ...]
     sets: tuple[SetColumn, ...]
     by_set: tuple[tuple[str, tuple[str, ...]], ...]
+    skipped: tuple[tuple[str, str], ...]
     gate_metric: str
     boards: tuple[BoardRow, ...]
     left_out: tuple[LeftOut, ...]
@@ -100,9 +105,9 @@ def runtimes_view(build: BuildFolder) -> RuntimesView:
             _row(parts.get(CERTIFY), metrics, name=model_name(name), role="reference", status="recorded")
         )
         by_set.append((model_name(name), cells(parts, name)))
-    gates = {
-        gate.subject: gate.status for gate in predicate.gates if gate.name in ("lowering", "compression")
-    }
+    gates: dict[str, str] = {}
+    for gate in predicate.gates:
+        gates[gate.subject] = min(gates.get(gate.subject, gate.status), gate.status, key=_WORST.index)
     for row in predicate.runtimes:
         stand_in = f"{row.stand_in} stands in" if row.stand_in else ""
         rows.append(
@@ -124,10 +129,22 @@ def runtimes_view(build: BuildFolder) -> RuntimesView:
         rows=tuple(rows),
         sets=sets,
         by_set=tuple(by_set),
+        skipped=_skipped(predicate, sets),
         gate_metric=gate_metric,
         boards=tuple(map(_board, build.boards)),
         left_out=build.left_out,
     )
+
+
+def _skipped(predicate: Predicate, sets: tuple[SetColumn, ...]) -> tuple[tuple[str, str], ...]:
+    """Who did not run where, although it ran: runtimes that skip the same sets together."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for row in predicate.runtimes:
+        ran = {*row.sets, *((TEST,) if row.name in predicate.test else ())}
+        missing = tuple(column.name for column in sets if column.name not in ran)
+        if row.sets and missing:
+            found.setdefault(missing, []).append(clean(model_name(row.name)))
+    return tuple((joined(names), joined(missing)) for missing, names in found.items())
 
 
 def _sets(build: BuildFolder) -> tuple[SetColumn, ...]:

@@ -1,8 +1,8 @@
 """Bytes: of the parameters beside float and plain 8 bits, and of the model file by what they are there for.
 
-What a build stores is read from its ``.tflite``. Plain 8 bits is the same network with every channel that
-training started with, at 8 bits and a scale for each channel, as ``size`` counts and a ``.tflite`` has it.
-The float parameters are counted by the build.
+What a build stores is read from its ``.tflite``; where the target packs each channel in C code, from that
+code. Plain 8 bits is the same network with every channel that training started with, at 8 bits and a scale
+for each channel, stored as the build is. The float parameters are counted by the build.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from sgsc_edge.c_code.write import c_code
 from sgsc_edge.report.build_folder import PACKED, BuildFolder
 from sgsc_edge.report.text import percent
 from sgsc_edge.runtimes import MODEL_ONNX, MODEL_TFLITE
-from sgsc_edge.size import EIGHT_BITS
+from sgsc_edge.size import EIGHT_BITS, bytes_in_plain_c
 
 FLOAT32, PLAIN = "float32", "plain int8"
 
@@ -43,14 +43,19 @@ class SizesView:
 def sizes_view(build: BuildFolder) -> SizesView:
     """From ``model.tflite``, ``compressed.safetensors`` and ``plan.json``."""
     float_bytes = build.plan.float_bytes if build.plan else None
-    plain = sum(EIGHT_BITS.bytes(layer.weights, layer.channels) for layer in build.whole_layers)
+    packed = packed_bytes(build)
+    if packed is None:
+        in_8_bits, stored = EIGHT_BITS.bytes, stored_bytes(build)
+        what, where, how = "weights, biases and their scales", f" in {MODEL_TFLITE}", ""
+    else:
+        in_8_bits, stored = bytes_in_plain_c, packed
+        what, where, how = "weights, biases and multipliers", " in C code", ", each channel at its own width"
+    plain = sum(in_8_bits(layer.weights, layer.channels) for layer in build.whole_layers)
     found = [
         (FLOAT32, float_bytes, "4 bytes for each of the model's parameters"),
-        (PLAIN, plain or None, "every channel at 8 bits: weights, biases and their scales"),
-        ("this build", stored_bytes(build), f"weights, biases and their scales in {MODEL_TFLITE}"),
+        (PLAIN, plain or None, f"every channel at 8 bits: {what}{where}"),
+        ("this build", stored, f"{what}{where}{how}"),
     ]
-    if packed := packed_bytes(build):
-        found.append(("this build in C", packed, "constants of the C code, each channel at its own width"))
     present = [(name, size, note) for name, size, note in found if size is not None]
     longest = max(size for _, size, _ in present) or 1
     first = present[0][1] or 1

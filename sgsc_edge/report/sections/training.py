@@ -38,9 +38,12 @@ class ActionRow:
 
 @dataclass(frozen=True)
 class TrainingView:
-    """Charts, the numbers behind them, and actions; those of ``hidden_…`` are not listed."""
+    """Charts, the numbers behind them, and actions; those of ``hidden_…`` are not listed.
 
-    epochs: int
+    ``epochs`` is None where the folder does not hold the history.
+    """
+
+    epochs: int | None
     charts: tuple[LineChart, ...]
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -52,7 +55,7 @@ class TrainingView:
 
 def training_view(build: BuildFolder) -> TrainingView:
     """From ``history.jsonl``, ``control.jsonl`` and ``controller.jsonl``."""
-    history, control = build.history, build.control_history
+    history, control = build.history or (), build.control_history
     acted = [x for x, before, after in _pairs(history, "controller_actions") if after > before]
     charts = []
     for title, columns in _CHARTS:
@@ -76,7 +79,7 @@ def training_view(build: BuildFolder) -> TrainingView:
     header = tuple(dict.fromkeys(("epoch", *(column for row in history for column in row))))
     shown = history[:_SHOWN_EPOCHS]
     return TrainingView(
-        epochs=len(history),
+        epochs=None if build.history is None else len(history),
         charts=tuple(chart for chart in charts if chart is not None),
         header=tuple(clean(column.replace("_", " ")) for column in header),
         rows=tuple(tuple(_cell(row, column) for column in header) for row in shown),

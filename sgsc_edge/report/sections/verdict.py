@@ -15,10 +15,11 @@ from sgsc_edge.report.text import change, count, metric, model_name, percent
 
 _WORDS = {Verdict.PASSED: "Passed", Verdict.FAILED: "Failed", Verdict.NOT_MEASURED: "Not measured"}
 _TITLES = {
-    "compression": "Compressed model against float",
     "must_keep": "must_keep on",
     "lowering": "Same decisions on",
 }
+
+_REFERENCES = {"float": "float", "control": "the control"}
 
 
 @dataclass(frozen=True)
@@ -87,19 +88,30 @@ def _sentence(predicate: Predicate) -> str:
     if missing:
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         first = missing[0]
-        return f"{_title(first)}: {first.reason or 'nothing was measured'}{more}. Unmeasured is no pass."
+        reason = first.reason or "nothing was measured"
+        return f"{_title(first, predicate)}: {reason}{more}. Unmeasured is no pass."
     certify = predicate.sets[CERTIFY]
-    runtimes = sum(gate.name == "lowering" for gate in predicate.gates)
     gate = next(gate for gate in predicate.gates if gate.name == "compression")
     name = predicate.policy.gate.metric
     fallen = gate.measured or 0.0
-    moved = "did not get worse" if fallen <= 0 else f"got worse by {change(name, fallen)}"
-    kept = ", no must_keep decision flipped" if MUST_KEEP in predicate.sets else ""
+    worse = "not worse" if fallen <= 0 else f"{change(name, fallen)} worse"
+    kept = ", no right must_keep decision was lost" if MUST_KEEP in predicate.sets else ""
     return (
-        f"On {count(certify.samples, 'certify sample')} the compressed model's {name} {moved} (allowed: "
-        f"{change(name, gate.threshold)}){kept}, and {count(runtimes, 'required runtime')} decided as it did "
-        f"(at most {percent(predicate.policy.gate.max_lowering_flips)} may differ)."
+        f"On {count(certify.samples, 'certify sample')} the compressed model's {name} is {worse} than "
+        f"{_REFERENCES[predicate.policy.gate.reference]}'s (allowed: {change(name, gate.threshold)}){kept}, "
+        f"and {_lowered(predicate)}."
     )
+
+
+def _lowered(predicate: Predicate) -> str:
+    """How far the required runtimes are from the compressed model at most."""
+    shares = [gate.measured or 0.0 for gate in predicate.gates if gate.name == "lowering"]
+    runtimes = count(len(shares), "required runtime")
+    worst, allowed = max(shares, default=0.0), percent(predicate.policy.gate.max_lowering_flips)
+    if not worst:
+        return f"{runtimes} decided every sample as it did"
+    samples = count(round(worst * predicate.sets[CERTIFY].samples), "sample")
+    return f"{runtimes} differ from it on {samples} at most ({percent(worst)}, allowed: {allowed})"
 
 
 def _failure(gate: Gate, predicate: Predicate) -> str:
@@ -107,9 +119,10 @@ def _failure(gate: Gate, predicate: Predicate) -> str:
     return f"{row.title}: {gate.quantity} is {row.measured}, allowed is {row.limit}"
 
 
-def _title(gate: Gate) -> str:
-    title = _TITLES[gate.name]
-    return title if gate.name == "compression" else f"{title} {model_name(gate.subject)}"
+def _title(gate: Gate, predicate: Predicate) -> str:
+    if gate.name == "compression":
+        return f"Compressed model against {_REFERENCES[predicate.policy.gate.reference]}"
+    return f"{_TITLES[gate.name]} {model_name(gate.subject)}"
 
 
 def _row(gate: Gate, predicate: Predicate) -> GateRow:
@@ -119,7 +132,9 @@ def _row(gate: Gate, predicate: Predicate) -> GateRow:
         return f"{number:g}" if gate.name == "must_keep" else percent(number)
 
     measured = "–" if gate.measured is None else value(gate.measured)
-    return GateRow(gate.status, _title(gate), gate.quantity, measured, value(gate.threshold), gate.reason)
+    return GateRow(
+        gate.status, _title(gate, predicate), gate.quantity, measured, value(gate.threshold), gate.reason
+    )
 
 
 def _facts(build: BuildFolder, sizes: SizesView) -> Sequence[Fact]:
@@ -131,7 +146,10 @@ def _facts(build: BuildFolder, sizes: SizesView) -> Sequence[Fact]:
     required = [row for row in predicate.runtimes if row.required and row.name != COMPRESSED]
     measured = [row.sets[CERTIFY] for row in required if CERTIFY in row.sets]
     differing = {one for found in measured for one in found.differs_from_compressed}
-    flips = "–" if compressed.negative_flips is None else f"{len(compressed.negative_flips)}"
+    lost = compressed.negative_flips if compressed.samples else None
+    missing = len(required) - len(measured)
+    apart = sum(bool(found.differs_from_compressed) for found in measured)
+    ran = [f"required, on {count(len(differing), 'certify sample')}"] if measured else []
     return (
         Fact(
             f"{name.capitalize()} on certify",
@@ -141,14 +159,13 @@ def _facts(build: BuildFolder, sizes: SizesView) -> Sequence[Fact]:
         _size(sizes),
         Fact(
             "Right decisions lost",
-            flips,
-            f"of {compressed.samples:,}, against float",
+            "–" if lost is None else f"{len(lost)}",
+            f"of {count(compressed.samples, 'certify sample')}, against float",
         ),
         Fact(
             "Runtimes that differ",
-            f"{sum(bool(found.differs_from_compressed) for found in measured)} of {len(required)}",
-            f"required, on {count(len(differing), 'sample')}"
-            + (f"; {len(required) - len(measured)} did not run" if len(measured) < len(required) else ""),
+            f"{apart} of {len(measured)}" if measured and compressed.samples else "–",
+            "; ".join(ran + ([f"{missing} required did not run"] if missing else [])),
         ),
     )
 
