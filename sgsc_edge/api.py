@@ -330,6 +330,7 @@ def package(
         for what the build's target says (a file: the ``.tflite``'s).
     arena: c-array: bytes of the interpreter's arena; None for as many as TFLite Micro takes, and a margin.
     """
+    from sgsc_edge.artifacts import refuse_links
     from sgsc_edge.packaging import package_c_array, package_c_code, read_source
 
     if kind not in ("c-code", "c-array"):
@@ -339,8 +340,12 @@ def package(
     if foreign is not None:
         raise ConfigError(f"{kind} has no such option", where=foreign, remedy="leave it out")
     read = read_source(Path(source))
-    default = Path(f"{read.name}-{kind}") if read.folder is None else read.folder / "package" / kind
-    folder = default if out is None else Path(out)
+    around, part = (
+        (Path(), f"{read.name}-{kind}") if read.folder is None else (read.folder, f"package/{kind}")
+    )
+    if out is None:
+        refuse_links(around, part)
+    folder = around / part if out is None else Path(out)
     if kind == "c-array":
         return package_c_array(read, folder, name=name, arena=arena)
     return package_c_code(read, folder, name=name, learned=learned)

@@ -7,6 +7,10 @@ import re
 from sgsc_edge.errors import ConfigError
 
 _LONGEST = 64
+_DIGIT_FIRST = "m_"
+LONGEST_NAME = _LONGEST - len(_DIGIT_FIRST)
+"""Characters of a name that fits in C, whatever it begins with."""
+
 MODEL_NAME = rf"^[a-z_][a-z0-9_]{{0,{_LONGEST - 1}}}$"
 """What a model may be called in C."""
 
@@ -50,7 +54,7 @@ def identifier(name: str) -> str:
     ('mnist_cnn_2', 'm_3d')
     """
     plain = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") or "model"
-    return f"m_{plain}" if plain[0].isdigit() else plain
+    return f"{_DIGIT_FIRST}{plain}" if plain[0].isdigit() else plain
 
 
 def model_name(name: str) -> str:

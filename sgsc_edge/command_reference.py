@@ -14,9 +14,9 @@ import click
 
 from sgsc_edge import errors
 from sgsc_edge.cli.main import COMMANDS, PROGRAM, cli
-from sgsc_edge.cli.output import CONTEXT
+from sgsc_edge.cli.output import SHARED, VARIABLE
 
-_SHARED = frozenset({"--json", "--quiet", "--verbose", "--help"})
+_SHARED = frozenset({*SHARED, "--help"})
 _OPTIONS = "[OPTIONS]"
 _INTRODUCTION = f"""\
 <!-- Written by `make docs` from the command line itself. Change the help texts there. -->
@@ -35,8 +35,10 @@ _ALL = """\
 | `-v`, `--verbose` | logs details, and tracebacks of bugs |
 | `-h`, `--help` | shows the command's help; `--version` of `{program}` itself shows the version |
 
-Options can also be set in the environment as `{prefix}_<OPTION>`: `{prefix}_TARGET=tflite-int8`,
-`{prefix}_JSON=1`. Several values are separated by spaces, those of `{prefix}_SET` by semicolons.
+Options can also be set in the environment. Those of a command are `{prefix}_<COMMAND>_<OPTION>`, for that
+command alone: `{prefix}_BUILD_TARGET=tflite-int8`, `{prefix}_FLASH_DRY_RUN=1`. The three of every command are
+`{prefix}_JSON`, `{prefix}_QUIET` and `{prefix}_VERBOSE`. Several values are separated by spaces, those of
+`--set` by semicolons. What the command line says goes first.
 
 ## Exit codes
 
@@ -56,7 +58,7 @@ def reference() -> str:
     rows = {code: f"| {code} | {text} |" for code, text in codes.items()}
     shared = _ALL.format(
         program=PROGRAM,
-        prefix=CONTEXT["auto_envvar_prefix"],
+        prefix=VARIABLE,
         codes=rows[2],
         later="\n".join(rows[code] for code in sorted(rows) if code > 3),
     )

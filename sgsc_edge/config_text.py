@@ -18,7 +18,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationError
+from pydantic_core.core_schema import CoreSchema, no_info_after_validator_function
 
 from sgsc_edge.errors import ConfigError
 from sgsc_edge.hints import nearest
@@ -39,13 +40,31 @@ class Form:
 
 
 @dataclass(frozen=True)
+class Spelling(Form):
+    """Metadata of a text's type: ``text`` says how people write it, ``pattern`` is what all of it matches."""
+
+    pattern: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return no_info_after_validator_function(self._check, handler(source))
+
+    def _check(self, value: str) -> str:
+        if not re.fullmatch(self.pattern, value):
+            words = self.text.replace("`", '"')
+            raise ValueError(f"must be {words}, not {_shown(value)}")
+        return value
+
+
+@dataclass(frozen=True)
 class Unit:
     """Metadata of a key's type: the unit of the value."""
 
     text: str
 
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$"), Form("lower-case letters, digits and `-`")]
+Name = Annotated[
+    str, Spelling("lower-case letters, digits and `-`, a letter or digit first", r"[a-z0-9][a-z0-9-]*")
+]
 
 
 class Table(BaseModel):
@@ -320,10 +339,16 @@ def _message(model: type[BaseModel], detail: Any) -> str:
         return f"must hold at least {detail['ctx']['min_length']}, not {detail['ctx']['actual_length']}"
     if kind in ("too_short", "string_too_short") and not detail["input"]:
         return "must not be empty"
-    given = repr(detail["input"])
-    shown = given if len(given) <= 60 else f"{given[:57]}..."
+    if kind == "string_too_long":
+        return f"must have at most {detail['ctx']['max_length']} characters, not {len(detail['input'])}"
     hint = nearest(str(detail["input"]), _allowed(detail)) if kind == "literal_error" else ""
-    return f"must be {message}, not {shown}{hint}"
+    return f"must be {message}, not {_shown(detail['input'])}{hint}"
+
+
+def _shown(value: object) -> str:
+    """What was given, shortened."""
+    given = repr(value)
+    return given if len(given) <= 60 else f"{given[:57]}..."
 
 
 def _allowed(detail: Any) -> list[str]:

@@ -22,6 +22,7 @@ from sgsc_edge.artifacts import (
     check_manifest,
     output_errors,
     read_npz,
+    refuse_links,
     remove_leftovers,
     sha256_bytes,
     sha256_file,
@@ -163,7 +164,8 @@ def flash(
     ------
     FileFormatError: the folder is no certified build, or its files do not belong together.
     UnsupportedError: an op has no kernel in C.
-    OutputError: the folder cannot be written, or another process works in it.
+    OutputError: the folder cannot be written, another process works in it, or a folder that is written in
+        it is a symbolic link.
     BoardError: the compiler, the board, its memory or the link.
     """
     with _alone_in(folder):
@@ -202,6 +204,7 @@ def _flash(
 def _check_folder(folder: Path) -> None:
     if not folder.is_dir():
         raise FileFormatError("is no folder", where=str(folder), remedy="give build/<target> of a build")
+    refuse_links(folder, f"{PACKAGE}/{CODE}")
 
 
 def _check_connected(board: Board, image: Path) -> None:
@@ -259,6 +262,8 @@ def _alone_in(folder: Path) -> Iterator[None]:
     except FolderInUseError as error:
         raise FolderInUseError(error.message, where=error.where, remedy="wait for it to end") from error
     except OutputError as error:
+        if not isinstance(error.__cause__, OSError):  # refused by us
+            raise
         if error.where is None or not Path(error.where).is_relative_to(folder):  # temporary files
             raise
         raise OutputError(error.message, where=error.where, remedy=_ROOM) from error

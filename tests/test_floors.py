@@ -23,10 +23,10 @@ FLOORS = {
     "numerics": 1,
     "shipped": 1,
     "artifacts": 2,
+    "c_names": 2,
     "config_text": 2,
     "graph": 2,  # targets name its ops
     "placement": 3,
-    "c_names": 3,
     "size": 3,
     "targets": 3,
     "project": 3,

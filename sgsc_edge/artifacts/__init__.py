@@ -25,6 +25,7 @@ from sgsc_edge.artifacts.folder import (
     Stamps,
     check_manifest,
     is_inside,
+    refuse_links,
     write_manifest,
 )
 from sgsc_edge.artifacts.sources import package_hash, sources_hash
@@ -49,6 +50,7 @@ __all__ = [
     "read_bytes",
     "read_json",
     "read_npz",
+    "refuse_links",
     "remove_leftovers",
     "restoring",
     "scratch_errors",

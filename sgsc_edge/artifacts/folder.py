@@ -22,7 +22,7 @@ from sgsc_edge.artifacts.files import (
     write_bytes,
     write_json,
 )
-from sgsc_edge.errors import FileFormatError, FolderInUseError
+from sgsc_edge.errors import FileFormatError, FolderInUseError, OutputError
 from sgsc_edge.hints import nearest
 
 if sys.platform == "win32":
@@ -106,6 +106,22 @@ def is_inside(name: str) -> bool:
     return bool(path.parts) and not (
         ".." in path.parts or "\\" in name or ":" in name or "\0" in name or path.is_absolute()
     )
+
+
+def refuse_links(folder: Path, part: str) -> None:
+    """Refuse that ``part``, the path of a folder in ``folder``, leads elsewhere through a symbolic link.
+
+    For whoever writes or removes files there; ``folder`` itself may be one. Raises ``OutputError``.
+    """
+    path = PurePosixPath(part)
+    for inner in (*reversed(path.parents), path):
+        place = folder / inner
+        if inner.parts and place.is_symlink():
+            raise OutputError(
+                "is a symbolic link: files would be written and removed in another folder",
+                where=str(place),
+                remedy="put a folder in its place",
+            )
 
 
 def _manifest_tables(manifest: Manifest) -> dict[str, Mapping[str, object]]:

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from sgsc_edge.config_text import Form, NamedTable, Table, named_file
+from sgsc_edge.config_text import NamedTable, Spelling, Table, named_file
 from sgsc_edge.firmware.chip import Chip, Uart
 from sgsc_edge.targets import target_folder
 
@@ -19,7 +19,7 @@ UNICORN_CPUS = ("cortex-m0plus", "cortex-m3", "cortex-m4", "cortex-m7", "cortex-
 
 
 # A path, a Windows port, or the vendor's and the product's number of a USB device.
-_PORT = r"^(/.+|COM\d+|usb:[0-9a-f]{4}:[0-9a-f]{4})$"
+_PORT = r"/.+|COM[0-9]+|usb:[0-9a-f]{4}:[0-9a-f]{4}"
 
 
 class Reach(Table):
@@ -29,12 +29,11 @@ class Reach(Table):
         description="`unicorn`: virtual boards; `linux`: a program, for `aarch64` only; `serial`: a "
         "real board."
     )
-    machine: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$"), Form("such as `mps2-an386`")] | None = (
-        Field(default=None, description="QEMU's name of the machine; for `qemu` only.")
+    machine: Annotated[str, Spelling("a name such as `mps2-an386`", r"[a-z0-9][a-z0-9._-]*")] | None = Field(
+        default=None, description="QEMU's name of the machine; for `qemu` only."
     )
     port: (
-        Annotated[str, Field(pattern=_PORT), Form("such as `/dev/ttyACM0`, or a USB id `usb:0d28:0204`")]
-        | None
+        Annotated[str, Spelling("a port such as `/dev/ttyACM0`, or a USB id `usb:0d28:0204`", _PORT)] | None
     ) = Field(default=None, description="Where the board is connected; for `serial` only.")
 
     @model_validator(mode="after")

@@ -45,7 +45,7 @@ class NameOrFile(click.types.StringParamType):
 
 
 class Setting(click.types.StringParamType):
-    """A ``key=value``; in SGSC_EDGE_SET several are separated by semicolons."""
+    """A ``key=value``; in the environment several are separated by semicolons."""
 
     name = "key=value"
     envvar_list_splitter: ClassVar[str] = ";"

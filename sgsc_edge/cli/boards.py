@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
-from sgsc_edge.cli.output import CONTEXT, Result, command_options, table
+from sgsc_edge.cli.output import Command, Result, command_options, table
 
 
-@click.command("boards", context_settings=CONTEXT)
+@click.command("boards", cls=Command)
 @command_options
 def command() -> Result:
     """List the boards that firmware can run on, with what is missing here to use them."""

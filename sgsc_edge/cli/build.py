@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sgsc_edge.cli.arguments import OneOf, Setting, board, target
-from sgsc_edge.cli.output import CONTEXT, Result, command_options, error_document
+from sgsc_edge.cli.output import Command, Result, command_options, error_document
 from sgsc_edge.errors import Interrupted, SgscError
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ _TARGET: dict[str, Any] = {
     "multiple": True,
     "type": target(told=True),
     "required": True,
-    "envvar": "SGSC_EDGE_TARGET",
     "help": "Target name, or a target's .toml file; repeatable.",
 }
 _OUT: dict[str, Any] = {
@@ -37,12 +36,11 @@ _OUT: dict[str, Any] = {
 SET: dict[str, Any] = {
     "multiple": True,
     "type": Setting(),
-    "envvar": "SGSC_EDGE_SET",
     "help": "Override a setting, such as compress.epochs=2; repeatable.",
 }
 
 
-@click.command("build", context_settings=CONTEXT)
+@click.command("build", cls=Command)
 @click.argument("project", default=".", type=click.Path(path_type=Path))
 @click.option("--target", "-t", "targets", **_TARGET)
 @click.option("--out", **_OUT)

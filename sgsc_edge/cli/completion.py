@@ -5,12 +5,12 @@ from __future__ import annotations
 import click
 
 from sgsc_edge.cli.arguments import OneOf
-from sgsc_edge.cli.output import CONTEXT, Result, command_options
+from sgsc_edge.cli.output import Command, Result, command_options
 
 SHELLS = ("bash", "zsh", "fish")
 
 
-@click.command("completion", context_settings=CONTEXT)
+@click.command("completion", cls=Command)
 @click.argument("shell", type=OneOf(SHELLS))
 @command_options
 def command(shell: str) -> Result:

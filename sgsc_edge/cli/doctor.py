@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sgsc_edge.cli.output import CONTEXT, Result, command_options
+from sgsc_edge.cli.output import Command, Result, command_options
 
 if TYPE_CHECKING:
     from sgsc_edge.doctor import Diagnosis, Finding
@@ -21,7 +21,7 @@ _WIDTH = (80, 120)  # of lines of text, at least and at most
 _MARGIN = 14  # columns for the names of parts
 
 
-@click.command("doctor", context_settings=CONTEXT)
+@click.command("doctor", cls=Command)
 @click.argument("project", required=False, type=click.Path(path_type=Path))
 @command_options
 def command(project: Path | None) -> Result:

@@ -8,10 +8,10 @@ from typing import Literal
 import click
 
 from sgsc_edge.cli.arguments import BUILD, OneOf, board
-from sgsc_edge.cli.output import CONTEXT, Result, command_options
+from sgsc_edge.cli.output import Command, Result, command_options
 
 
-@click.command("flash", context_settings=CONTEXT)
+@click.command("flash", cls=Command)
 @click.argument("folder", type=BUILD)
 @click.option(
     "--board", type=board(), required=True, help="A board's name, or the path of a board's .toml file."

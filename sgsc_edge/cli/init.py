@@ -2,44 +2,40 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 
 import click
 
 from sgsc_edge.cli.arguments import OneOf
-from sgsc_edge.cli.output import CONTEXT, Result, command_options, table
+from sgsc_edge.cli.output import Command, Result, command_options, table
 from sgsc_edge.errors import ConfigError
 from sgsc_edge.shipped import example_names
 
-# None of them is read from the environment: SGSC_EDGE_DATA is where examples look for their data.
-_option = functools.partial(click.option, allow_from_autoenv=False)
 
-
-@click.command("init", context_settings=CONTEXT)
+@click.command("init", cls=Command)
 @click.argument("folder", required=False, type=click.Path(path_type=Path))
-@_option("--example", type=OneOf(example_names()), help="Write this example, as it is.")
-@_option(
+@click.option("--example", type=OneOf(example_names()), help="Write this example, as it is.")
+@click.option(
     "--from",
     "source",
     type=click.Path(),
     metavar="FILE.py:NAME",
     help="Your own network: the class or function that makes it.",
 )
-@_option(
+@click.option(
     "--data",
     metavar="FILE.py:TRAIN,TEST",
     help="With --from: the functions that return your data sets.  [default: data.py:train,test]",
 )
-@_option(
+@click.option(
     "--input", "shape", metavar="C,H,W", help="With --from: the shape of a sample.  [default: the data set's]"
 )
-@_option(
+@click.option(
     "--checkpoint",
     metavar="FILE|none",
     help="With --from: the trained weights.  [default: the file beside the network that fits it]",
 )
-@_option("--force", is_flag=True, help="Overwrite files that are there.")
+@click.option("--force", is_flag=True, help="Overwrite files that are there.")
 @command_options
 def command(
     folder: Path | None,

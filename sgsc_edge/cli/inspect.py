@@ -10,19 +10,17 @@ import click
 
 from sgsc_edge.cli.arguments import OneOf, board, target
 from sgsc_edge.cli.build import SET
-from sgsc_edge.cli.output import CONTEXT, Result, command_options
+from sgsc_edge.cli.output import Command, Result, command_options
 from sgsc_edge.errors import InputError
 
 Kind = Literal["gcc", "zig"]
 
 _BOARD: dict[str, Any] = {
     "type": board(),
-    "allow_from_autoenv": False,  # it asks something else
     "help": "Does it fit? A board's name, or the path of a board's .toml file.",
 }
 _TARGET: dict[str, Any] = {
     "type": target(),
-    "allow_from_autoenv": False,  # for a build that may be several
     "help": "With --board, of a project: the target.  [default: tflite-int8]",
 }
 _TOOLCHAIN: dict[str, Any] = {
@@ -31,7 +29,7 @@ _TOOLCHAIN: dict[str, Any] = {
 }
 
 
-@click.command("inspect", context_settings=CONTEXT)
+@click.command("inspect", cls=Command)
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("other", type=click.Path(path_type=Path), required=False)
 @click.option("--board", **_BOARD)

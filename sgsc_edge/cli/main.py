@@ -17,7 +17,7 @@ from importlib import import_module
 
 import click
 
-from sgsc_edge.cli.output import Output, Result, print_error, print_result
+from sgsc_edge.cli.output import CONTEXT, Output, Result, print_error, print_result
 from sgsc_edge.errors import InputError, Interrupted, SgscError
 from sgsc_edge.hints import closest
 
@@ -72,8 +72,9 @@ class _LazyGroup(click.Group):
 cli = _LazyGroup(
     PROGRAM,
     help="Take a trained PyTorch model to a device, and prove that it still works there.",
-    epilog="Every option of a command can also be set as SGSC_EDGE_<OPTION> in the environment.",
-    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Options can also be set in the environment: those of a command as SGSC_EDGE_<COMMAND>_<OPTION>, "
+    "--json, --quiet and --verbose as SGSC_EDGE_<OPTION>.",
+    context_settings=CONTEXT,
 )
 cli = click.version_option(package_name=PROGRAM, prog_name=PROGRAM)(cli)
 

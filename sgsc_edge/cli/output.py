@@ -21,9 +21,32 @@ import click
 
 from sgsc_edge.errors import ConfigError, InternalError, SgscError
 
-# Options of every command read SGSC_EDGE_<OPTION>: one name for all commands.
-CONTEXT = {"auto_envvar_prefix": "SGSC_EDGE", "help_option_names": ["-h", "--help"]}
+CONTEXT = {"help_option_names": ["-h", "--help"]}
+VARIABLE = "SGSC_EDGE"
+SHARED = ("--json", "--quiet", "--verbose")
+"""Options of every command."""
 _TRUE = frozenset({"1", "true", "t", "yes", "y", "on"})
+
+
+class Command(click.Command):
+    """A command whose options can also be set in the environment, each in a variable of its own.
+
+    That is ``SGSC_EDGE_<COMMAND>_<OPTION>``: what is set for one command says nothing to another, which may
+    mean something else by the same option. Those that all commands share are ``SGSC_EDGE_<OPTION>``.
+    """
+
+    def __init__(self, name: str, **attributes: Any) -> None:
+        super().__init__(name, context_settings=CONTEXT, **attributes)
+        for option in self.params:
+            if isinstance(option, click.Option):
+                option.envvar = _variable(name, option)
+
+
+def _variable(command: str, option: click.Option) -> str:
+    """The variable in the environment that sets an option, after the longest of its names."""
+    name = max(option.opts, key=len)
+    words = name.removeprefix("--") if name in SHARED else f"{command}_{name.removeprefix('--')}"
+    return f"{VARIABLE}_{words}".replace("-", "_").upper()
 
 
 @dataclass(frozen=True)
@@ -46,14 +69,14 @@ class Output:
     def guess(arguments: Sequence[str]) -> Output:
         """From raw arguments and environment: errors of parsing itself are shown in the right form, too."""
         options = set(arguments[: arguments.index("--")] if "--" in arguments else arguments)
-        as_json = "--json" in options or os.environ.get("SGSC_EDGE_JSON", "").lower() in _TRUE
+        as_json = "--json" in options or os.environ.get(f"{VARIABLE}_JSON", "").lower() in _TRUE
         return Output(as_json, not options.isdisjoint({"-v", "-vv", "--verbose"}))
 
 
 def command_options(function: Callable[..., Result]) -> Callable[..., Result]:
     """Give a command ``--json``, ``--quiet`` and ``-v``, its logging, and a protected standard output."""
 
-    @click.option("--json", "as_json", is_flag=True, envvar="SGSC_EDGE_JSON", help="Print one JSON document.")
+    @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
     @click.option("--quiet", "-q", is_flag=True, help="Log warnings and errors only.")
     @click.option("--verbose", "-v", is_flag=True, help="Log details; show tracebacks of bugs.")
     @click.pass_obj

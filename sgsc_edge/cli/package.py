@@ -7,10 +7,10 @@ from pathlib import Path
 import click
 
 from sgsc_edge.cli.arguments import BUILD, OneOf
-from sgsc_edge.cli.output import CONTEXT, Result, command_options
+from sgsc_edge.cli.output import Command, Result, command_options
 
 
-@click.command("package", context_settings=CONTEXT)
+@click.command("package", cls=Command)
 @click.argument("source", type=BUILD)
 @click.option("--format", "kind", type=OneOf(["c-code", "c-array"]), required=True, help="What to write.")
 @click.option(

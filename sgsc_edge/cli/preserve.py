@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sgsc_edge.cli.build import SET
-from sgsc_edge.cli.output import CONTEXT, Result, command_options, table
+from sgsc_edge.cli.output import Command, Result, command_options, table
 
 if TYPE_CHECKING:
     from sgsc_edge.api import Preserved
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sgsc_edge.preservation.summary import Group, Kept
 
 
-@click.command("preserve", context_settings=CONTEXT)
+@click.command("preserve", cls=Command)
 @click.argument("project", default=".", type=click.Path(path_type=Path))
 @click.option(
     "--out",

@@ -7,16 +7,15 @@ from typing import Any
 
 import click
 
-from sgsc_edge.cli.output import CONTEXT, Result, command_options
+from sgsc_edge.cli.output import Command, Result, command_options
 
 _OUT: dict[str, Any] = {
     "type": click.Path(path_type=Path),
-    "allow_from_autoenv": False,  # of builds, it is a folder
     "help": "Write the page to this file.  [default: FOLDER/report.html]",
 }
 
 
-@click.command("report", context_settings=CONTEXT)
+@click.command("report", cls=Command)
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--out", **_OUT)
 @command_options

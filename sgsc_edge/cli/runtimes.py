@@ -6,10 +6,10 @@ from dataclasses import asdict
 
 import click
 
-from sgsc_edge.cli.output import CONTEXT, Result, command_options, table
+from sgsc_edge.cli.output import Command, Result, command_options, table
 
 
-@click.command("runtimes", context_settings=CONTEXT)
+@click.command("runtimes", cls=Command)
 @command_options
 def command() -> Result:
     """List the runtimes that can check a model, with the installed version or what to install."""

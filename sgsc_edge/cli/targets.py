@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sgsc_edge.cli.output import CONTEXT, Result, command_options, table
+from sgsc_edge.cli.output import Command, Result, command_options, table
 
 if TYPE_CHECKING:
     from sgsc_edge.targets import Target
 
 
-@click.command("targets", context_settings=CONTEXT)
+@click.command("targets", cls=Command)
 @command_options
 def command() -> Result:
     """List the targets that models can be built for: runtimes, op versions, weights, tolerances, limits."""

@@ -7,10 +7,10 @@ from pathlib import Path
 import click
 
 from sgsc_edge.cli.arguments import BUILD
-from sgsc_edge.cli.output import CONTEXT, Result, command_options
+from sgsc_edge.cli.output import Command, Result, command_options
 
 
-@click.command("verify", context_settings=CONTEXT)
+@click.command("verify", cls=Command)
 @click.argument("folder", type=BUILD)
 @click.option("--policy", type=click.Path(path_type=Path), help="Judge by this TOML file.")
 @click.option(

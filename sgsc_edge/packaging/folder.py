@@ -5,10 +5,17 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from sgsc_edge.artifacts import is_inside, output_errors, read_json, write_bytes, write_json
+from sgsc_edge.artifacts import (
+    is_inside,
+    output_errors,
+    read_json,
+    refuse_links,
+    write_bytes,
+    write_json,
+)
 from sgsc_edge.c_code.interface import Interface
 from sgsc_edge.errors import FileFormatError, OutputError
 from sgsc_edge.packaging.source import Source
@@ -50,10 +57,13 @@ def write_package(
 ) -> Packaged:
     """Write ``files``, texts by name, into the folder ``out``, in place of an earlier package there.
 
-    Raises OutputError: a file cannot be written, or ``out`` holds files and no package.
+    Raises OutputError: a file cannot be written, ``out`` holds files and no package, or a folder in it is a
+    symbolic link.
     """
     described = {**description, "files": sorted(files)}
     earlier = _files_of_package(out)
+    for file in sorted(earlier | files.keys()):
+        refuse_links(out, str(PurePosixPath(file).parent))
     write_json(out / DESCRIPTION, described)  # first: whoever is killed here leaves a folder that is known
     for file, text in files.items():
         write_bytes(out / file, text.encode("utf-8"))

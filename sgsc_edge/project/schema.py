@@ -17,7 +17,8 @@ from pydantic import (
     model_validator,
 )
 
-from sgsc_edge.config_text import Form, Key, Unit, dotted, leaf_keys, parse_size
+from sgsc_edge.c_names import LONGEST_NAME
+from sgsc_edge.config_text import Form, Key, Spelling, Unit, dotted, leaf_keys, parse_size
 from sgsc_edge.hints import nearest
 
 TASKS = ("classification", "language-model", "regression")
@@ -141,14 +142,17 @@ class ProjectSection(_Section):
 
     name: Annotated[
         str,
-        Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100),
-        Form("letters, digits, `.`, `_`, `-`"),
+        Field(max_length=LONGEST_NAME),
+        Spelling("letters, digits, `.`, `_` and `-`, a letter or digit first", r"[A-Za-z0-9][A-Za-z0-9._-]*"),
     ] = Field(description="What the model is called in certificates and generated code.")
     version: (
         Annotated[
             str,
-            Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=50),
-            Form("letters, digits, `.`, `_`, `+`, `-`"),
+            Field(max_length=50),
+            Spelling(
+                "letters, digits, `.`, `_`, `+` and `-`, a letter or digit first",
+                r"[A-Za-z0-9][A-Za-z0-9._+-]*",
+            ),
         ]
         | None
     ) = Field(

@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 from sgsc_edge.artifacts import read_bytes, scratch_errors
+from sgsc_edge.c_names import LONGEST_NAME
 from sgsc_edge.errors import ConfigError
 from sgsc_edge.hints import nearest
 from sgsc_edge.project.load import FILE_NAME, load_project
@@ -70,7 +71,7 @@ def project_name(folder: Path) -> str:
     'my-net'
     """
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).strip("-._")
-    return name[:100] or "model"
+    return name[:LONGEST_NAME] or "model"
 
 
 def _files(folder: Path, name: str) -> dict[str, bytes]:

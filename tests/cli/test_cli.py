@@ -11,11 +11,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from build_folders import context, write_folder
+from click.core import ParameterSource
 
 from sgsc_edge.certification.verify import certify_folder
-from sgsc_edge.cli.main import COMMANDS
+from sgsc_edge.cli.main import COMMANDS, cli
+from sgsc_edge.runtimes import specs
 
 CLI = [sys.executable, "-m", "sgsc_edge.cli.main"]
 PROJECT = """\
@@ -263,14 +266,79 @@ def test_options_come_from_the_environment_too(project: Path) -> None:
     done = run(
         "build",
         project,
-        SGSC_EDGE_TARGET="tflite-int8",
-        SGSC_EDGE_SET="compress.epochs=0;compress.budget=6 kg",
+        SGSC_EDGE_BUILD_TARGET="tflite-int8",
+        SGSC_EDGE_BUILD_SET="compress.epochs=0;compress.budget=6 kg",
         SGSC_EDGE_JSON="1",
     )
     assert [problem.split(":")[1] for problem in document(done)["error"]["problems"]] == [
         " compress.epochs",
         " compress.budget",
     ]
+
+
+def options_of(name: str) -> list[tuple[click.Context, click.Option]]:
+    found = cli.get_command(click.Context(cli), name)
+    assert found is not None
+    context = click.Context(found, info_name=name)
+    return [(context, each) for each in found.params if isinstance(each, click.Option)]
+
+
+SHARED = {"--json": "SGSC_EDGE_JSON", "--quiet": "SGSC_EDGE_QUIET", "--verbose": "SGSC_EDGE_VERBOSE"}
+FORMS = {"boolean": "1", "integer range": "7", "float range": "1.5"}
+FORMS_READ = {"1": "True"}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_option_is_read_from_the_one_variable_that_the_documentation_says(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``SGSC_EDGE_<COMMAND>_<OPTION>``: a variable for another command, or named otherwise, is not read."""
+    for variable in [variable for variable in os.environ if variable.startswith("SGSC_EDGE_")]:
+        monkeypatch.delenv(variable)
+    for its, option in options_of(name):
+        (long,) = (each for each in option.opts if each.startswith("--"))
+        plain = long.removeprefix("--").replace("-", "_").upper()
+        expected = SHARED.get(long, f"SGSC_EDGE_{name.upper()}_{plain}")
+        value = FORMS.get(
+            option.type.name, option.type.choices[0] if hasattr(option.type, "choices") else "v"
+        )
+        parameter = str(option.name).upper()
+        others = {f"SGSC_EDGE_{plain}", f"SGSC_EDGE_{parameter}", f"SGSC_EDGE_{name.upper()}_{parameter}"}
+        others |= {f"SGSC_EDGE_{other.upper()}_{plain}" for other in COMMANDS}
+        with monkeypatch.context() as patched:
+            for other in others - {expected}:
+                patched.setenv(other, value)
+            _, source = option.consume_value(its, {})
+            assert source is not ParameterSource.ENVIRONMENT, (name, long)
+            patched.setenv(expected, value)
+            read, source = option.consume_value(its, {})
+            assert source is ParameterSource.ENVIRONMENT, (name, long)
+            assert str(option.type_cast_value(its, read)).strip("()',") == FORMS_READ.get(value, value)
+
+
+def test_variables_of_options_differ_from_each_other_and_from_the_documented_others() -> None:
+    variables = [
+        option.envvar
+        for name in COMMANDS
+        for _, option in options_of(name)
+        if option.envvar not in SHARED.values()
+    ]
+    assert len(variables) > 20
+    assert len(set(variables)) == len(variables)
+    others = {
+        "SGSC_EDGE_DATA",
+        "SGSC_EDGE_MNIST_MIRRORS",
+        *(spec.python_variable for spec in specs().values()),
+    }
+    assert not others & set(variables)
+
+
+def test_what_is_set_for_a_build_says_nothing_to_a_package(tmp_path: Path) -> None:
+    missing = tmp_path / "none"
+    done = run("package", missing, SGSC_EDGE_OUT="o", SGSC_EDGE_BUILD_OUT="o", SGSC_EDGE_KIND="c-code")
+    assert "Missing option '--format'" in done.stderr
+    done = run("package", missing, SGSC_EDGE_PACKAGE_FORMAT="c-code")
+    assert "neither a build folder nor a .tflite" in done.stderr
 
 
 def test_the_users_mistakes_reach_the_user(project: Path) -> None:

@@ -87,6 +87,7 @@ assert "torch" not in sys.modules
 
 
 def test_the_environment_asks_no_other_question(folder: Path) -> None:
-    done = inspect(folder / "model.tflite", SGSC_EDGE_BOARD=BOARD, SGSC_EDGE_TARGET="tflite-int8 tflm-int4")
+    of_build = {"SGSC_EDGE_BUILD_BOARD": BOARD, "SGSC_EDGE_BUILD_TARGET": "tflite-int8 tflm-int4"}
+    done = inspect(folder / "model.tflite", **of_build)
     assert done.returncode == 0, done.stderr
     assert "quantization" in done.stdout

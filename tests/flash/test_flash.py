@@ -86,6 +86,28 @@ def test_a_dry_run_says_the_steps_and_takes_none(folder: Path) -> None:
     assert sorted(folder.rglob("*")) == before
 
 
+@pytest.mark.parametrize("link", ["package", "package/firmware", "package/firmware/example"])
+def test_a_folder_that_is_a_link_is_refused_and_nothing_is_touched(
+    link: str, folder: Path, tmp_path: Path
+) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    leftover = theirs / ".report.html.1.0123abcd.tmp"
+    for path in (leftover, theirs / "main.c"):
+        path.write_text("theirs")
+    (folder / link).parent.mkdir(parents=True, exist_ok=True)
+    (folder / link).symlink_to(theirs)
+    if link == "package/firmware/example":
+        earlier = {"schema": "sgsc-edge-package/1", "files": ["example/main.c"]}
+        (folder / "package" / "firmware" / "package.json").write_text(json.dumps(earlier))
+    done = flash(folder, "--board", BOARD)
+    assert done.returncode == 2
+    assert f"{link}: is a symbolic link" in done.stderr
+    assert "put a folder in its place" in done.stderr
+    assert {path.read_text() for path in theirs.iterdir()} == {"theirs"}
+    assert len(list(theirs.iterdir())) == 2
+
+
 def test_changed_decisions_and_must_keep_samples_always_run(folder: Path) -> None:
     build = flashing._Build.read(folder)
     chosen = build.choose(4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,6 +16,7 @@ from c_code.networks import NETWORKS
 from certification.build_folders import BUILT, write_folder
 
 from sgsc_edge.artifacts import read_npz, write_manifest
+from sgsc_edge.errors import OutputError
 from sgsc_edge.graph import ir, reference
 from sgsc_edge.graph.ir import DType, Graph, Node, Quantization, Tensor
 from sgsc_edge.graph.read_tflite import read_tflite
@@ -114,6 +116,47 @@ def test_an_earlier_package_is_replaced_and_what_is_not_part_of_it_stays(tmp_pat
     assert left == {*renamed, "package.json", ".gitignore", "mine.c"}
     assert json.loads((out / "package.json").read_text())["name"] == "other"
     assert outside.exists()
+
+
+def test_a_folder_in_the_package_that_is_a_link_is_refused_and_nothing_is_touched(tmp_path: Path) -> None:
+    (tmp_path / "m.tflite").write_bytes(write_tflite(NETWORKS["residual"]))
+    source, out, theirs = read_source(tmp_path / "m.tflite"), tmp_path / "out", tmp_path / "theirs"
+    package_c_code(source, out)
+    theirs.mkdir()
+    (out / "old").symlink_to(theirs)
+    for name, listed in (("main.c", "example/main.c"), ("precious", "old/precious")):
+        described = json.loads((out / "package.json").read_text())
+        described["files"] = [*described["files"], listed]
+        (out / "package.json").write_text(json.dumps(described))
+        (theirs / name).write_text("theirs")
+    before = files_of(out)
+    with pytest.raises(OutputError, match="old: is a symbolic link"):
+        package_c_code(source, out, name="other")
+    assert files_of(out) == before
+    shutil.rmtree(out / "example")
+    (out / "old").rename(out / "example")
+    with pytest.raises(OutputError, match="example: is a symbolic link"):
+        package_c_code(source, out, name="other")
+    assert files_of(theirs) == {"main.c": b"theirs", "precious": b"theirs"}
+
+
+@pytest.mark.parametrize("link", ["package", "package/c-code"])
+def test_a_default_folder_that_is_a_link_is_refused(link: str, tmp_path: Path) -> None:
+    folder, theirs = write_folder(tmp_path / "build"), tmp_path / "theirs"
+    theirs.mkdir()
+    (folder / link).parent.mkdir(exist_ok=True)
+    (folder / link).symlink_to(theirs)
+    done = package(folder, "--format", "c-code")
+    assert done.returncode == 2
+    assert f"{link}: is a symbolic link" in done.stderr
+    assert not files_of(theirs)
+    assert package(folder, "--format", "c-code", "--out", folder / link).returncode == 0  # as it is said
+    assert (theirs / "package.json").is_file()
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    found = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
 
 
 @pytest.mark.needs("cmake", "gcc")

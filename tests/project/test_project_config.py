@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
+from sgsc_edge.c_names import MODEL_NAME, model_name
 from sgsc_edge.errors import ConfigError
 from sgsc_edge.project import Budget, load_project
-from sgsc_edge.project.schema import parse_budget
+from sgsc_edge.project.schema import ProjectSection, parse_budget
 
 GOOD = """\
 [project]
@@ -50,6 +54,14 @@ def test_a_good_file_loads_with_its_defaults(tmp_path: Path) -> None:
     assert load_project(tmp_path / "sgsc.toml").config == project.config
 
 
+@given(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,61}", fullmatch=True))
+@example("9" * 62)
+@example("n" * 62)
+def test_a_name_that_a_project_may_have_fits_in_c(name: str) -> None:
+    assert ProjectSection(name=name).name == name
+    assert re.fullmatch(MODEL_NAME, model_name(name))
+
+
 @pytest.mark.parametrize(
     ("edit", "line", "message"),
     [
@@ -74,7 +86,21 @@ def test_a_good_file_loads_with_its_defaults(tmp_path: Path) -> None:
             15,
             "compress.batch_size: must be greater than or equal to 2, not 1",
         ),
-        (('name = "net"', 'name = "../x"'), 2, "project.name: "),
+        (
+            ('name = "net"', 'name = "../x"'),
+            2,
+            'project.name: must be letters, digits, ".", "_" and "-", a letter or digit first, not \'../x\'',
+        ),
+        (
+            ('name = "net"', f'name = "{"n" * 63}"'),
+            2,
+            "project.name: must have at most 62 characters, not 63",
+        ),
+        (
+            ('name = "net"', 'name = "net"\nversion = "v 1"'),
+            3,
+            'project.version: must be letters, digits, ".", "_", "+" and "-", a letter or digit first',
+        ),
         (('name = "net"', ""), 1, "project.name: is required"),
         (('"model:build"', '"model"'), 4, "model.factory: 'model' is not of the form \"module:function\""),
         (('"float.safetensors"', '"float.pkl"'), 5, "can be read: .safetensors, .pt, .pth"),

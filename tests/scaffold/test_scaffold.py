@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
@@ -286,6 +286,7 @@ TEXT = st.text(st.characters(codec="utf-8"), min_size=1, max_size=8)
     folder=TEXT.filter(lambda name: "/" not in name and "\0" not in name and name not in (".", "..")),
     checkpoint=st.none() | TEXT.map(lambda name: f"{name}.pt"),
 )
+@example(names=None, samples=1, folder="9" * 80, checkpoint=None)
 def test_whatever_is_found_makes_a_valid_project(
     names: tuple[str, ...] | None, samples: int, folder: str, checkpoint: str | None
 ) -> None:
