@@ -10,7 +10,7 @@ from sgsc_edge.boards.description import Board, board_names, load_board
 from sgsc_edge.errors import BoardError, ToolchainError
 from sgsc_edge.firmware.toolchain import INSTALL, find_toolchain
 
-# Modules that a way to reach a board needs, and their packages. All are of one extra: it brings all of them.
+# Modules that a way to reach a board needs, and their packages; one extra brings them all.
 _PACKAGES = {"unicorn": {"unicorn": "unicorn"}, "serial": {"serial": "pyserial"}}
 
 
@@ -18,8 +18,8 @@ _PACKAGES = {"unicorn": {"unicorn": "unicorn"}, "serial": {"serial": "pyserial"}
 class AvailableBoard:
     """A board, the cross-compiler that would build for it, and what is missing to use it.
 
-    ``toolchain`` is None where there is none; ``lacks`` names what is not here, and ``missing`` says how it is
-    installed; both are empty where nothing is missing.
+    ``toolchain`` is None where there is none; ``lacks`` names what is not here, and ``missing`` says how that
+    is installed; both are empty where nothing is.
     """
 
     board: Board

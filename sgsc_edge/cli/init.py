@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 
 import click
 
@@ -17,7 +16,7 @@ _option = functools.partial(click.option, allow_from_autoenv=False)
 
 
 @click.command("init", context_settings=CONTEXT)
-@click.argument("folder", required=False, type=click.Path(path_type=Path))
+@click.argument("folder", required=False, type=click.Path())  # a Path of nothing would be the current folder
 @_option("--example", type=OneOf(example_names()), help="Write this example, as it is.")
 @_option(
     "--from",
@@ -42,7 +41,7 @@ _option = functools.partial(click.option, allow_from_autoenv=False)
 @_option("--force", is_flag=True, help="Overwrite files that are there.")
 @command_options
 def command(
-    folder: Path | None,
+    folder: str | None,
     example: str | None,
     source: str | None,
     data: str | None,

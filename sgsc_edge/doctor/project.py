@@ -24,7 +24,7 @@ def has_project(folder: Path) -> bool:
 
 
 def has_table(file: Path) -> bool:
-    """Whether a ``pyproject.toml`` is there and has ``[tool.sgsc-edge]``; a damaged one, where it names that."""
+    """Whether a ``pyproject.toml`` has ``[tool.sgsc-edge]``; a damaged one: whether it names that."""
     if not file.is_file():
         return False
     text = file.read_text("utf-8", "replace")
