@@ -84,6 +84,8 @@ def init(
     """
     from sgsc_edge import scaffold
 
+    if folder == "":
+        raise ConfigError("is empty", where="FOLDER", remedy="name a folder; . is the current one")
     place = Path("." if folder is None else folder)
     answers = {"--data": data, "--input": shape, "--checkpoint": checkpoint}
     if source is None and (given := [name for name, value in answers.items() if value is not None]):

@@ -10,19 +10,21 @@ from sgsc_edge.boards.description import Board, board_names, load_board
 from sgsc_edge.errors import BoardError, ToolchainError
 from sgsc_edge.firmware.toolchain import INSTALL, find_toolchain
 
-# Python packages that a way to reach a board needs. All are of one extra: installing it brings all of them.
-_PACKAGES = {"unicorn": ("unicorn",), "serial": ("serial",)}
+# Modules that a way to reach a board needs, and their packages; one extra brings them all.
+_PACKAGES = {"unicorn": {"unicorn": "unicorn"}, "serial": {"serial": "pyserial"}}
 
 
 @dataclass(frozen=True)
 class AvailableBoard:
     """A board, the cross-compiler that would build for it, and what is missing to use it.
 
-    ``toolchain`` is None where there is none; ``missing`` says what to install, empty where nothing.
+    ``toolchain`` is None where there is none; ``lacks`` names what is not here, and ``missing`` says how that
+    is installed; both are empty where nothing is.
     """
 
     board: Board
     toolchain: str | None
+    lacks: tuple[str, ...]
     missing: tuple[str, ...]
 
 
@@ -37,21 +39,20 @@ def examine(board: Board) -> AvailableBoard:
         toolchain = find_toolchain(board.chip).version
     except ToolchainError:
         toolchain = None
-    missing = []
-    if toolchain is None or not _installed("elftools", *_PACKAGES.get(board.reach.via, ())):
-        missing.append(INSTALL)
+    packages = {"elftools": "pyelftools", **_PACKAGES.get(board.reach.via, {})}
+    lacks = [] if toolchain is not None else ["a cross-compiler"]
+    lacks += [package for module, package in packages.items() if importlib.util.find_spec(module) is None]
+    missing = [INSTALL] if lacks else []
     if board.reach.via == "qemu" and (install := qemu.missing(board.chip)):
+        lacks.append(qemu.PROGRAMS[board.chip.architecture].name)
         missing.append(install)
     if board.reach.via == "linux" and (install := linux.missing()):
+        lacks.append(linux.EMULATORS[0])
         missing.append(install)
-    return AvailableBoard(board, toolchain, tuple(missing))
+    return AvailableBoard(board, toolchain, tuple(lacks), tuple(missing))
 
 
 def require(board: Board) -> None:
     """``BoardError`` where something is missing here to use ``board``."""
     if missing := examine(board).missing:
         raise BoardError("cannot be used here", where=board.name, remedy=" and ".join(missing))
-
-
-def _installed(*packages: str) -> bool:
-    return all(importlib.util.find_spec(name) is not None for name in packages)

@@ -34,8 +34,13 @@ class NameOrFile(click.types.StringParamType):
         self._told = told
 
     def get_missing_message(self, param: click.Parameter, ctx: click.Context | None) -> str | None:
-        """Whoever leaves out a name that is ``told`` reads which there are."""
-        return f"{self.name.capitalize()}s: {', '.join(self._names())}." if self._told else None
+        """Whoever leaves out a name that is ``told`` reads which there are, where these can be listed."""
+        if not self._told:
+            return None
+        try:
+            return f"{self.name.capitalize()}s: {', '.join(self._names())}."
+        except ImportError:  # the option is missing whatever else is
+            return None
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str

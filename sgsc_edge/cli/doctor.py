@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _WIDTH = (80, 120)  # of lines of text, at least and at most
 _MARGIN = 14  # columns for the names of parts
+_STOPS = ("verify", "build", "")  # the worst first
 
 
 @click.command("doctor", cls=Command)
@@ -28,7 +29,8 @@ def command(project: Path | None) -> Result:
     """Say what is installed, what is missing, what for, and the command that gets it.
 
     PROJECT, by default the current folder where it is one, is examined without its code being run. Exit code
-    3 where something is missing that build and verify need, 2 where the project would be refused.
+    3 where something is missing that verify needs, 2 where the project would be refused. Where only build
+    cannot run (the install of a CI gate), the last line says so, and the exit code is 0.
     """
     from sgsc_edge.api import doctor
     from sgsc_edge.doctor.diagnosis import UNSEEN
@@ -72,22 +74,23 @@ def _is_version(row: Finding) -> bool:
 
 
 def _remedies(rows: Sequence[Finding], width: int) -> list[str]:
-    """A paragraph for each remedy, what is required first, then the project: what it mends, and what for.
+    """A paragraph for each remedy, what stops commands first, then the project: what it mends, and what for.
 
     Boards have none: what they lack, compilers and emulators lack.
     """
     remedies: dict[str, list[Finding]] = {}
-    for row in sorted(rows, key=lambda row: (not row.required, row.part != "project")):
+    for row in sorted(rows, key=lambda row: (_STOPS.index(row.stops), row.part != "project")):
         if row.state != "ok" and row.part != "boards":
             remedies.setdefault(row.mend, []).append(row)
     return [_remedy(mend, mended, width) for mend, mended in remedies.items()]
 
 
 def _remedy(mend: str, rows: Sequence[Finding], width: int) -> str:
-    kind = rows[0].part if rows[0].part == "project" else "optional"
+    stops = rows[0].stops
+    kind = f"{stops} needs" if stops else rows[0].part if rows[0].part == "project" else "optional"
     what = (row.name if row.state == "missing" else f"{row.name} ({row.detail})" for row in rows)
     lines = {
-        "required" if rows[0].required else kind: ", ".join(dict.fromkeys(what)),
+        kind: ", ".join(dict.fromkeys(what)),
         "for": "; ".join(dict.fromkeys(row.use for row in rows if row.use)),
         "do": mend,
     }

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from sgsc_edge.cli.arguments import OneOf
@@ -13,7 +11,7 @@ from sgsc_edge.shipped import example_names
 
 
 @click.command("init", cls=Command)
-@click.argument("folder", required=False, type=click.Path(path_type=Path))
+@click.argument("folder", required=False, type=click.Path())  # a Path of nothing would be the current folder
 @click.option("--example", type=OneOf(example_names()), help="Write this example, as it is.")
 @click.option(
     "--from",
@@ -38,7 +36,7 @@ from sgsc_edge.shipped import example_names
 @click.option("--force", is_flag=True, help="Overwrite files that are there.")
 @command_options
 def command(
-    folder: Path | None,
+    folder: str | None,
     example: str | None,
     source: str | None,
     data: str | None,

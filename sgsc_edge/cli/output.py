@@ -19,7 +19,7 @@ from typing import Any
 
 import click
 
-from sgsc_edge.errors import ConfigError, InternalError, SgscError
+from sgsc_edge.errors import ConfigError, InternalError, NotMeasuredError, SgscError
 
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 VARIABLE = "SGSC_EDGE"
@@ -97,7 +97,7 @@ def print_result(result: Result, output: Output) -> bool:
 
 def print_error(error: Exception, output: Output) -> int:
     """Show an error on standard error (and as the JSON document where asked for); returns its exit code."""
-    known = error if isinstance(error, SgscError) else _bug(error)
+    known = error if isinstance(error, SgscError) else _missing_package(error) or _bug(error)
     with contextlib.suppress(OSError):
         if output.verbose:
             traceback.print_exception(error)
@@ -133,6 +133,21 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 def _json(document: object) -> str:
     return json.dumps(document, indent=2, sort_keys=True, allow_nan=False)
+
+
+def _missing_package(error: Exception) -> NotMeasuredError | None:
+    """A package that is not ours and cannot be imported; None for any other error."""
+    from sgsc_edge.doctor.packages import raised_by
+
+    if not isinstance(error, ImportError):
+        return None
+    package = error.name.partition(".")[0] if error.name else raised_by(error)
+    if package is None or package == __package__.partition(".")[0]:
+        return None
+    return NotMeasuredError(
+        f"the Python package '{package}' is not installed, or broken: {error}",
+        remedy="see what is missing and the command that gets it: sgsc-edge doctor",
+    )
 
 
 def _bug(error: Exception) -> InternalError:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 State = Literal["ok", "missing", "wrong"]
+Stops = Literal["", "build", "verify"]
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Finding:
     detail: the version, or what is wrong.
     use: what it is for.
     mend: the command or the sentence that mends it; empty where nothing is to be done.
-    required: whether ``build`` and ``verify`` need it.
+    stops: what cannot run without it: ``build``; ``verify``, and then no build either; or neither.
     """
 
     part: str
@@ -28,4 +29,4 @@ class Finding:
     detail: str = ""
     use: str = ""
     mend: str = ""
-    required: bool = False
+    stops: Stops = ""

@@ -81,7 +81,7 @@ def boards() -> list[Finding]:
             "boards",
             row.board.name,
             "missing" if row.missing else "ok",
-            row.toolchain or "no compiler",
+            f"without {', '.join(row.lacks)}" if row.lacks else row.toolchain or "",
             "flash, inspect --board",
             " and ".join(row.missing),
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import shlex
+import tomllib
 from collections.abc import Iterator
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -18,11 +19,20 @@ PART = "project"
 
 
 def has_project(folder: Path) -> bool:
-    """Whether a folder holds a project file; a ``pyproject.toml`` counts where it names us."""
-    settings = folder / "pyproject.toml"
-    return (folder / "sgsc.toml").is_file() or (
-        settings.is_file() and "[tool.sgsc-edge" in settings.read_text("utf-8", "replace")
-    )
+    """Whether a folder holds a project file; a ``pyproject.toml`` counts where it has our table."""
+    return (folder / "sgsc.toml").is_file() or has_table(folder / "pyproject.toml")
+
+
+def has_table(file: Path) -> bool:
+    """Whether a ``pyproject.toml`` has ``[tool.sgsc-edge]``; a damaged one: whether it names that."""
+    if not file.is_file():
+        return False
+    text = file.read_text("utf-8", "replace")
+    try:
+        tool = tomllib.loads(text).get("tool")
+    except (tomllib.TOMLDecodeError, RecursionError):
+        return "[tool.sgsc-edge" in text
+    return isinstance(tool, dict) and isinstance(tool.get("sgsc-edge"), dict)
 
 
 def project(named: Path | None) -> list[Finding]:

@@ -59,7 +59,8 @@ from sgsc_edge.pipeline.context import (
 from sgsc_edge.pipeline.recording import recorded
 from sgsc_edge.preservation.selection import SCHEMA as SELECTION_SCHEMA
 from sgsc_edge.preservation.selection import write_selection
-from sgsc_edge.preservation.sets import check_model, choose
+from sgsc_edge.preservation.sets import check_model, choose, preservation_sizes
+from sgsc_edge.preservation.split import Sizes
 from sgsc_edge.project import Project
 from sgsc_edge.report import REPORT, report_key, write_report
 from sgsc_edge.runtimes import available
@@ -155,7 +156,20 @@ def untrained_graph(project: Project, target: Target) -> Graph:
 
     Nothing is written. Raises ``InputError`` as a build does before it trains.
     """
-    build = Build(project, target, folder=project.root)  # of which nothing is read
+    return _untrained_graph(_nowhere(project, target))
+
+
+def untrained_project(project: Project, target: Target) -> tuple[Graph, Sizes]:
+    """:func:`untrained_graph`, and how many samples each part of the preservation set would have."""
+    build = _nowhere(project, target)
+    return _untrained_graph(build), preservation_sizes(project, build.data)
+
+
+def _nowhere(project: Project, target: Target) -> Build:
+    return Build(project, target, folder=project.root)  # of which nothing is read
+
+
+def _untrained_graph(build: Build) -> Graph:
     graphs: list[Graph] = []
     build.untrained.rehearse(lambda compressed: graphs.append(_living(build, compressed)))
     return graphs[0]

@@ -20,7 +20,7 @@ from sgsc_edge.preservation.pool import content_hashes, distinct, pool_indices
 from sgsc_edge.preservation.scores import Decisions, Scores, check_outputs, decide, score
 from sgsc_edge.preservation.select import Chosen, select
 from sgsc_edge.preservation.selection import MustKept, SampleScores, Selected, Selection, SideCounts
-from sgsc_edge.preservation.split import check_disjoint, part_sizes
+from sgsc_edge.preservation.split import Sizes, check_disjoint, part_sizes
 from sgsc_edge.preservation.taps import find_taps
 from sgsc_edge.project import Part, Project
 from sgsc_edge.project.user_code import failed, user_code
@@ -130,6 +130,12 @@ def load_data(project: Project, num_classes: int) -> Data:
     return Data(rest, pool, must_keep, load(TEST) if project.has_dataset(TEST) else None)
 
 
+def preservation_sizes(project: Project, data: Data) -> Sizes:
+    """How many samples each part gets; raises ``DataError`` where one would be empty."""
+    total = round(project.config.preservation.fraction * (len(data.rest) + len(data.pool)))
+    return part_sizes(len(set(data.rest.hashes)), len(set(data.pool.hashes)), total)
+
+
 def choose(project: Project, model: nn.Module, data: Data) -> Selection:
     """Score the samples with the float model (in evaluation mode) and choose the preservation set.
 
@@ -141,8 +147,7 @@ def choose(project: Project, model: nn.Module, data: Data) -> Selection:
     ModelError: the model fails on a sample, or gives NaN or infinity.
     """
     settings, seed = project.config.preservation, project.config.compress.seed
-    total = round(settings.fraction * (len(data.rest) + len(data.pool)))
-    sizes = part_sizes(len(set(data.rest.hashes)), len(set(data.pool.hashes)), total)
+    sizes = preservation_sizes(project, data)
     where = project.where("preservation", "layer")
     shares = settings.criteria()
     with _running(project):

@@ -5,7 +5,10 @@ What cannot be found out is an ``InputError`` that names the option which answer
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import inspect
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -134,19 +137,60 @@ def _factory(root: Path, file: Path, name: str) -> str:
 def _only_network(module: ModuleType, file: Path) -> str:
     names = _networks(module)
     if len(names) != 1:
-        several = f"has several networks: {', '.join(names)}" if names else "has no class of a network"
+        others = [
+            name
+            for name in _own_functions(module)
+            if inspect.isfunction(vars(module)[name]) and not _required(vars(module)[name])
+        ]
+        none = "has no class of a network"
+        if others:
+            none += f", and of its functions ({', '.join(others)}) none is seen to return one"
+        several = f"has several networks: {', '.join(names)}" if names else none
         raise ModelError(f"{file.name} {several}", where=FROM, remedy=_name_one(file, names))
     return names[0]
 
 
 def _networks(module: ModuleType) -> list[str]:
-    """The classes of networks that a module defines, without the parts of others that need arguments."""
+    """What makes networks in a module: its classes and functions that need no arguments, else its classes."""
     own = [
         name
         for name, value in vars(module).items()
         if isinstance(value, type) and issubclass(value, nn.Module) and _home(value) == module.__name__
     ]
-    return [name for name in own if not _required(getattr(module, name))] or own
+    makers = [name for name in _own_functions(module) if _returns_network(module, getattr(module, name))]
+    ready = [name for name in own if not _required(getattr(module, name))]
+    return [*ready, *makers] or own
+
+
+def _returns_network(module: ModuleType, function: Any) -> bool:
+    """Whether a function without required arguments is seen to return a network: it is read and not run.
+
+    Its annotation says so, or it returns at once what a class of networks makes.
+    """
+    if not inspect.isfunction(function) or _required(function):
+        return False
+    with contextlib.suppress(Exception):  # an annotation is any code
+        stated = inspect.signature(function, eval_str=True).return_annotation
+        if isinstance(stated, type) and issubclass(stated, nn.Module):
+            return True
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    except (OSError, SyntaxError):  # made elsewhere, or a lambda within a line
+        return False
+    returned = [node.value for node in ast.walk(tree) if isinstance(node, ast.Return)]
+    return bool(returned) and all(_makes_network(module, value) for value in returned)
+
+
+def _makes_network(module: ModuleType, value: ast.expr | None) -> bool:
+    """Whether an expression makes a network: ``Net(4)``, ``nn.Sequential()``, ``Net().eval()``."""
+    if not isinstance(value, ast.Call):
+        return False
+    if isinstance(value.func, ast.Attribute) and _makes_network(module, value.func.value):
+        return True
+    made: object = module
+    for part in ast.unparse(value.func).split("."):
+        made = getattr(made, part, None)
+    return isinstance(made, type) and issubclass(made, nn.Module)
 
 
 def _name_one(file: Path, names: Sequence[str]) -> str:
@@ -268,9 +312,17 @@ def _home(value: object) -> str | None:
 def _names(dataset: Any) -> tuple[str, ...] | None:
     """Names of the classes, as torchvision's data sets have them in ``classes``."""
     names = getattr(dataset, "classes", None)
-    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+    if not isinstance(names, (list, tuple)) or not all(_is_text(name) for name in names):
         return None
     return tuple(names) if len(set(names)) == len(names) >= 2 else None
+
+
+def _is_text(value: object) -> bool:
+    """Whether a value can be written to a file: text, and in UTF-8, which lone surrogates are not."""
+    try:
+        return isinstance(value, str) and bool(value.encode() or True)
+    except UnicodeEncodeError:
+        return False
 
 
 # --- the checkpoint -------------------------------------------------------------------------------
@@ -285,9 +337,12 @@ def _checkpoint(given: str | None, root: Path, model: nn.Module, factory: str) -
         if file is None:
             hint = nearest(Path(given).name, (path.name for path in _checkpoints(root)))
             raise ModelError(f"there is no file {given}{hint}", where=CHECKPOINT, remedy="correct the path")
-        fitting_state(model, file, CHECKPOINT)
         file = file.resolve()
-        return file.relative_to(root).as_posix() if file.is_relative_to(root) else file.as_posix()
+        path = (file.relative_to(root) if file.is_relative_to(root) else file).as_posix()
+        if not _is_text(path):
+            raise ModelError("the name of this file is not UTF-8", where=CHECKPOINT, remedy="rename it")
+        fitting_state(model, file, CHECKPOINT)
+        return path
     refused: list[InputError] = []
     fitting = []
     for file in _checkpoints(root):
@@ -314,7 +369,9 @@ def _checkpoint(given: str | None, root: Path, model: nn.Module, factory: str) -
 
 
 def _checkpoints(root: Path) -> list[Path]:
-    return sorted(path for path in root.iterdir() if path.suffix in CHECKPOINTS and path.is_file())
+    """Those of a folder, without names that ``sgsc.toml`` cannot hold."""
+    files = (path for path in root.iterdir() if path.suffix in CHECKPOINTS and path.is_file())
+    return sorted(path for path in files if _is_text(path.name))
 
 
 # --- names ----------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import subprocess
@@ -15,7 +16,7 @@ from sgsc_edge.errors import ConfigError
 from sgsc_edge.hints import nearest
 from sgsc_edge.project.load import FILE_NAME, load_project
 from sgsc_edge.scaffold.prove import prove
-from sgsc_edge.scaffold.write import Scaffolded, build_command, quoted, refuse_existing, write_files
+from sgsc_edge.scaffold.write import Scaffolded, build_command, check_folder, quoted, superseded, write_files
 from sgsc_edge.shipped import example_names, shipped
 
 log = logging.getLogger("sgsc_edge")
@@ -33,10 +34,11 @@ _MAX_BYTES = 2**24  # of the starter's checkpoint
 def new_example(folder: Path, name: str, target: str, *, force: bool) -> Scaffolded:
     """Write an example as it is; its network is not trained yet."""
     files = _files(folder, name)
-    refuse_existing(folder, files, force=force)
+    check_folder(folder, files, force=force)
+    notes = superseded(folder)
     written = write_files(folder, files)
     steps = (f"python {quoted(folder / _TRAIN)}", build_command(folder, target))
-    return Scaffolded(folder, written, (), (), steps)
+    return Scaffolded(folder, written, (), notes, steps)
 
 
 def new_starter(folder: Path, target: str, *, force: bool) -> Scaffolded:
@@ -48,7 +50,7 @@ def new_starter(folder: Path, target: str, *, force: bool) -> Scaffolded:
     name = project_name(folder)
     files[FILE_NAME] = files[FILE_NAME].replace(f'"{STARTER}"'.encode(), f'"{name}"'.encode(), 1)
     own = f"; for a network of your own: sgsc-edge init {quoted(folder)} --from FILE.py:NAME"
-    refuse_existing(folder, [*files, _CHECKPOINT], force=force, otherwise=own)
+    check_folder(folder, [*files, _CHECKPOINT], force=force, otherwise=own)
     with scratch_errors():
         scratch = tempfile.TemporaryDirectory(prefix="sgsc-edge-")
     with scratch:
@@ -59,8 +61,8 @@ def new_starter(folder: Path, target: str, *, force: bool) -> Scaffolded:
         log.info("checking that it builds ...")
         proof = prove(load_project(staged), target)
         files[_CHECKPOINT] = read_bytes(staged / _CHECKPOINT, _MAX_BYTES)
-    notes = ("model.py, data.py and train.py are yours to change.",)
-    findings = (("network", f"model:build, trained by train.py ({said})"), ("checked", proof))
+    notes = ("model.py, data.py and train.py are yours to change.", *proof.notes, *superseded(folder))
+    findings = (("network", f"model:build, trained by train.py ({said})"), ("checked", proof.text))
     return Scaffolded(folder, write_files(folder, files), findings, notes, (build_command(folder, target),))
 
 
@@ -85,7 +87,10 @@ def _files(folder: Path, name: str) -> dict[str, bytes]:
         )
     paths = [path for path in (shipped("examples") / name).iterdir() if path.suffix in (".py", ".toml")]
     files = {path.name: path.read_bytes() for path in sorted(paths)}
-    return files if (folder / _IGNORE_FILE).exists() else {**files, _IGNORE_FILE: _IGNORED}
+    ignores = False
+    with contextlib.suppress(OSError):  # check_folder says what is wrong with the folder
+        ignores = (folder / _IGNORE_FILE).exists()
+    return files if ignores else {**files, _IGNORE_FILE: _IGNORED}
 
 
 def _train(folder: Path) -> str:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sgsc_edge.config_text import parse_toml
+from sgsc_edge.errors import ConfigError, InputError
 from sgsc_edge.project import FILE_NAME, Project, make_project
 from sgsc_edge.scaffold.example import project_name
 from sgsc_edge.scaffold.prove import prove
-from sgsc_edge.scaffold.write import Scaffolded, build_command, refuse_existing, write_files
+from sgsc_edge.scaffold.write import Scaffolded, build_command, check_folder, superseded, write_files
 
 if TYPE_CHECKING:  # it brings torch
     from sgsc_edge.project.guess import Answers, Found
@@ -26,6 +30,26 @@ _FRACTIONS = (0.1, 0.4)  # the pool, a fifth of the training data, holds half of
 _TRAINED_SAMPLES = 120_000
 _EPOCHS = (2, 20)
 _SMALL = 10_000  # training samples, below which batches are smaller
+# The options that answer for settings, the first that fits; and what errors about settings say instead.
+_OPTIONS = (
+    ("model.checkpoint", "--checkpoint"),
+    ("model.input", "--data"),
+    ("model", "--from"),
+    ("", "--data"),
+)
+_LINE = re.compile(rf"^{re.escape(FILE_NAME)}:\d+: ")
+_SETTING = re.compile(rf"(?:{_LINE.pattern})?((?:project|model|data|preservation|compress|gate)\.\S+)")
+_SAID = (
+    (
+        "set model.input.shape to the shape of one sample, channels first,",
+        "return samples that the model takes",
+    ),
+    ("model.input.shape", "the first sample's shape"),
+    ("model.input says", "the first one is"),
+    (" or model.input", ""),
+    (", raise preservation.pool_fraction, or name data.pool", ""),
+    (", or lower preservation.pool_fraction", ""),
+)
 
 
 def new_config(answers: Answers, folder: Path | None, target: str, *, force: bool) -> Scaffolded:
@@ -36,26 +60,52 @@ def new_config(answers: Answers, folder: Path | None, target: str, *, force: boo
     from sgsc_edge.project.guess import find
 
     if folder is not None:
-        refuse_existing(folder, [FILE_NAME], force=force)
+        check_folder(folder, [FILE_NAME], force=force)
     log.info("looking at the network and its data ...")
-    found = find(answers, folder)
+    with _as_options():
+        found = find(answers, folder)
     shown = _relative(found.root) if folder is None else folder
-    refuse_existing(found.root, [FILE_NAME], force=force)
-    untold = _project(found, None)
-    model = untold.load_model()
-    classes = untold.output_size(model)
-    names = found.names if found.names is not None and len(found.names) == classes else None
-    log.info("checking that it builds ...")
-    proof = prove(_project(found, names), target)
+    check_folder(found.root, [FILE_NAME], force=force)
+    with _as_options():
+        untold = _project(found, None)
+        model = untold.load_model()
+        classes = untold.output_size(model)
+        names = found.names if found.names is not None and len(found.names) == classes else None
+        log.info("checking that it builds ...")
+        proof = prove(_project(found, names), target)
     files = write_files(shown, {FILE_NAME: config_text(found, names).encode()})
     findings = (
         ("network", f"{found.factory}, {found.parameters:,} parameters, {classes} classes"),
         ("input", f"float32 {list(found.shape)}, as {found.train} gives it"),
         ("data", f"{found.train}, {found.samples:,} samples; test: {found.test or 'none'}"),
         ("checkpoint", found.checkpoint or "none"),
-        ("checked", proof),
+        ("checked", proof.text),
     )
-    return Scaffolded(shown, files, findings, _notes(found), (build_command(shown, target),))
+    return Scaffolded(
+        shown,
+        files,
+        findings,
+        (*_notes(found), *proof.notes, *superseded(found.root)),
+        (build_command(shown, target),),
+    )
+
+
+@contextlib.contextmanager
+def _as_options() -> Iterator[None]:
+    """Errors about settings become errors about what the user gave: the settings are written nowhere yet."""
+    try:
+        yield
+    except InputError as error:
+        problems = error.problems if isinstance(error, ConfigError) else ()
+        setting = next(filter(None, map(_SETTING.match, (error.where or "", *problems))), None)
+        if setting is not None:
+            error.where = next(option for start, option in _OPTIONS if setting[1].startswith(start))
+        for told, instead in _SAID:
+            error.message = error.message.replace(told, instead)
+            error.remedy = error.remedy and error.remedy.replace(told, instead)
+        if isinstance(error, ConfigError) and problems:
+            error.problems = tuple(_LINE.sub("", problem) for problem in problems)
+        raise
 
 
 def _project(found: Found, names: tuple[str, ...] | None) -> Project:

@@ -218,6 +218,24 @@ def test_an_unexpected_exception_is_our_bug() -> None:
     assert (error["kind"], error["exit_code"]) == ("InternalError", 5)
 
 
+@pytest.mark.parametrize("arguments", [("targets",), ("verify", ".")])
+def test_a_missing_package_is_no_bug_of_ours(arguments: tuple[str, ...]) -> None:
+    done = patched("import sys\nsys.modules['pydantic'] = None", *arguments)
+    assert done.returncode == 3, done.stderr
+    assert "the Python package 'pydantic' is not installed, or broken" in done.stderr
+    assert "-> see what is missing and the command that gets it: sgsc-edge doctor" in done.stderr
+    done = patched("import sys\nsys.modules['sgsc_edge.targets'] = None", "targets")
+    assert done.returncode == 5
+    assert "this is a bug" in done.stderr
+
+
+def test_a_missing_option_is_named_also_where_its_values_cannot_be_listed() -> None:
+    done = patched("import sys\nsys.modules['pydantic'] = None", "build", ".")
+    assert done.returncode == 2
+    assert "Missing option '--target'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_an_interrupt_ends_with_130() -> None:
     code = (
         "import sgsc_edge.api\n"

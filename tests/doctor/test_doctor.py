@@ -16,7 +16,7 @@ from typing import Any
 import click
 import pytest
 
-from sgsc_edge.doctor import Finding, diagnose, programs
+from sgsc_edge.doctor import Finding, diagnose, packages, programs
 from sgsc_edge.doctor.project import has_project, project
 
 ROOT = Path(__file__).parents[2]
@@ -67,10 +67,9 @@ def test_without_any_package_it_says_what_to_install(tmp_path: Path) -> None:
     ran = doctor(tmp_path / "venv/bin/python", alone)
     assert (ran.code, ran.found["exit_code"]) == (3, 3), ran.err
     assert rows(ran.found, "python")["sgsc-edge"]["mend"] == "pip install 'sgsc-edge[build]'"
-    assert rows(ran.found, "packages")["packaging"]["mend"] == "pip install packaging"
     assert rows(ran.found, "runtimes")["numpy"]["mend"] == "pip install numpy"
     assert rows(ran.found, "boards")["pydantic"]["state"] == "missing"
-    assert ran.found["verdict"] == "build and verify cannot run: sgsc-edge, packaging, numpy"
+    assert ran.found["verdict"] == "build and verify cannot run: sgsc-edge, numpy"
 
 
 def distribution(folder: Path, name: str, version: str, *requires: str) -> None:
@@ -100,15 +99,62 @@ def test_old_missing_and_damaged_packages_have_their_commands(tmp_path: Path) ->
     found = {name: row for part in parts for name, row in rows(ran.found, part).items()}
     assert ran.code == 3
     assert rows(ran.found, "python")["sgsc-edge"]["detail"] == "9.9"
-    assert {name: (row["state"], row["mend"], row["required"]) for name, row in found.items()} == {
-        "numpy": ("wrong", "pip install --upgrade 'numpy>=2.0'", True),
-        "click": ("ok", "", True),
-        "odd": ("wrong", "pip install --upgrade 'odd>=1'", True),
-        "absent-trainer": ("missing", "pip install 'sgsc-edge[build]'", True),
-        "absent-emulator": ("missing", "pip install 'sgsc-edge[device]'", False),
+    assert {name: (row["state"], row["mend"], row["stops"]) for name, row in found.items()} == {
+        "numpy": ("wrong", "pip install --upgrade 'numpy>=2.0'", "verify"),
+        "click": ("ok", "", "verify"),
+        "odd": ("wrong", "pip install --upgrade 'odd>=1'", "verify"),
+        "absent-trainer": ("missing", "pip install 'sgsc-edge[build]'", "build"),
+        "absent-emulator": ("missing", "pip install 'sgsc-edge[device]'", ""),
     }
     assert found["numpy"]["detail"] == "1.26.4; >=2.0 is needed"
-    assert ran.found["verdict"] == "build and verify cannot run: numpy, odd, absent-trainer"
+    assert (
+        ran.found["verdict"]
+        == "build and verify cannot run: numpy, odd (and build not without absent-trainer)"
+    )
+
+
+def test_the_install_of_a_gate_is_well_and_says_that_it_builds_nothing(tmp_path: Path) -> None:
+    distribution(tmp_path, "sgsc-edge", "9.9", "click>=8.2", "absent-trainer>=3; extra == 'build'")
+    ran = doctor(sys.executable, tmp_path)
+    assert (ran.code, ran.found["verdict"]) == (0, "verify can run here; build cannot: absent-trainer"), (
+        ran.err
+    )
+
+
+def test_packages_are_listed_without_the_package_that_reads_versions(tmp_path: Path) -> None:
+    asked = (
+        "click>=8.2",
+        "absent[x]>=3",
+        "elsewhere>=1; sys_platform == 'nowhere'",
+        "pytest; extra == 'dev'",
+    )
+    distribution(tmp_path, "sgsc-edge", "9.9", *asked, "absent-trainer; extra == 'build'")
+    (tmp_path / "packaging.py").write_text("raise ModuleNotFoundError(name='packaging')")
+    found = doctor(sys.executable, tmp_path).found
+    assert {name: (row["state"], row["mend"]) for name, row in rows(found, "packages").items()} == {
+        "click": ("ok", ""),
+        "absent": ("missing", "pip install 'absent>=3'"),
+    }
+    assert rows(found, "extra build")["absent-trainer"]["mend"] == "pip install 'sgsc-edge[build]'"
+
+
+@pytest.mark.parametrize(
+    ("module", "installed", "command"),
+    [
+        ("serial", (), "pip install pyserial"),
+        ("serial", ("pyserial",), "pip install --force-reinstall pyserial"),
+        ("oddly_named", ("other-name",), "pip install --force-reinstall other-name"),
+        ("unknown", (), "pip install unknown"),
+    ],
+)
+def test_a_module_is_mended_by_its_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, installed: tuple[str, ...], command: str
+) -> None:
+    for name in installed:
+        distribution(tmp_path, name, "1.0")
+        (tmp_path / f"{name.replace('-', '_')}-1.0.dist-info" / "top_level.txt").write_text(module)
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])  # nothing else is installed
+    assert packages.mend(packages.distribution_of(module)) == command
 
 
 def test_a_package_that_raises_when_imported_is_named(tmp_path: Path) -> None:
@@ -146,7 +192,8 @@ def test_the_text_groups_what_one_command_mends(tmp_path: Path) -> None:
     here, *remedies, unseen, verdict = text.strip().split("\n\n")
     assert re.search(r"^packages +click [0-9.]+$", here, re.MULTILINE)
     words = [re.split(r"\s+", remedy, maxsplit=2)[:2] for remedy in remedies]
-    assert words[:2] == [["required", "numpy"], ["project", "model.checkpoint"]]
+    assert "numpy" in remedies[0]
+    assert words[:2] == [["verify", "needs"], ["project", "model.checkpoint"]]
     assert "do            pip install --upgrade 'numpy>=99'" in remedies[0].splitlines()
     (device,) = (remedy for remedy in remedies if "absent-a" in remedy)
     assert device.splitlines()[-1] == "do            pip install 'sgsc-edge[device]'"
@@ -189,7 +236,8 @@ def test_without_a_cross_compiler_zig_is_offered(monkeypatch: pytest.MonkeyPatch
     assert emulators["qemu-aarch64"] == "install what Debian calls qemu-user"
     boards = {row.name: row for row in programs.boards()}
     assert boards["virtual-cortex-m4"].state == "ok"
-    assert boards["qemu-mps2-an386"].mend == "apt install qemu-system-arm"
+    qemu = boards["qemu-mps2-an386"]
+    assert (qemu.detail, qemu.mend) == ("without qemu-system-arm", "apt install qemu-system-arm")
 
 
 def test_a_serial_port_that_may_not_be_opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -273,12 +321,16 @@ def test_the_current_folder_is_examined_where_it_is_a_project(folder: Path, tmp_
     assert not has_project(folder)
     (folder / "pyproject.toml").write_text("[tool.other]\n")
     assert not has_project(folder)
-    (folder / "pyproject.toml").write_text("[tool.sgsc-edge.project]\n")
-    assert has_project(folder)
+    for text in ("# [tool.sgsc-edge]\n", "[tool.sgsc-edge-other]\n", "[tool]\nsgsc-edge = 1\n"):
+        (folder / "pyproject.toml").write_text(text)
+        assert not has_project(folder)
+    for text in ("[tool.sgsc-edge.project]\n", "[ tool . sgsc-edge ]\n", "[tool.sgsc-edge]\nname = \n"):
+        (folder / "pyproject.toml").write_text(text)
+        assert has_project(folder)
 
 
 def test_the_worst_finding_decides(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    lacking = Finding("packages", "torch", "missing", "not installed", required=True)
+    lacking = Finding("packages", "torch", "missing", "not installed", stops="verify")
     monkeypatch.setattr("sgsc_edge.doctor.packages.packages", lambda: [lacking])
     assert diagnose(folder).exit_code == 3
     (folder / "float.pt").unlink()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,6 +54,15 @@ def train(): return _part(120, 0)
 def test(): return _part(30, 1)
 def validation(): return _part(30, 2)
 def sized(count): return _part(count, 3)
+"""
+
+
+MIXED = """\
+class Mixed(TensorDataset):
+    def __getitem__(self, index):
+        x, y = super().__getitem__(index)
+        return (x.repeat(2, 1, 1) if index else x), y
+def train(): return Mixed(*_part(120, 0).tensors)
 """
 
 
@@ -134,6 +146,41 @@ def test_every_example_is_a_project(tmp_path: Path, name: str) -> None:
     assert load_project(tmp_path / "copy").config.model.saw_pool is False
 
 
+def test_a_folder_of_no_use_is_found_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("sgsc_edge.scaffold.example._train", lambda folder: pytest.fail("trained"))
+    for folder in (tmp_path / "file" / "demo", tmp_path / "new" / ("n" * 300), tmp_path / ("n" * 300)):
+        with pytest.raises(InputError, match="cannot write") as caught:
+            init(folder)
+        assert caught.value.where == str(folder)
+        assert "--out" not in str(caught.value.remedy)
+    with pytest.raises(InputError, match="is empty"):
+        init("")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_project_within_pyproject_is_not_put_out_of_use_unasked(own: Path) -> None:
+    (own / "pyproject.toml").write_text("[tool.sgsc-edge.project]\nname = 'mine'\n")
+    for options in ({"source": str(own / "model.py")}, {"example": "digits", "folder": own / "."}):
+        with pytest.raises(InputError, match=r"by \[tool.sgsc-edge\] of pyproject.toml|already"):
+            init(**options)  # type: ignore[arg-type]
+        assert not (own / "sgsc.toml").exists()
+    made = init(source=str(own / "model.py"), force=True)
+    assert "sgsc.toml is read from now on; [tool.sgsc-edge] of pyproject.toml is not." in made.notes
+
+
+def test_an_empty_folder_name_is_not_the_current_folder(
+    tmp_path: Path,
+) -> None:
+    command = [sys.executable, "-m", "sgsc_edge.cli.main", "init", "", "--example", "digits"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "FOLDER: is empty" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_unknown_example_is_told_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="did you mean 'digits'"):
         init(tmp_path / "demo", example="digts")
@@ -189,6 +236,51 @@ def test_answers_are_taken(own: Path) -> None:
     assert config.data.test == "data:validation"
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        "def build(): return Net(4)",
+        "def build(): return Net(4).eval()",
+        "def build(scale=1):\n    net = Net(scale)\n    return net.eval() if scale else nn.Sequential(net)",
+        "def build() -> nn.Module:\n    net = Net(4)\n    return net",
+    ],
+)
+def test_a_function_that_makes_the_network_is_found(own: Path, function: str) -> None:
+    text = MODEL.replace("width=4", "width").replace("ready = Net()\n", "")
+    (own / "model.py").write_text(f"{text}{function}\ndef train(): raise SystemExit('not run')\n")
+    if "scale" in function:  # not seen: an expression of two, and a name
+        with pytest.raises(InputError, match="several networks: Block, Net"):
+            init(own, source="model.py")
+        return
+    assert find(Answers(str(own / "model.py")), None).factory == "model:build"
+    (own / "model.py").write_text(f"{MODEL}{function}\n")
+    with pytest.raises(InputError, match="has several networks: Net, build"):
+        init(own, source="model.py")
+
+
+def test_few_samples_are_divided_as_a_build_does(own: Path) -> None:
+    (own / "data.py").write_text(DATA.replace("_part(120, 0)", "_part(5, 3)"))
+    with pytest.raises(InputError, match=r"the pool has [01] different samples") as caught:
+        init(own, source="model.py")
+    assert (caught.value.where, caught.value.remedy) == ("--data", "bring more training data")
+    assert not (own / "sgsc.toml").exists()
+    (own / "data.py").write_text(DATA)
+    (note,) = (note for note in init(own, source="model.py").notes if note.startswith("Few samples"))
+    assert "will judge: 11. One of them is more than [gate] allows to change (1.0%)" in note
+
+
+def test_names_that_no_file_can_hold_are_left_out(own: Path) -> None:
+    (own / "data.py").write_text(DATA.replace('"ab"', '"\\ud800"'))
+    odd = own / os.fsdecode(b"n\xff.safetensors")
+    save_file(weights(), own / "net.safetensors")
+    odd.write_bytes((own / "net.safetensors").read_bytes())
+    with pytest.raises(InputError, match="is not UTF-8"):
+        init(own, source="model.py", checkpoint=odd.name)
+    init(own, source="model.py")
+    config = load_project(own).config
+    assert (config.model.checkpoint, config.data.classes) == ("net.safetensors", None)
+
+
 def test_without_a_checkpoint_that_is_said(own: Path) -> None:
     save_file(weights(), own / "net.safetensors")
     made = init(own, source="model:Net", data="data:train", checkpoint="none")
@@ -238,7 +330,8 @@ def test_what_is_wrong_names_the_option_that_answers(
         ({"model.py": "import absent"}, "No module named 'absent'", "or correct the import"),
         ({"model.py": MODEL.replace("1, width", "2, width")}, "takes [2, height, width]", "channels first"),
         ({"model.py": MODEL.replace("x).relu()", "x).cumsum(1)")}, "cumsum", ""),
-        ({"data.py": DATA.replace(", 6, 6,", ", 6, 5,")}, "", ""),
+        ({"data.py": DATA.replace(", 6, 6,", ", 6, 5,")}, "", "return samples that the model takes"),
+        ({"data.py": f"{DATA}{MIXED}"}, "[2, 6, 6]; the first one is float32 [1, 6, 6]", "correct the data"),
         ({"data.py": "def test(): pass"}, "no function 'train'; it has test", "data.py:TRAIN,TEST"),
         ({"data.py": "def load(): pass"}, "no function 'train'; it has load", "data.py:TRAIN,TEST"),
         ({"data.py": "def train(): return None"}, "not a data set with a length", "map-style"),
@@ -256,6 +349,10 @@ def test_a_project_that_would_not_build_is_not_written(
         init(own, source="model.py")
     assert message in caught.value.message
     assert remedy in str(caught.value.remedy)
+    # what is not written cannot be corrected: the error is about options and the user's files
+    assert not re.search(
+        r"sgsc\.toml|model\.(input|factory)|data\.(train|test|pool)|preservation\.", str(caught.value)
+    )
     assert not (own / "sgsc.toml").exists()
 
 
