@@ -152,8 +152,8 @@ def test_the_wheel_examines_itself(program: Path, tmp_path: Path) -> None:
     rows = {(row["part"], row["name"]): row for row in found["findings"]}
     assert done.returncode == found["exit_code"] == 0, found["verdict"]
     assert rows["extra build", "captum"]["state"] == rows["extra device", "unicorn"]["state"] == "ok"
-    assert rows["extra build", "torch"]["required"]
-    assert not rows["extra device", "pyserial"]["required"]
+    assert rows["extra build", "torch"]["stops"] == "build"
+    assert rows["extra device", "pyserial"]["stops"] == ""
     assert "pytest" not in {name for _, name in rows}
 
 
