@@ -64,10 +64,11 @@ def package_c_array(
         raise NotMeasuredError(
             f"the arena cannot be measured: {found.reason}",
             where=source.name,
-            remedy="package where tflite-micro is installed (Linux on x86-64), or give the size with --arena "
+            remedy="package where tflite-micro works (Linux on x86-64), or give the size with --arena "
             "BYTES: the example prints how much of it is used",
         )
-    texts = Texts(source, interface, _ops(source), _classes(source), size, _origin(found, arena is not None))
+    texts = Texts(source, interface, _ops(source), _classes(source), size, _origin(found, arena))
+    warning = _warning(found, size)
     description = {
         **describe(FORMAT, source, interface),
         "model_bytes": len(source.data),
@@ -76,10 +77,14 @@ def package_c_array(
         "arena_bytes": size,
         "arena_from": "measured" if arena is None else "given",
         "arena_measured": found.arena,
+        "arena_warning": warning,
         "tflite_micro": found.version,
         "expected_from": found.expected_from,
     }
-    return write_package(out, texts.files(), description, _summary(texts, found))
+    lines = _summary(texts, found)
+    if warning is not None:
+        lines += (f"warning: {warning}",)
+    return write_package(out, texts.files(), description, lines)
 
 
 def _with_margin(measured: int) -> int:
@@ -110,12 +115,24 @@ def _classes(source: Source) -> tuple[str, ...]:
     return tuple(names) if fits else ()
 
 
-def _origin(found: OnTflm, given: bool) -> str:
+def _origin(found: OnTflm, given: int | None) -> str:
     """Where the arena's size comes from."""
     if found.arena is None:
         return "given, not measured"
     took = f"TFLite Micro {found.version} took {found.arena:,} on a 64-bit machine with reference kernels"
-    return f"given; {took}" if given else f"{took}, the rest is margin"
+    if given is None:
+        return f"{took}, the rest is margin"
+    return f"given, too small there: {took}" if given < found.arena else f"given; {took}"
+
+
+def _warning(found: OnTflm, size: int) -> str | None:
+    """About an arena with which TFLite Micro does not set the model up on this machine."""
+    if found.arena is None or size >= found.arena:
+        return None
+    return (
+        f"an arena of {size:,} bytes is less than the {found.arena:,} that TFLite Micro takes here; a 32-bit "
+        "device takes less, but does not start where it is not enough: run the example there"
+    )
 
 
 def _summary(texts: Texts, found: OnTflm) -> tuple[str, ...]:

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from sgsc_edge.errors import InternalError, ModelError
 from sgsc_edge.packaging.source import Arrays, Source
-from sgsc_edge.runtimes import RunResult, Status, execute, specs
-from sgsc_edge.runtimes.tflm import arena_bytes, run_bytes
+from sgsc_edge.runtimes import RunResult, RuntimeSpec, Status, execute, specs
+from sgsc_edge.runtimes.tflm import arena_bytes, only_import, run_bytes
 
 ORACLE: Literal["tflm"] = "tflm"
 STAND_IN: Literal["numpy"] = "numpy"
@@ -35,6 +35,8 @@ class OnTflm:
 def measure(source: Source) -> OnTflm:
     """Run a model on TFLite Micro, in a process of its own.
 
+    Where that process cannot even import it, nothing is measured: that says nothing about the model.
+
     Raises
     ------
     ModelError: TFLite Micro does not take the model.
@@ -46,6 +48,8 @@ def measure(source: Source) -> OnTflm:
     )
     if sized.status is Status.NOT_RUN:
         return OnTflm(None, None, sized.reason)
+    if sized.outputs is None and (broken := _import_problem(oracle)):
+        return OnTflm(None, None, broken)
     arena = int(_outputs(sized, source).view("<i8")[0, 0])
     if source.samples:
         ran = execute(replace(oracle, run=run_bytes), source.data, _rows(source.inputs), timeout_s=_TIMEOUT_S)
@@ -55,6 +59,14 @@ def measure(source: Source) -> OnTflm:
                 f"TFLite Micro {ran.version} and the integer executor differ", where=source.name
             )
     return OnTflm(sized.version, arena, "")
+
+
+def _import_problem(oracle: RuntimeSpec) -> str | None:
+    """Why TFLite Micro cannot be imported by the process that runs it; None where it can."""
+    tried = execute(replace(oracle, run=only_import), b"", np.zeros((1, 1), np.int8), timeout_s=_TIMEOUT_S)
+    if tried.status is Status.OK:
+        return None
+    return f"tflite-micro {tried.version} is installed and cannot be imported: {tried.reason}"
 
 
 def _outputs(result: RunResult, source: Source) -> NDArray[np.int8]:

@@ -392,8 +392,8 @@ def build_target(project, target, out, board):
     if code in (2, 5):
         raise {{2: e.DataError, 5: e.InternalError}}[code]("wrong")
     return S(exit_code=code, verdict="V", predicate=S(target=target.name, test={{}}), subjects={{}},
-             differences=(), not_repeated=(), to_json=dict, summary_rows=lambda: [("model",)], gate_lines=lambda: ["gate"],
-             must_keep_line=str, warning_lines=list)
+             differences=(), not_repeated=(), to_json=dict, summary_rows=lambda: [("model",)],
+             gate_lines=lambda: ["gate"], must_keep_line=str, warning_lines=list)
 sgsc_edge.api.prepare, sgsc_edge.api.build_target = prepare, build_target
 """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -24,6 +25,7 @@ from sgsc_edge.graph.ir import DType, Graph, Node, Quantization, Tensor
 from sgsc_edge.graph.write_tflite import write_tflite
 from sgsc_edge.numerics import dequantize, quantize
 from sgsc_edge.packaging import on_tflm, package_c_array, read_source
+from sgsc_edge.packaging.c_array import _METHODS
 from sgsc_edge.runtimes import RunResult, Status, _execute
 
 STRICT = ("-Wall", "-Wextra", "-Werror", "-Wconversion", "-Wshadow", "-pedantic")
@@ -234,6 +236,13 @@ def test_the_resolver_has_the_ops_of_the_file_and_no_others(
         assert api.package(path, "c-array", out=tmp_path / name).description["ops"] == ops
 
 
+def test_methods_of_the_resolver_are_methods_that_it_has() -> None:
+    listed = (INTERFACE / "tensorflow/lite/micro/resolver_methods.inc").read_text()
+    known = set(re.findall(r"^ADDS\((\w+)\)$", listed, re.MULTILINE))
+    assert len(known) == 118
+    assert set(_METHODS.values()) <= known
+
+
 @pytest.mark.parametrize("stated", [b"[" * 100_000, b'["a"]', b'{"a": 1}', b"[1, 2, 3, 4]", b"\xff"])
 def test_names_of_classes_that_are_none_are_left_out(tmp_path: Path, stated: bytes) -> None:
     graph = replace(two_sided(), metadata={"sgsc.classes": stated})
@@ -348,6 +357,40 @@ def test_an_arena_that_cannot_be_measured_is_asked_for(tmp_path: Path) -> None:
     assert "given, not measured" in (made.folder / "README.md").read_text()
 
 
+def test_a_tflite_micro_that_cannot_be_imported_says_nothing_about_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Installed, with a library that does not load."""
+    broken = tmp_path / "site" / "tflite_micro"
+    broken.mkdir(parents=True)
+    (broken / "__init__.py").write_text("raise ImportError('libX.so.1: cannot open shared object file')\n")
+    monkeypatch.setenv("PYTHONPATH", str(broken.parent), prepend=os.pathsep)
+    path = write_model(tmp_path, NETWORKS["mixed"])
+    done = command(path, "--format", "c-array", "--out", tmp_path / "p")
+    assert done.returncode == 3, done.stderr
+    assert "cannot be imported: ImportError: libX.so.1" in done.stderr
+    assert "--arena" in done.stderr
+    assert not (tmp_path / "p").exists()
+    done = command(path, "--format", "c-array", "--arena", "30000", "--out", tmp_path / "p")
+    assert done.returncode == 0, done.stderr
+    assert described(tmp_path / "p")["expected_from"] == "numpy"
+
+
+def test_an_arena_below_the_measured_one_is_warned_of(packages: dict[str, Path], tmp_path: Path) -> None:
+    path = packages["mixed"].parent / "mixed.tflite"
+    measured = described(packages["mixed"])["arena_measured"]
+    assert described(packages["mixed"])["arena_warning"] is None
+    made = api.package(path, "c-array", arena=measured, out=tmp_path / "enough")
+    assert made.description["arena_warning"] is None
+    assert "warning" not in made.to_text()
+    made = api.package(path, "c-array", arena=measured - 1, out=tmp_path / "less")
+    says = f"an arena of {measured - 1:,} bytes is less than the {measured:,} that TFLite Micro takes here"
+    assert made.description["arena_warning"].startswith(says)
+    assert f"warning: {says}" in made.to_text()
+    assert "too small there" in (made.folder / "README.md").read_text()
+    assert "too small there" in (made.folder / "sgsc_mixed.h").read_text()
+
+
 def test_a_model_that_tflite_micro_does_not_take(tmp_path: Path) -> None:
     """Its FULLY_CONNECTED takes one scale where weights have 4 bits."""
     grid = Quantization.per_tensor(0.1, 0)
@@ -374,7 +417,9 @@ def test_other_outputs_than_ours_are_our_bug(tmp_path: Path, monkeypatch: pytest
         package_c_array(replace(source, outputs=outputs), tmp_path / "p")
     assert not (tmp_path / "p").exists()
     crashed = RunResult(Status.CRASHED, version="1", reason="killed by SIGSEGV")
-    monkeypatch.setattr(on_tflm, "execute", lambda *_, **__: crashed)
+    imported = RunResult(Status.OK, np.zeros((1, 1), np.int8), version="1")
+    results = iter([crashed, imported])
+    monkeypatch.setattr(on_tflm, "execute", lambda *_, **__: next(results))
     with pytest.raises(ModelError, match="does not run it: killed by SIGSEGV"):
         package_c_array(source, tmp_path / "p")
 

@@ -27,38 +27,7 @@ class MicroMutableOpResolver : public MicroOpResolver {
  public:
 #define ADDS(name) \
   TfLiteStatus Add##name() { return ++added_ <= tOpCount ? kTfLiteOk : kTfLiteError; }
-  ADDS(Add)
-  ADDS(AveragePool2D)
-  ADDS(BatchMatMul)
-  ADDS(Concatenation)
-  ADDS(Conv2D)
-  ADDS(DepthwiseConv2D)
-  ADDS(Dequantize)
-  ADDS(FullyConnected)
-  ADDS(Gather)
-  ADDS(HardSwish)
-  ADDS(L2Normalization)
-  ADDS(LeakyRelu)
-  ADDS(Logistic)
-  ADDS(MaxPool2D)
-  ADDS(Mean)
-  ADDS(Mul)
-  ADDS(Pack)
-  ADDS(Pad)
-  ADDS(Prelu)
-  ADDS(Quantize)
-  ADDS(Relu)
-  ADDS(Relu6)
-  ADDS(Reshape)
-  ADDS(ResizeBilinear)
-  ADDS(ResizeNearestNeighbor)
-  ADDS(Softmax)
-  ADDS(Split)
-  ADDS(StridedSlice)
-  ADDS(Sub)
-  ADDS(Tanh)
-  ADDS(Transpose)
-  ADDS(Unpack)
+#include "resolver_methods.inc"
 #undef ADDS
 
  private:
