@@ -230,6 +230,7 @@ FAULTS: dict[str, Fault] = {
     "all labels changed": _labels(None),
     "model.tflite of another build": _from_other(MODEL),
     "both models of another build": _from_other(MODEL, ONNX),
+    "compressed.safetensors of another build": _from_other("compressed.safetensors"),
     "preservation.npz of another build": _from_other(SAMPLES),
     "certify and watch samples exchanged": _swapped_parts,
     "certificate of another build": _from_other(CERTIFICATE),

@@ -1,9 +1,10 @@
 """Damaged files of a real build, all hashes made to fit: is each refused, or judged by what it computes?
 
 Digits, built for ``tflite-int8``. Each file of the build is damaged in ``--count`` seeded ways
-(``benchmarks.mutants``); after each, the hashes in the manifest and in the certificate (subjects, sets,
-policy, digest) are computed anew, so that parsers and runtimes see the damage and not a changed hash. Then
-commands read it: `verify`, `inspect`, `package`, `flash --dry-run`; of ``sgsc.toml``, what `build` loads::
+(``benchmarks.mutants``), no two with the same bytes; after each, the hashes in the manifest and in the
+certificate (subjects, sets, policy, digest) are computed anew, so that parsers and runtimes see the damage,
+not a changed hash. Then commands read it: `verify`, `report`, `inspect`, `package`, `flash --dry-run`; of
+``sgsc.toml``, what `build` loads::
 
     python -m benchmarks.hostile [--count 2000] [--seed 0] [--workers 2]
 
@@ -43,7 +44,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import record
-from benchmarks.mutants import MUTATORS, mutant
+from benchmarks.mutants import MUTATORS, draws, means_the_same, mutant
 from benchmarks.record import WORK, Row, finish
 from sgsc_edge.artifacts import (
     canonical_json,
@@ -75,12 +76,14 @@ class Found:
 
     ``end``: "refused", "gate failed", "not measured", "same outputs", "done" (for what judges nothing), or a
     fault: "other outputs", "no reason", "our bug", "crash", "hang", "memory".
+    ``same``: it says what the original says, in other bytes.
     ``megabytes``: of our process, beside what it held before.
     """
 
     file: str
     index: int
     how: str
+    same: bool
     command: str
     end: str
     detail: str
@@ -104,7 +107,11 @@ def main() -> int:
     parser.add_argument("--project", type=Path, help="the sgsc.toml to damage; needed with --folder")
     options = parser.parse_args()
     base = _given(options) if options.folder else built(options.seed)
-    wanted = [(name, index) for name in options.file or MUTATORS for index in range(options.count)]
+    wanted = [
+        (name, index)
+        for name in options.file or MUTATORS
+        for index in draws(name, *base.original(name), options.seed, options.count)
+    ]
     log = WORK / "hostile" / f"found.{base.key}.{options.seed}.jsonl"
     started = time.perf_counter()
     found = list(_all(base, wanted, options.seed, options.workers, log))
@@ -302,34 +309,36 @@ class Worker:
             (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(self.base.folder / name, self.folder / name)
 
-    def damaged(self, name: str, index: int) -> tuple[str, list[tuple[str, ...]]]:
-        """Lay the damaged file down; how it was damaged, and the commands that read it."""
-        random = np.random.default_rng([self.seed, list(MUTATORS).index(name), index])
-        data, how = mutant(name, *self.base.original(name), random)
+    def damaged(self, name: str, index: int) -> tuple[str, bool, list[tuple[str, ...]]]:
+        """Lay the damaged file down; how, whether it says the same, and the commands that read it."""
+        original, donor = self.base.original(name)
+        data, how = mutant(name, original, donor, self.seed, index)
         if name == TOML:
             project = self.scratch / "project"
             project.mkdir(exist_ok=True)
             (project / TOML).write_bytes(data)
-            return how, [("load", str(project))]
+            return how, means_the_same(name, data, original), [("load", str(project))]
         self._restore()
         (self.folder / name).write_bytes(data)
         reseal(self.folder)
         folder, out = str(self.folder), str(self.scratch / "package")
-        commands = [("verify", folder, "--json")]
+        commands = [("verify", folder, "--json"), ("report", folder, "--json")]
         if name in ("model.tflite", "model.qdq.onnx"):
             commands.append(("inspect", str(self.folder / name), "--json"))
         if name in ("model.tflite", "preservation.npz"):
             commands.append(("package", folder, "--format", "c-code", "--out", out, "--json"))
         if name in ("certificate.json", "preservation.npz"):
             commands.append(("flash", folder, "--board", "virtual-cortex-m4", "--dry-run", "--json"))
-        return how, commands
+        # The certificate's hashes were made to fit: one that was damaged in a hash alone may be whole again.
+        return how, means_the_same(name, (self.folder / name).read_bytes(), original), commands
 
     def run(self, name: str, index: int) -> list[Found]:
         """All commands on one damaged file."""
-        how, commands = self.damaged(name, index)
-        return [self._found(name, index, how, command) for command in commands]
+        how, same, commands = self.damaged(name, index)
+        return [Found(name, index, how, same, *self._tried(command)) for command in commands]
 
-    def _found(self, name: str, index: int, how: str, command: tuple[str, ...]) -> Found:
+    def _tried(self, command: tuple[str, ...]) -> tuple[str, str, str, float, float]:
+        """Of one command: its name, end, detail, seconds and megabytes."""
         _reset_peak()
         before, started = _peak(), time.perf_counter()
         try:
@@ -345,9 +354,7 @@ class Worker:
         seconds, megabytes = time.perf_counter() - started, (_peak() - before) / 1e6
         if end in GOOD and megabytes > MEMORY_LIMIT / 1e6:
             end, detail = "memory", f"{megabytes:.0f} MB; {end}: {detail}"
-        return Found(
-            name, index, how, command[0], end, detail[-2000:], round(seconds, 3), round(megabytes, 1)
-        )
+        return command[0], end, detail[-2000:], round(seconds, 3), round(megabytes, 1)
 
     def _judged(
         self, command: str, code: int, document: dict[str, Any] | None, error: dict[str, Any] | None
@@ -472,7 +479,7 @@ class _Process:
         assert self.job is not None
         self.process.kill()
         self.process.join()
-        found = Found(*self.job, "", "", end, f"exit code {self.process.exitcode}", TIME_LIMIT_S, 0.0)
+        found = Found(*self.job, "", False, "", end, f"exit code {self.process.exitcode}", TIME_LIMIT_S, 0.0)
         self.start()
         return [found]
 
@@ -540,6 +547,8 @@ def rows(found: Sequence[Found], seconds: float) -> list[Row]:
     for name in dict.fromkeys(one.file for one in found):
         here = [one for one in found if one.file == name]
         count = len({one.index for one in here})
+        same = len({one.index for one in here if one.same})
+        table.append(Row(f"{count:,} x {name}, all different: say what the original says", f"{same:,}"))
         for command in dict.fromkeys(one.command for one in here if one.command):
             ends = collections.Counter(one.end for one in here if one.command in (command, ""))
             bad = sum(number for end, number in ends.items() if end not in GOOD)

@@ -1,15 +1,18 @@
 """Damaged files: seeded mutations of the files of a build, blind ones and ones that know the format.
 
-``mutant(name, data, donor, random)`` gives the damaged bytes and what was done. ``donor`` is the same file of
-another build. Equal arguments give equal bytes.
+``mutant(name, data, donor, seed, draw)`` gives the damaged bytes and what was done. ``donor`` is the same
+file of another build. Equal arguments give equal bytes; ``draws`` gives numbers whose mutants all differ.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
+import itertools
 import json
 import re
 import struct
+import tomllib
 import zipfile
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -30,9 +33,10 @@ _REALS = (0.0, -0.0, -1.0, 1e-45, 1e-38, 1e38, 3.5, float("inf"), float("-inf"),
 _TEXTS = ("", "x" * 70_000, "../../etc/passwd", "/etc/passwd", "a\0b", "\u202e\U0001f600", "%s%n", "-1")
 
 
-def mutant(name: str, data: bytes, donor: bytes, random: Random) -> tuple[bytes, str]:
+def mutant(name: str, data: bytes, donor: bytes, seed: int, draw: int) -> tuple[bytes, str]:
     """The bytes of a file damaged in one way, and the name of that way; never the original's bytes."""
     mutators = MUTATORS[name]
+    random = np.random.default_rng([seed, list(MUTATORS).index(name), draw])
     while True:
         how = str(random.choice(list(mutators)))
         try:
@@ -41,6 +45,42 @@ def mutant(name: str, data: bytes, donor: bytes, random: Random) -> tuple[bytes,
             continue
         if made != data:
             return made, how
+
+
+def draws(name: str, data: bytes, donor: bytes, seed: int, count: int) -> list[int]:
+    """The first ``count`` draws whose mutants differ from each other."""
+    seen: set[bytes] = set()
+    found = []
+    for draw in itertools.count():
+        digest = hashlib.sha256(mutant(name, data, donor, seed, draw)[0]).digest()
+        if digest not in seen:
+            found.append(draw)
+            seen.add(digest)
+        if len(found) == count:
+            break
+    return found
+
+
+def means_the_same(name: str, data: bytes, other: bytes) -> bool:
+    """Whether two files say the same in other bytes: spaces, order, gaps, checksums."""
+    try:
+        return bool(_meaning(name, data) == _meaning(name, other))
+    except Exception:  # one of them says nothing: readers of foreign bytes raise what they like
+        return False
+
+
+def _meaning(name: str, data: bytes) -> object:
+    if name.endswith(".json"):
+        return json.dumps(json.loads(data), sort_keys=True)
+    if name.endswith(".toml"):
+        return json.dumps(tomllib.loads(data.decode()), default=str, sort_keys=True)
+    if name.endswith(".onnx"):
+        return onnx.ModelProto.FromString(data).SerializeToString(deterministic=True)
+    if name.endswith(".npz"):
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in archive.files}
+        return {key: (one.dtype.str, one.shape, one.tobytes()) for key, one in arrays.items()}
+    return flatbuffer.encode(flatbuffer.decode(data, where=name))
 
 
 # What writers raise on values that their formats cannot hold.
@@ -265,6 +305,15 @@ def _edit_external(model: onnx.ModelProto, random: Random) -> None:
             entry.key, entry.value = key, str(value)
 
 
+def _many_external(model: onnx.ModelProto, random: Random) -> None:
+    """Many initializers that each read a whole file, which is there once."""
+    place = str(_pick(random, ("preservation.npz", "model.tflite", "manifest.json")))
+    for number in range(int(_pick(random, (3, 300, 10_000)))):
+        tensor = model.graph.initializer.add(name=f"many{number}", data_type=TensorProto.UINT8, dims=[1])
+        tensor.data_location = TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value=place)
+
+
 def _edit_nodes(model: onnx.ModelProto, random: Random) -> None:
     nodes = model.graph.node
     node = _pick(random, nodes)
@@ -350,6 +399,7 @@ ONNX: Mapping[str, Mutator] = {
     "protobuf: initializers": _proto(_edit_initializer),
     "protobuf: more initializers": _proto(_edit_initializer),
     "protobuf: external data": _proto(_edit_external),
+    "protobuf: much external data": _proto(_many_external),
     "protobuf: nodes": _proto(_edit_nodes),
     "protobuf: header, inputs, outputs": _proto(_edit_header),
     "protobuf: large values": _proto(_bomb_node),

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from build_folders import context, write_folder
 from pipeline.conftest import CONFIG
@@ -19,7 +18,7 @@ sys.path.append(str(ROOT))  # benchmarks/ is not part of the installed package
 
 from benchmarks import hostile  # noqa: E402
 from benchmarks.hostile import Found, rows  # noqa: E402
-from benchmarks.mutants import MUTATORS, mutant  # noqa: E402
+from benchmarks.mutants import MUTATORS, draws, means_the_same, mutant  # noqa: E402
 from sgsc_edge.certification.verify import certify_folder, verify_folder  # noqa: E402
 from sgsc_edge.errors import FileFormatError  # noqa: E402
 
@@ -63,8 +62,10 @@ def test_damaged_files_are_refused_or_compute_the_same(folder: Path) -> None:
 @pytest.mark.parametrize("name", MUTATORS)
 def test_mutations_are_seeded_differ_and_know_the_format(folder: Path, name: str) -> None:
     files = originals(folder)
-    made = [mutant(name, files[name], files[name][::-1], np.random.default_rng(i)) for i in range(40)]
-    assert made == [mutant(name, files[name], files[name][::-1], np.random.default_rng(i)) for i in range(40)]
+    numbers = draws(name, files[name], files[name][::-1], 0, 40)
+    made = [mutant(name, files[name], files[name][::-1], 0, number) for number in numbers]
+    assert made == [mutant(name, files[name], files[name][::-1], 0, number) for number in numbers]
+    assert len({data for data, _ in made} | {files[name]}) == 41
     assert all(data != files[name] for data, _ in made)
     assert len({data for data, _ in made}) > 30
     kinds = collections.Counter(":" in how for _, how in made)
@@ -90,3 +91,13 @@ def test_faults_are_counted_as_such() -> None:
         assert table[0].met is met
     lost = Found("model.tflite", 1, "", "", "hang", "", 120.0, 0.0)
     assert [row.met for row in rows([one, lost], 60.0)][:2] == [False, False]
+
+
+def test_files_that_say_the_same_in_other_bytes_are_known(folder: Path) -> None:
+    files = originals(folder)
+    spaced = files["certificate.json"] + b"\n"
+    assert means_the_same("certificate.json", spaced, files["certificate.json"])
+    assert means_the_same("sgsc.toml", files["sgsc.toml"] + b"# more\n", files["sgsc.toml"])
+    for name, data in files.items():
+        assert means_the_same(name, data, data)
+        assert not means_the_same(name, data[: len(data) // 2], data)
