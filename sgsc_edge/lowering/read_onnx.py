@@ -71,8 +71,12 @@ def _load_external_data(model: onnx.ModelProto, path: Path) -> None:
         return
     try:
         total = path.stat().st_size  # protobuf writes no message of 2 GiB or more
+        sizes: dict[str, int] = {}
         for tensor in external:
-            total += _external_bytes(tensor, path)
+            info = external_data_helper.ExternalDataInfo(tensor)
+            if info.location not in sizes:
+                sizes[info.location] = _file_bytes(info.location, path)
+            total += int(info.length or max(0, sizes[info.location] - (info.offset or 0)))
             if total > MAX_FILE_BYTES:
                 raise FileFormatError(
                     f"with its external data it has more than the {MAX_FILE_BYTES} bytes that are read",
@@ -88,25 +92,24 @@ def _load_external_data(model: onnx.ModelProto, path: Path) -> None:
         ) from error
 
 
-def _external_bytes(tensor: onnx.TensorProto, path: Path) -> int:
-    """How many bytes of a file beside the model are read for a tensor.
+def _file_bytes(location: str, path: Path) -> int:
+    """Size of a file beside the model that holds external data.
 
-    ValueError for numbers that are none, OSError for a file that is not there, FileFormatError for one that
-    leaves the folder, or has no size: reading a pipe may wait for ever.
+    OSError where it is not there, FileFormatError where it leaves the folder, or has no size: reading a pipe
+    may wait for ever.
     """
-    info = external_data_helper.ExternalDataInfo(tensor)
     folder = path.parent.resolve()
-    file = (folder / info.location).resolve() if is_inside(info.location) else folder.parent
+    file = (folder / location).resolve() if is_inside(location) else folder.parent
     if not file.is_relative_to(folder):
         raise FileFormatError(
-            f"external data '{info.location}' leaves the model's folder", where=str(path), remedy=_BESIDE
+            f"external data '{location}' leaves the model's folder", where=str(path), remedy=_BESIDE
         )
     status = file.stat()
     if not stat.S_ISREG(status.st_mode):
         raise FileFormatError(
-            f"external data '{info.location}' is no regular file", where=str(path), remedy=_BESIDE
+            f"external data '{location}' is no regular file", where=str(path), remedy=_BESIDE
         )
-    return int(info.length or max(0, status.st_size - (info.offset or 0)))
+    return status.st_size
 
 
 def _inner_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
