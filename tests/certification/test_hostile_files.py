@@ -85,11 +85,11 @@ def test_hashes_fit_after_resealing(folder: Path, tmp_path: Path) -> None:
 
 
 def test_faults_are_counted_as_such() -> None:
-    one = Found("model.tflite", 0, "bit flips", "verify", "refused", "", 0.1, 1.0)
+    one = Found("model.tflite", 0, "bit flips", False, "verify", "refused", "", 0.1, 1.0)
     for end, met in (("refused", True), ("other outputs", False), ("our bug", False)):
-        table = rows([one, Found("model.tflite", 1, "bit flips", "verify", end, "", 0.1, 1.0)], 60.0)
+        table = rows([one, Found("model.tflite", 1, "bit flips", False, "verify", end, "", 0.1, 1.0)], 60.0)
         assert table[0].met is met
-    lost = Found("model.tflite", 1, "", "", "hang", "", 120.0, 0.0)
+    lost = Found("model.tflite", 1, "", False, "", "hang", "", 120.0, 0.0)
     assert [row.met for row in rows([one, lost], 60.0)][:2] == [False, False]
 
 

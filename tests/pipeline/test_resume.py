@@ -29,7 +29,7 @@ from benchmarks.resume_kill import Killed, kill_once, rows, spread  # noqa: E402
 TARGET = "tflite-int8"
 # With a control, a budget and few epochs: every stage that there is without a board.
 SMALL = CONFIG.replace("saw_pool = false\n", "").replace("epochs = 3", 'epochs = 2\nbudget = "400 B"')
-MOMENTS = 3
+MOMENTS = 1  # benchmarks/resume_kill.py has fifty
 WITHOUT_BOARD = [stage for stage in STAGES if stage.name != "fit"]
 
 
