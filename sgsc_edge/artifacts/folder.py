@@ -239,6 +239,12 @@ class FolderLock:
     def __enter__(self) -> FolderLock:
         with output_errors(self._path):
             self._path.parent.mkdir(parents=True, exist_ok=True)
+            if self._path.is_symlink():  # a folder from elsewhere: the file behind it would be written
+                raise OutputError(
+                    "is a symbolic link",
+                    where=str(self._path),
+                    remedy="remove it; a lock is a file of its own",
+                )
             file = self._path.open("a+b")
         holder = ""
         try:

@@ -237,3 +237,14 @@ def test_a_lock_file_of_other_text_is_no_lock(tmp_path: Path) -> None:
     with FolderLock(tmp_path), pytest.raises(FolderInUseError) as caught, FolderLock(tmp_path):
         pass
     assert len(str(caught.value)) < 600
+
+
+def test_a_lock_that_is_a_link_is_refused_and_what_it_names_stays(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_bytes(b"somebody's")
+    folder = tmp_path / "build"
+    folder.mkdir()
+    (folder / ".lock").symlink_to(other)
+    with pytest.raises(OutputError, match="symbolic link"), FolderLock(folder):
+        pass
+    assert other.read_bytes() == b"somebody's"
