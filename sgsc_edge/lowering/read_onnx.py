@@ -6,6 +6,7 @@ Limits keep a crafted file from exhausting memory; they lie far above any networ
 from __future__ import annotations
 
 import stat
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from sgsc_edge.errors import FileFormatError, UnsupportedError
 
 MAX_FILE_BYTES = 1 << 30
 MAX_NODES = 100_000
+MAX_READS = 4
+"""How often a data file may be read over: initializers may share bytes (tied weights), thousands do not."""
 MIN_OPSET = 13
 IR_VERSIONS = range(4, onnx.IR_VERSION + 1)
 
@@ -72,11 +75,23 @@ def _load_external_data(model: onnx.ModelProto, path: Path) -> None:
     try:
         total = path.stat().st_size  # protobuf writes no message of 2 GiB or more
         sizes: dict[str, int] = {}
+        read: Counter[str] = Counter()
         for tensor in external:
             info = external_data_helper.ExternalDataInfo(tensor)
-            if info.location not in sizes:
-                sizes[info.location] = _file_bytes(info.location, path)
-            total += int(info.length or max(0, sizes[info.location] - (info.offset or 0)))
+            place = info.location
+            if place not in sizes:
+                sizes[place] = _file_bytes(place, path)
+            length = int(info.length or max(0, sizes[place] - (info.offset or 0)))
+            if length < 0:
+                raise ValueError(f"{length} bytes of '{place}'")
+            total += length
+            read[place] += length
+            if read[place] > MAX_READS * sizes[place]:
+                raise FileFormatError(
+                    f"external data '{place}' is read more than {MAX_READS} times over",
+                    where=str(path),
+                    remedy="export with external_data=False",
+                )
             if total > MAX_FILE_BYTES:
                 raise FileFormatError(
                     f"with its external data it has more than the {MAX_FILE_BYTES} bytes that are read",
