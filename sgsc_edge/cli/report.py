@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from sgsc_edge.cli.arguments import BUILD
 from sgsc_edge.cli.output import Command, Result, command_options
 
 _OUT: dict[str, Any] = {
@@ -16,7 +17,7 @@ _OUT: dict[str, Any] = {
 
 
 @click.command("report", cls=Command)
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=BUILD)
 @click.option("--out", **_OUT)
 @command_options
 def command(folder: Path, out: Path | None) -> Result:

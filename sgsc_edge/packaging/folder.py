@@ -86,7 +86,7 @@ def _files_of_package(out: Path) -> set[str]:
         raise OutputError(
             "holds files, and no package of sgsc-edge that they belong to",
             where=str(out),
-            remedy="choose a new or an empty folder, a subfolder of this one for example",
+            remedy="move them away, or package into a new folder, a subfolder of this one for example",
         )
     listed = document.get("files")
     names = listed if isinstance(listed, list) else []

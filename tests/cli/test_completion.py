@@ -24,6 +24,7 @@ LINES = {
     "sgsc-edge flash build/a --board qemu-ris": "qemu-riscv32",
     "sgsc-edge package build/a --format c-co": "c-code",
     "sgsc-edge verify bu": "sgsc-edge verify build/tflite-int8",
+    "sgsc-edge report bu": "sgsc-edge report build/tflite-int8",
 }
 
 

@@ -94,7 +94,7 @@ def test_a_folder_with_other_files_is_refused_and_left_as_it_is(stranger: str, t
     done = package(tmp_path / "m.tflite", "--format", "c-code", "--out", tmp_path / "project")
     assert done.returncode == 2
     assert "project: holds files, and no package of sgsc-edge" in done.stderr
-    assert "choose a new or an empty folder" in done.stderr
+    assert "move them away, or package into a new folder" in done.stderr
     assert theirs.read_text() == '{"name": "theirs"}'
     assert [path for path in (tmp_path / "project").rglob("*") if path.is_file()] == [theirs]
 
