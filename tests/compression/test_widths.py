@@ -11,6 +11,7 @@ import onnx
 import pytest
 import torch
 from compression.models import randomised
+from compression.node_by_node import MOVING, largest_differences
 from compression.shrink_networks import SAMPLE, build, fed, real
 from compression.test_fit_shipped import NETWORKS, network_of, networks
 from compression.test_fold import calibrated
@@ -77,21 +78,22 @@ def shipped(name: str, target: str, seed: int) -> tuple[bytes, np.ndarray]:
     return write_tflite(graph_of(model, target)), fed(model, 20)
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
 @given(networks(), st.sampled_from(TARGETS), st.integers(0, 1000))
-def test_the_device_graph_computes_the_compressed_models_integers(
+def test_every_node_of_the_device_graph_computes_what_torch_exported(
     network: nn.Module, target: str, seed: int
 ) -> None:
     model = fold(snapped(network, target, seed))
     integers = fed(model, 6, seed)
+    exported = export_onnx(model, SAMPLE, name="net", metadata={})
     try:
-        graph = graph_of(model, target)
+        graph = lower(exported, load_target(target))
+        differences = largest_differences(exported, graph, integers.transpose(0, 3, 1, 2))
     except UnsupportedError:  # a pool padded beside negative values; scales that kernels have no room for
         assume(False)
+    assert {node.outputs[0] for node in graph.nodes if node.kind not in MOVING} <= differences.keys()
+    assert max(differences.values()) <= 1  # rounding: ties, and kernels that round twice
     found = reference.run(graph, integers, "tflm").reshape(len(integers), -1)
-    difference = np.abs(found.astype(int) - output_integers(model, real(model, integers).numpy()))
-    assert difference.max() <= 4  # ties, at every layer
-    assert difference.mean() <= 1
     shipped = split_widths(shrink(model, SAMPLE).model, SAMPLE).model
     assert np.array_equal(
         reference.run(graph_of(shipped, target), integers, "tflm").reshape(len(integers), -1), found
