@@ -2,14 +2,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pipeline import warm
 
 MODEL = """
 import torch
@@ -78,15 +77,8 @@ class Ran:
 
 
 def sgsc_edge(*arguments: str | Path, cwd: Path | None = None, timeout: float = 300) -> Ran:
-    """Run the installed command as a user would."""
-    done = subprocess.run(
-        [sys.executable, "-m", "sgsc_edge.cli.main", *map(str, arguments)],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
+    """Run the command as a user would."""
+    done = warm.run([str(argument) for argument in arguments], cwd, timeout)
     return Ran(done.returncode, done.stdout, done.stderr)
 
 

@@ -31,9 +31,14 @@ def files(folder: Path) -> dict[str, str]:
     return {path.name: sha256_file(path) for path in folder.iterdir() if path.name not in KEPT}
 
 
-def command(built: Path, out: Path, *options: str) -> list[str]:
-    program = [sys.executable, "-m", "sgsc_edge.cli.main"]
-    return [*program, "build", str(built), "-t", TARGET, "--out", str(out), *options]
+def build(project: Path, out: Path) -> list[str]:
+    """Arguments, with other settings than those of the shared build."""
+    return ["build", str(project), "-t", TARGET, "--out", str(out), *AGAIN]
+
+
+def command(*arguments: str) -> list[str]:
+    """A process that is started from nothing."""
+    return [sys.executable, "-m", "sgsc_edge.cli.main", *arguments]
 
 
 def mount(*arguments: object) -> None:
@@ -77,16 +82,16 @@ def test_a_full_disk_leaves_the_earlier_build_as_it_was(built: Path, small_disk:
         filler.unlink(missing_ok=True)
         usage = shutil.disk_usage(small_disk)
         filler.write_bytes(bytes(max(0, usage.free - room)))
-        ran = subprocess.run(command(built, small_disk, *AGAIN), capture_output=True, text=True, check=False)
-        assert ran.returncode == 2, ran.stderr
-        assert "No space left on device" in ran.stderr
-        assert str(folder) in ran.stderr
-        assert "free some space" in ran.stderr
+        ran = sgsc_edge(*build(built, small_disk))
+        assert ran.code == 2, ran.err
+        assert "No space left on device" in ran.err
+        assert str(folder) in ran.err
+        assert "free some space" in ran.err
         assert files(folder) == before
     assert sgsc_edge("verify", folder).code == 0
     filler.unlink()
-    ran = subprocess.run(command(built, small_disk, *AGAIN), capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stderr
+    ran = sgsc_edge(*build(built, small_disk))
+    assert ran.code == 0, ran.err
     assert files(folder) != before
     assert verify_folder(folder).verdict == "PASSED"
     assert not (folder / ".unfinished").exists()
@@ -158,7 +163,10 @@ def test_two_builds_started_at_once_end_with_one_build(project: Callable[..., Pa
     folder = project()
     running = [
         subprocess.Popen(
-            command(folder, folder / "out"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command("build", str(folder), "-t", TARGET, "--out", str(folder / "out")),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for _ in range(2)
     ]
@@ -175,9 +183,9 @@ def test_a_build_killed_while_it_replaces_another_goes_on(built: Path) -> None:
     folder = built / "build" / TARGET
     before = files(folder)
     whole = built / "whole"
-    subprocess.run(command(built, whole, *AGAIN), capture_output=True, check=True)
+    assert sgsc_edge(*build(built, whole)).code == 0
     process = subprocess.Popen(
-        command(built, built / "build", *AGAIN), stderr=subprocess.DEVNULL, start_new_session=True
+        command(*build(built, built / "build")), stderr=subprocess.DEVNULL, start_new_session=True
     )
     deadline = time.monotonic() + 120
     while not (folder / ".earlier").exists() and time.monotonic() < deadline:
@@ -186,7 +194,7 @@ def test_a_build_killed_while_it_replaces_another_goes_on(built: Path) -> None:
     process.wait()
     assert (folder / ".earlier").exists()
     limited = subprocess.run(
-        command(built, built / "build", *AGAIN),
+        command(*build(built, built / "build")),
         capture_output=True,
         text=True,
         check=False,
@@ -194,8 +202,5 @@ def test_a_build_killed_while_it_replaces_another_goes_on(built: Path) -> None:
     )
     assert limited.returncode == 2, limited.stderr
     assert files(folder) == before
-    assert (
-        subprocess.run(command(built, built / "build", *AGAIN), capture_output=True, check=False).returncode
-        == 0
-    )
+    assert sgsc_edge(*build(built, built / "build")).code == 0
     assert files(folder) == files(whole / TARGET)
