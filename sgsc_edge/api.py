@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sgsc_edge.certification.certificate import Certificate
     from sgsc_edge.certification.records import Verdict
     from sgsc_edge.doctor import Diagnosis
+    from sgsc_edge.explain import Explanation
     from sgsc_edge.flash import BoardCertificate
     from sgsc_edge.footprint import Footprint
     from sgsc_edge.graph.ir import Graph
@@ -230,6 +231,13 @@ def report(folder: str | Path, out: str | Path | None = None) -> Reported:
         page = render(build)
         write_page(path, page)
     return Reported(path, len(page), build.certificate.verdict)
+
+
+def explain(folder: str | Path, layer: str) -> Explanation:
+    """What became of a layer's channels, and which watch samples break without each; from the files alone."""
+    from sgsc_edge import explain as explaining
+
+    return explaining.explain(Path(folder), layer)
 
 
 def inspect(path: str | Path) -> Inspection:

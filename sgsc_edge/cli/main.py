@@ -31,6 +31,7 @@ COMMANDS = {
     "preserve": "Choose the samples that guard a compression, and show them.",
     "verify": "Certify a build folder again, from its files alone.",
     "report": "Write one self-contained HTML page about a build.",
+    "explain": "Say what became of a layer's channels, and which samples break without each.",
     "inspect": "Show ops, widths, shapes, quantization and bytes of a model file.",
     "package": "Write a model as C code, or as an array for TensorFlow Lite Micro.",
     "flash": "Put a build on a board, and certify what the board computes.",

@@ -41,6 +41,7 @@ LEARNED: frozenset[Method] = frozenset({"sgsc", "mixed"})
 
 HISTORY = "history.jsonl"
 CONTROLLER_LOG = "controller.jsonl"
+CHANNEL_HISTORY = "channels.jsonl"
 PLAN = "plan.json"
 _SENSITIVITY_SAMPLES = 512
 MUST_KEEP_SHARE = 1 / 16
@@ -155,6 +156,7 @@ class Compression:
             log.warning("compress: method 'mixed' takes no budget or gamma; every channel stays")
         model = self.calibrated()
         actions: list[dict[str, object]] = []
+        channels: list[dict[str, object]] = []
         plan: Plan | None = None
         if self.method == "ptq":
             write_bytes(folder / HISTORY, b"")
@@ -164,9 +166,11 @@ class Compression:
         else:
             learned = self._learned(model)
             self._trainer(model, learned, folder, "compress", key, self.guide_share).run()
-            actions, plan = learned.controller.actions, learned.plan
-        rows = "".join(json.dumps(row, sort_keys=True) + "\n" for row in actions)
-        write_bytes(folder / CONTROLLER_LOG, rows.encode())
+            actions, channels, plan = learned.controller.actions, learned.channels, learned.plan
+        for name, rows in ((CONTROLLER_LOG, actions), (CHANNEL_HISTORY, channels)):
+            write_bytes(
+                folder / name, "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows).encode()
+            )
         chosen = plan or _in_8_bits(model, self.device)
         write_json(folder / PLAN, {"float_bytes": float_bytes(self.model), **chosen.to_json()})
         return fold(model)

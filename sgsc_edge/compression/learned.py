@@ -24,7 +24,7 @@ import torch.nn.functional as F
 
 from sgsc_edge.compression.channels import living_masks, set_masks
 from sgsc_edge.compression.controller import Controller
-from sgsc_edge.compression.fit import stored_bytes
+from sgsc_edge.compression.fit import Masks, stored_bytes
 from sgsc_edge.compression.goal import Goal
 from sgsc_edge.compression.guarding import Guarding
 from sgsc_edge.compression.layers import QuantizedModel
@@ -59,6 +59,10 @@ class Learned(Strategy):
     watch: measures the watch set: higher is better.
     sensitivity_batch: (inputs, labels) on which sensitivities are measured; never of the watch set.
     storing: how the layers are stored.
+
+    Attributes
+    ----------
+    channels: for each epoch that changed them, the depth of every channel by layer; 0 for one that is gone.
     """
 
     def __init__(
@@ -96,6 +100,7 @@ class Learned(Strategy):
         self.pressing = Pressing(model, goal, self.guarding, self.learning_steps)
         self.settling = Settling(model, goal, self.guarding, storing, self.learning_steps)
         self.storing = storing
+        self.channels: list[dict[str, Any]] = []
 
     @property
     def plan(self) -> Plan | None:
@@ -152,6 +157,7 @@ class Learned(Strategy):
         """Sizes, depths and the multipliers μ and λ."""
         alive = living_masks(self.model)
         depths = torch.cat([layer.quantizer.bits.detach() for layer in self.layers.values()])
+        self._record(epoch, alive)
         return {
             "bytes": float(stored_bytes(self.model, alive)),
             **({"learned_bytes": self.settling.learned_bytes()} if self.goal.presses else {}),
@@ -162,9 +168,18 @@ class Learned(Strategy):
             "controller_actions": float(len(self.controller.actions)),
         }
 
+    def _record(self, epoch: int, alive: Masks) -> None:
+        depths = {
+            name: [round(float(bits), 2) for bits in layer.quantizer.bits.detach() * alive[name]]
+            for name, layer in self.layers.items()
+        }
+        if not self.channels or self.channels[-1]["layers"] != depths:
+            self.channels.append({"epoch": epoch + 1, "layers": depths})
+
     def state(self) -> dict[str, Any]:
-        """Multipliers, learned depths, the plan and the controller."""
+        """Multipliers, learned depths, the plan, the controller and the record of channels."""
         return {
+            "channels": self.channels,
             "pressure": self.pressing.pressure.state(),
             "guide_weight": self.guarding.guide_weight,
             "learned": self.settling.learned,
@@ -177,6 +192,7 @@ class Learned(Strategy):
         self.pressing.pressure.load(state["pressure"])
         self.guarding.guide_weight = state["guide_weight"]
         self.controller.load(state["controller"])
+        self.channels = state["channels"]
         if state["plan"] is not None:
             self.storing.take(Plan.from_json(state["plan"]))
         self.settling.resume(state["learned"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 _SUFFIXES = ("_dequantized", "_quantized")
 
@@ -21,13 +21,14 @@ def printable(text: str, width: int = 60) -> str:
     return clean if len(clean) <= width else f"{clean[:half]}…{clean[-half:]}"
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as their widest cell; numbers right-aligned."""
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], text: Collection[str] = ()) -> str:
+    """Columns as wide as their widest cell; numbers right-aligned but in the columns named in ``text``."""
     cells = [header, *(tuple(printable(cell, 80) for cell in row) for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     numeric = [
-        all(not row[column] or row[column].lstrip("+-")[:1].isdigit() for row in cells[1:])
-        for column in range(len(header))
+        name not in text
+        and all(not row[column] or row[column].lstrip("+-")[:1].isdigit() for row in cells[1:])
+        for column, name in enumerate(header)
     ]
     return "\n".join(
         "  ".join(

@@ -32,7 +32,7 @@ from sgsc_edge.certification import (
     certify_folder,
     measure_test,
 )
-from sgsc_edge.compression.compress import CONTROLLER_LOG, HISTORY, LEARNED, PLAN
+from sgsc_edge.compression.compress import CHANNEL_HISTORY, CONTROLLER_LOG, HISTORY, LEARNED, PLAN
 from sgsc_edge.compression.fold import CompressedModel
 from sgsc_edge.compression.loop import CALIBRATION_SAMPLES
 from sgsc_edge.compression.shrink import shrink
@@ -438,7 +438,13 @@ STAGES = (
     Stage("rehearse", (), _rehearse_key, _rehearse),
     Stage("preserve", (SELECTION,), _preserve_key, _preserve, shared=True),
     Stage("control", (CONTROL, CONTROL_HISTORY), _training_key, _control, shared=True, needed=_has_control),
-    Stage("compress", (COMPRESSED, HISTORY, CONTROLLER_LOG, PLAN), _compress_key, _compress, shared=True),
+    Stage(
+        "compress",
+        (COMPRESSED, HISTORY, CONTROLLER_LOG, CHANNEL_HISTORY, PLAN),
+        _compress_key,
+        _compress,
+        shared=True,
+    ),
     Stage("export", (ONNX,), _export_key, _export),
     Stage("lower", (TFLITE,), _lower_key, _lower),
     Stage("fit", (), _fit_key, _fit, needed=_has_board),

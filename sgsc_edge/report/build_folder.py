@@ -50,6 +50,7 @@ from sgsc_edge.project.schema import InputSection
 from sgsc_edge.runtimes import MODEL_ONNX, MODEL_TFLITE
 
 HISTORY, CONTROL_HISTORY, ACTIONS = "history.jsonl", "control.jsonl", "controller.jsonl"
+CHANNEL_HISTORY = "channels.jsonl"
 PLAN, COMPRESSED, SELECTION = "plan.json", "compressed.safetensors", "preservation.json"
 PACKED = "learned"
 """What the manifest says of weights that C code packs, each channel at its own width."""
@@ -110,6 +111,13 @@ class Action(_File):
     restored: Annotated[tuple[RestoredChannel, ...], Field(strict=False)]
 
 
+class ChannelRow(_File):
+    """The depth of every channel by layer after an epoch that changed some; 0 for one that is gone."""
+
+    epoch: Annotated[int, Field(ge=1)]
+    layers: dict[str, Annotated[tuple[_Depth, ...], Field(strict=False)]]
+
+
 @dataclass(frozen=True)
 class Layer:
     """One layer: the bits of each output channel that ships, falling, and how many channels it lost.
@@ -163,6 +171,7 @@ class BuildFolder:
     graph, inspection: of ``model.tflite``.
     layers, whole_layers: what ships, in order of execution, then what left whole; what training started with.
     history, control_history: a row an epoch; None where the folder does not hold the history.
+    channels: a row for each epoch that changed a channel's depth; none where nothing was learned.
     boards: whose certificates are about this build; ``left_out`` those that are not, or are malformed.
     """
 
@@ -179,6 +188,7 @@ class BuildFolder:
     history: tuple[Row, ...] | None
     control_history: tuple[Row, ...]
     actions: tuple[Action, ...]
+    channels: tuple[ChannelRow, ...]
     selection: Selection | None
     boards: tuple[BoardStatement, ...]
     left_out: tuple[LeftOut, ...]
@@ -225,6 +235,7 @@ def read_build(folder: Path) -> BuildFolder:
         history=rows(HISTORY, dict[str, float]) if HISTORY in listed else None,
         control_history=rows(CONTROL_HISTORY, dict[str, float]),
         actions=rows(ACTIONS, Action),
+        channels=rows(CHANNEL_HISTORY, ChannelRow),
         selection=read_selection(folder / SELECTION) if SELECTION in listed else None,
         boards=boards,
         left_out=left_out,
@@ -304,6 +315,7 @@ def _shares(row: dict[str, float]) -> dict[str, float]:
 
 _ROWS: Mapping[Any, TypeAdapter[Any]] = {
     Action: TypeAdapter(Action),
+    ChannelRow: TypeAdapter(ChannelRow),
     dict[str, float]: TypeAdapter(
         Annotated[dict[str, Annotated[float, Field(ge=-_HUGE, le=_HUGE)]], AfterValidator(_shares)],
         config=ConfigDict(strict=True),
@@ -349,18 +361,18 @@ def _layers(path: Path, entry: str, *, packed: bool) -> tuple[Layer, ...]:
         if all(name in weights for name in names):
             for part in own:
                 parts.pop(part)
-            parts[_common(own)] = names
+            parts[common_name(own)] = names
     return tuple(_layer(name, [weights[part] for part in own], packed) for name, own in parts.items())
 
 
-def _common(parts: list[str]) -> str:
+def common_name(parts: list[str]) -> str:
     """A layer's own name: that of its parts, ``<name>_int4`` and ``<name>_int8``, without their widths."""
     return parts[0] if len(parts) == 1 else parts[0].rpartition("_")[0]
 
 
 def _gone(whole: tuple[WholeLayer, ...], entry: str) -> tuple[Layer, ...]:
     """The layers that left whole, by name: training started with them, and ``entry`` does not name them."""
-    shipped = {_common(own) for own, _ in stated_layers(entry.encode())}
+    shipped = {common_name(own) for own, _ in stated_layers(entry.encode())}
     lost = [layer for layer in whole if shipped and layer.name not in shipped]
     return tuple(
         Layer(layer.name, (), _bounded(layer.channels, layer.name))

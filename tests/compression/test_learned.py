@@ -296,7 +296,7 @@ def test_a_killed_compression_ends_as_an_unbroken_one(
     resumed = this.run(tmp_path / "b", "key").tensors()
     for name, tensor in unbroken.items():
         assert torch.equal(tensor, resumed[name]), name
-    for name in ("history.jsonl", "controller.jsonl", "plan.json"):
+    for name in ("history.jsonl", "controller.jsonl", "channels.jsonl", "plan.json"):
         assert (tmp_path / "a" / name).read_text() == (tmp_path / "b" / name).read_text()
 
 

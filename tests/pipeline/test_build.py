@@ -31,6 +31,7 @@ FILES = {
     "manifest.json",
     "history.jsonl",
     "controller.jsonl",
+    "channels.jsonl",
     "plan.json",
     "report.html",
 }

@@ -18,7 +18,14 @@ from sgsc_edge.pipeline.stages import STAGES
 from sgsc_edge.targets import target_folder
 
 FIRST, TWIN = "tflite-int8", "tflite-twin"
-SHARED = ("preservation.json", "compressed.safetensors", "history.jsonl", "controller.jsonl", "plan.json")
+SHARED = (
+    "preservation.json",
+    "compressed.safetensors",
+    "history.jsonl",
+    "controller.jsonl",
+    "channels.jsonl",
+    "plan.json",
+)
 
 
 class StopError(BaseException):

@@ -36,6 +36,8 @@ def run(
     """``sgsc-edge`` with ``arguments``; TimeoutError, and no process left, after ``timeout`` seconds."""
     with tempfile.TemporaryDirectory() as name:
         out, err = Path(name, "out"), Path(name, "err")
+        out.touch()
+        err.touch()
         process = _SERVER.Process(
             target=_command,
             args=(list(arguments), str(cwd or Path.cwd()), dict(os.environ), str(out), str(err)),
@@ -51,7 +53,7 @@ def run(
 
 def _command(arguments: list[str], cwd: str, environment: Mapping[str, str], out: str, err: str) -> None:
     for number, path in ((1, out), (2, err)):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+        os.dup2(os.open(path, os.O_WRONLY), number)
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)

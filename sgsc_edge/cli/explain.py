@@ -1,0 +1,26 @@
+"""``sgsc-edge explain FOLDER LAYER``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from sgsc_edge.cli.arguments import BUILD
+from sgsc_edge.cli.output import Command, Result, command_options
+
+
+@click.command("explain", cls=Command)
+@click.argument("folder", type=BUILD)
+@click.argument("layer")
+@command_options
+def command(folder: Path, layer: str) -> Result:
+    """Say what became of the channels of LAYER, and which watch samples break without each.
+
+    FOLDER is a build's (such as build/tflite-int8), LAYER a name as in the plan of widths and the report.
+    ONNX Runtime computes the watch samples once for each channel that ships: seconds for small networks.
+    """
+    from sgsc_edge.api import explain
+
+    found = explain(folder, layer)
+    return Result(found.to_json(), found.to_text())

@@ -1,0 +1,390 @@
+"""Why a layer is as it is: what became of its channels, and which watch samples break without each.
+
+All from the files of a build. Without a channel means that its weights and its bias are 0, in the integers
+that ship; ONNX Runtime then computes the watch samples, which compression looked at and never trained on.
+"""
+
+from __future__ import annotations
+
+import collections
+import logging
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import safetensors.numpy
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from sgsc_edge.artifacts import read_bytes
+from sgsc_edge.certification.samples import SampleSet
+from sgsc_edge.certification.stored import check_stored
+from sgsc_edge.certification.verify import DEFAULT_TIMEOUT_S
+from sgsc_edge.errors import FileFormatError, InputError, NotMeasuredError
+from sgsc_edge.graph.read_tflite import MAX_FILE_BYTES
+from sgsc_edge.hints import nearest
+from sgsc_edge.inspection.channels import CHANNELS, stated_layers
+from sgsc_edge.inspection.text import table
+from sgsc_edge.lowering.read_onnx import read_onnx
+from sgsc_edge.numerics import filter_widths
+from sgsc_edge.report.build_folder import (
+    CHANNEL_HISTORY,
+    COMPRESSED,
+    PACKED,
+    Action,
+    BuildFolder,
+    ChannelRow,
+    PlannedLayer,
+    RestoredChannel,
+    common_name,
+    read_build,
+)
+from sgsc_edge.runtimes import MODEL_ONNX, run_runtime
+
+log = logging.getLogger("sgsc_edge")
+
+RUNTIME = "onnxruntime"
+WATCH = "watch"
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Channel:
+    """A channel that ships.
+
+    Parameters
+    ----------
+    number: in the float network, from 0.
+    bits: of its weights, as the target stores them.
+    broken: ids of watch samples that are decided rightly with it and wrongly without.
+    classes: how many of these are of each class that there are some of, most first, by the class's name.
+    """
+
+    number: int
+    bits: int
+    broken: tuple[str, ...]
+    classes: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What the controller gave one channel back, at a step, and how far the watch metric had fallen."""
+
+    step: int
+    channel: int
+    fall: float
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One layer of a build.
+
+    Parameters
+    ----------
+    before: output channels that training started with.
+    channels: those that ship, the most needed first; ``gone`` the numbers of the others.
+    history: (epoch, depth of each channel, 0 where it is gone) for each epoch that changed the layer.
+    plan: bytes, learned depths (least, mean, most) and why the layer is stored as it is; None where the build
+        recorded none.
+    watched, right: watch samples, and how many of them the shipped integers decide rightly.
+    """
+
+    layer: str
+    before: int
+    channels: tuple[Channel, ...]
+    gone: tuple[int, ...]
+    history: tuple[tuple[int, tuple[float, ...]], ...]
+    plan: PlannedLayer | None
+    restored: tuple[Restored, ...]
+    watched: int
+    right: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        plan = None if self.plan is None else self.plan.model_dump(mode="json")
+        restored = [asdict(one) for one in self.restored]
+        channels = [asdict(channel) for channel in self.channels]
+        watch = {"samples": self.watched, "right": self.right}
+        return {
+            "layer": self.layer,
+            "channels_before": self.before,
+            "channels": channels,
+            "gone": list(self.gone),
+            "history": [{"epoch": epoch, "depths": list(depths)} for epoch, depths in self.history],
+            "plan": plan,
+            "restored": restored,
+            "watch": watch,
+        }
+
+    def to_text(self) -> str:
+        """For people."""
+        return "\n".join(self._lines())
+
+    def _left(self) -> dict[int | None, list[int]]:
+        """The channels that are gone, by the epoch in which they left for the last time, if that is known."""
+        left: dict[int | None, list[int]] = {}
+        for number in self.gone:
+            alive = [index for index, (_, depths) in enumerate(self.history) if depths[number]]
+            last = alive[-1] + 1 if alive else 0
+            epoch = self.history[last][0] if last < len(self.history) else None
+            left.setdefault(epoch, []).append(number)
+        return dict(sorted(left.items(), key=lambda item: (item[0] is None, item[0] or 0)))
+
+    def _lines(self) -> Iterator[str]:
+        yield f"layer {self.layer}: {len(self.channels)} of {self.before} channels ship"
+        if self.plan is not None:
+            least, mean, most = self.plan.depths
+            yield f"{self.plan.bytes:,} bytes ({self.plan.bytes_in_8_bits:,} in 8 bits): {self.plan.reason}"
+            yield f"learned depths: least {least:.2f}, mean {mean:.2f}, most {most:.2f} bits"
+        for epoch, numbers in self._left().items():
+            yield f"gone{'' if epoch is None else f' in epoch {epoch}'}: {_ranges(numbers)}"
+        for one in self.restored:
+            change = f"channel {one.channel} restored, {one.before:.2f} -> {one.after:.2f} bits"
+            yield f"step {one.step}, watch {one.fall:.4g} below float: {change}"
+        if not self.channels:
+            yield "the layer left whole: what it computed is a constant in the layers behind it"
+            return
+        yield f"watch: {self.watched} samples, {self.right} decided rightly"
+        yield ""
+        yield table(
+            ("channel", "bits", "break without it", "classes", "samples"),
+            [_row(one) for one in self.channels],
+            text=("classes", "samples"),
+        )
+        free = sum(not one.broken for one in self.channels)
+        if free:
+            yield ""
+            yield f"{free} channels break no watch sample on their own; together they may"
+
+
+def _row(channel: Channel) -> tuple[str, ...]:
+    classes = [f"{name}: {count}" for name, count in channel.classes.items()]
+    return (
+        str(channel.number),
+        str(channel.bits),
+        str(len(channel.broken)),
+        _first(classes, ", "),
+        _first(channel.broken, " "),
+    )
+
+
+def _first(parts: Sequence[str], separator: str) -> str:
+    return separator.join(parts[:_SHOWN]) + (f"{separator}..." if len(parts) > _SHOWN else "")
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Ascending numbers, neighbours together.
+
+    >>> _ranges([0, 1, 2, 5, 7, 8])
+    '0-2, 5, 7-8'
+    """
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
+
+
+def explain(folder: Path, layer: str) -> Explanation:
+    """Explain a layer of the build in ``folder``; a run of ONNX Runtime for each channel that ships.
+
+    Raises
+    ------
+    InputError: the build has no such layer.
+    FileFormatError: no build folder, or files that are malformed or were edited.
+    NotMeasuredError: ONNX Runtime did not run.
+    """
+    build = read_build(folder)
+    stored = _stored(build, layer)
+    model = read_onnx(folder / MODEL_ONNX)
+    parts = _parts(model, layer)
+    numbers = [number for part in parts for number in _numbers(model, part, stored)]
+    before = len(stored.weight)
+    samples = build.sets[WATCH]
+    packed = build.manifest.code.get("weights") == PACKED
+    with tempfile.TemporaryDirectory(prefix="sgsc-edge-") as scratch:
+        decide = _decider(Path(scratch), samples)
+        right = decide(model) == samples.labels
+        broken = [
+            right & (decide(_without(model, part, row)) != samples.labels)
+            for part in parts
+            for row in _progress(layer, part, len(_weight(model, part)))
+        ]
+    bits = [width for part in parts for width in _bits(model, part, packed=packed)]
+    channels = [
+        Channel(number, width, tuple(samples.ids[wrong].tolist()), _classes(build, samples.labels[wrong]))
+        for number, width, wrong in zip(numbers, bits, broken, strict=True)
+    ]
+    return Explanation(
+        layer=layer,
+        before=before,
+        channels=tuple(sorted(channels, key=lambda one: (-len(one.broken), one.number))),
+        gone=tuple(number for number in range(before) if number not in set(numbers)),
+        history=_history(build.channels, layer, before),
+        plan=next((row for row in build.plan.layers if row.name == layer), None) if build.plan else None,
+        restored=tuple(_restored(build.actions, layer)),
+        watched=len(samples),
+        right=int(right.sum()),
+    )
+
+
+def _classes(build: BuildFolder, labels: NDArray[np.int64]) -> dict[str, int]:
+    counted = collections.Counter(build.stated.class_name(label) for label in labels.tolist())
+    return dict(sorted(counted.items(), key=lambda item: (-item[1], item[0])))
+
+
+# --- the layer as it was trained, and as it ships -------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Stored:
+    """``weight`` int8 [O, ...] and ``scale`` float32 [O] of every channel, also of those that left."""
+
+    weight: NDArray[np.int8]
+    scale: NDArray[np.float32]
+
+
+def _stored(build: BuildFolder, layer: str) -> _Stored:
+    known = [one.name for one in build.whole_layers]
+    if layer not in known:
+        raise InputError(
+            f"the build has no layer '{layer}'{nearest(layer, known)}",
+            where=str(build.path),
+            remedy=f"give one of {', '.join(known)}" if known else f"build again: there is no {COMPRESSED}",
+        )
+    check_stored(build.path / COMPRESSED, build.path / MODEL_ONNX)  # both have the parts of every layer
+    tensors = safetensors.numpy.load(read_bytes(build.path / COMPRESSED, MAX_FILE_BYTES))
+    return _Stored(tensors[f"{layer}.weight"], tensors[f"{layer}.scale"])
+
+
+def _parts(model: onnx.ModelProto, layer: str) -> list[str]:
+    """The layers that ship of one: itself, one for each of its widths, or none."""
+    entries = {entry.key: entry.value for entry in model.metadata_props}
+    stated = stated_layers(entries.get(f"sgsc.{CHANNELS}", "").encode())
+    return next((parts for parts, _ in stated if common_name(parts) == layer), [])
+
+
+def _numbers(model: onnx.ModelProto, part: str, stored: _Stored) -> list[int]:
+    """Which channels of the stored layer those of a part are: they keep their order."""
+    weights, scales = _weight(model, part), _constant(model, f"{part}.scale").reshape(-1)
+    scales = np.broadcast_to(scales, (len(weights),))
+    found: list[int] = []
+    for weight, scale in zip(weights, scales, strict=True):
+        first = found[-1] + 1 if found else 0
+        number = next(
+            (
+                row
+                for row in range(first, len(stored.weight))
+                if stored.scale[row] == scale and stored.weight[row].any() == weight.any()
+            ),
+            None,
+        )
+        if number is None:
+            raise FileFormatError(
+                f"channels of '{part}' are not found in {COMPRESSED}",
+                where=MODEL_ONNX,
+                remedy="build again",
+            )
+        found.append(number)
+    return found
+
+
+def _weight(model: onnx.ModelProto, part: str) -> NDArray[Any]:
+    return _constant(model, f"{part}.weight_quantized")
+
+
+def _constant(model: onnx.ModelProto, name: str) -> NDArray[Any]:
+    return numpy_helper.to_array(_tensor(model, name))
+
+
+def _tensor(model: onnx.ModelProto, name: str) -> onnx.TensorProto:
+    found: onnx.TensorProto
+    for found in model.graph.initializer:
+        if found.name == name:
+            return found
+    raise FileFormatError(f"has no '{name}', as a build writes it", where=MODEL_ONNX, remedy="build again")
+
+
+def _bits(model: onnx.ModelProto, part: str, *, packed: bool) -> list[int]:
+    weights = _weight(model, part)
+    if packed:
+        return [int(width) for width in filter_widths(weights.astype(np.int8))]
+    narrow = _tensor(model, f"{part}.weight_quantized").data_type == onnx.TensorProto.INT4
+    return [4 if narrow else 8] * len(weights)
+
+
+def _history(
+    rows: Sequence[ChannelRow], layer: str, channels: int
+) -> tuple[tuple[int, tuple[float, ...]], ...]:
+    """The rows in which the layer is another than before."""
+    found: list[tuple[int, tuple[float, ...]]] = []
+    for row in rows:
+        depths = row.layers.get(layer, ())
+        if len(depths) != channels:
+            raise FileFormatError(
+                f"has {len(depths)} depths for the {channels} channels of '{layer}'",
+                where=CHANNEL_HISTORY,
+                remedy="build again",
+            )
+        if not found or found[-1][1] != depths:
+            found.append((row.epoch, depths))
+    return tuple(found)
+
+
+def _restored(actions: Sequence[Action], layer: str) -> Iterator[Restored]:
+    for action in actions:
+        for row in action.restored:
+            if row.layer == layer:
+                yield _one_restored(action, row)
+
+
+def _one_restored(action: Action, row: RestoredChannel) -> Restored:
+    return Restored(action.step, row.channel, action.fall, row.before, row.after)
+
+
+# --- without a channel ----------------------------------------------------------------------------
+
+
+def _without(model: onnx.ModelProto, part: str, row: int) -> onnx.ModelProto:
+    """A copy in which a channel's weights and bias are 0."""
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    for name in (f"{part}.weight_quantized", f"{part}.bias_quantized"):
+        tensor = _tensor(changed, name)
+        values = np.array(numpy_helper.to_array(tensor))
+        if not values.ndim or len(values) <= row:
+            raise FileFormatError(f"'{name}' has no channel {row}", where=MODEL_ONNX, remedy="build again")
+        values[row] = 0
+        tensor.CopyFrom(numpy_helper.from_array(values, name))
+    return changed
+
+
+def _decider(scratch: Path, samples: SampleSet) -> Callable[[onnx.ModelProto], NDArray[np.int64]]:
+    """Runs a model over the samples; gives classes, int64 [n]: of equal outputs the lower one."""
+
+    def decide(model: onnx.ModelProto) -> NDArray[np.int64]:
+        path = scratch / MODEL_ONNX
+        path.write_bytes(model.SerializeToString())
+        result = run_runtime(RUNTIME, path, samples.inputs, timeout_s=DEFAULT_TIMEOUT_S)
+        if result.outputs is None:
+            raise NotMeasuredError(f"{RUNTIME}: {result.reason}", where=MODEL_ONNX)
+        decided: NDArray[np.int64] = result.outputs.reshape(len(samples), -1).argmax(1)
+        return decided
+
+    return decide
+
+
+def _progress(layer: str, part: str, rows: int) -> Iterator[int]:
+    for row in range(rows):
+        log.info(
+            "explain %s: channel %d of %d%s", layer, row + 1, rows, "" if part == layer else f" ({part})"
+        )
+        yield row
