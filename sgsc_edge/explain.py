@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import logging
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ from sgsc_edge.errors import FileFormatError, InputError, NotMeasuredError
 from sgsc_edge.graph.read_tflite import MAX_FILE_BYTES
 from sgsc_edge.hints import nearest
 from sgsc_edge.inspection.channels import CHANNELS, stated_layers
-from sgsc_edge.inspection.text import table
+from sgsc_edge.inspection.text import printable, table
 from sgsc_edge.lowering.read_onnx import read_onnx
 from sgsc_edge.numerics import filter_widths
 from sgsc_edge.report.build_folder import (
@@ -50,6 +51,7 @@ log = logging.getLogger("sgsc_edge")
 RUNTIME = "onnxruntime"
 WATCH = "watch"
 _SHOWN = 3
+_TELL_EVERY_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,8 @@ class Explanation:
         yield f"layer {self.layer}: {len(self.channels)} of {self.before} channels ship"
         if self.plan is not None:
             least, mean, most = self.plan.depths
-            yield f"{self.plan.bytes:,} bytes ({self.plan.bytes_in_8_bits:,} in 8 bits): {self.plan.reason}"
+            reason = printable(self.plan.reason, 200)
+            yield f"{self.plan.bytes:,} bytes ({self.plan.bytes_in_8_bits:,} in 8 bits): {reason}"
             yield f"learned depths: least {least:.2f}, mean {mean:.2f}, most {most:.2f} bits"
         for epoch, numbers in self._left().items():
             yield f"gone{'' if epoch is None else f' in epoch {epoch}'}: {_ranges(numbers)}"
@@ -160,7 +163,8 @@ class Explanation:
         free = sum(not one.broken for one in self.channels)
         if free:
             yield ""
-            yield f"{free} channels break no watch sample on their own; together they may"
+            noun = "channel breaks" if free == 1 else "channels break"
+            yield f"{free} {noun} no watch sample alone; without several at once samples may break"
 
 
 def _row(channel: Channel) -> tuple[str, ...]:
@@ -383,8 +387,11 @@ def _decider(scratch: Path, samples: SampleSet) -> Callable[[onnx.ModelProto], N
 
 
 def _progress(layer: str, part: str, rows: int) -> Iterator[int]:
+    """The rows of a part; every few seconds a line says how far it is."""
+    told = time.monotonic()
     for row in range(rows):
-        log.info(
-            "explain %s: channel %d of %d%s", layer, row + 1, rows, "" if part == layer else f" ({part})"
-        )
+        if time.monotonic() - told > _TELL_EVERY_S:
+            told = time.monotonic()
+            of = "" if part == layer else f" of {part}"
+            log.info("explain %s: %d of %d channels%s done", layer, row, rows, of)
         yield row

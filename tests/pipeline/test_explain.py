@@ -19,7 +19,7 @@ from pipeline.conftest import CONFIG, DATA, sgsc_edge, write_project
 from sgsc_edge.artifacts import check_manifest, read_npz, write_manifest
 from sgsc_edge.certification.samples import read_samples
 from sgsc_edge.errors import FileFormatError
-from sgsc_edge.explain import _numbers, _Stored, _stored
+from sgsc_edge.explain import Explanation, _numbers, _Stored, _stored
 from sgsc_edge.graph import ir, reference
 from sgsc_edge.graph.read_tflite import read_tflite
 from sgsc_edge.report import read_build
@@ -110,6 +110,17 @@ def test_a_build_that_records_no_channels_is_explained_without_epochs(built: Pat
     found = explained(folder, "0")
     assert (found["history"], found["gone"], len(found["channels"])) == ([], [], LAYERS["0"])
     assert "0 of" not in sgsc_edge("explain", folder, "0").out
+
+
+def test_a_layer_that_left_whole_has_no_table() -> None:
+    history = ((1, (8.0, 7.5)), (3, (0.0, 7.5)), (4, (2.0, 0.0)), (6, (0.0, 0.0)))
+    lines = Explanation("3", 2, (), (0, 1), history, None, (), 24, 20).to_text().splitlines()
+    assert lines == [
+        "layer 3: 0 of 2 channels ship",
+        "gone in epoch 4: 1",
+        "gone in epoch 6: 0",
+        "the layer left whole: what it computed is a constant in the layers behind it",
+    ]
 
 
 def test_layers_that_are_not_there_and_folders_that_are_no_builds(built: Path, tmp_path: Path) -> None:
