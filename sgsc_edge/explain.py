@@ -257,7 +257,8 @@ class _Stored:
 
 
 def _stored(build: BuildFolder, layer: str) -> _Stored:
-    known = [one.name for one in build.whole_layers]
+    shipped = [one.name for one in build.layers]
+    known = sorted((one.name for one in build.whole_layers), key=lambda name: _place(name, shipped))
     if layer not in known:
         raise InputError(
             f"the build has no layer '{layer}'{nearest(layer, known)}",
@@ -267,6 +268,11 @@ def _stored(build: BuildFolder, layer: str) -> _Stored:
     check_stored(build.path / COMPRESSED, build.path / MODEL_ONNX)  # both have the parts of every layer
     tensors = safetensors.numpy.load(read_bytes(build.path / COMPRESSED, MAX_FILE_BYTES))
     return _Stored(tensors[f"{layer}.weight"], tensors[f"{layer}.scale"])
+
+
+def _place(name: str, shipped: Sequence[str]) -> int:
+    """Where a layer stands in order of execution; what the model file does not name comes last."""
+    return shipped.index(name) if name in shipped else len(shipped)
 
 
 def _parts(model: onnx.ModelProto, layer: str) -> list[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import click
 from click.shell_completion import CompletionItem
@@ -78,6 +78,25 @@ class BuildFolder(click.Path):
         )
 
 
+class Layer(click.types.StringParamType):
+    """A layer of the build whose folder is named before it."""
+
+    name = "layer"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """The layers of the build's plan; none where that cannot be read."""
+        from sgsc_edge.artifacts import read_json
+        from sgsc_edge.errors import FileFormatError
+
+        try:
+            plan: Any = read_json(Path(ctx.params["folder"]) / "plan.json")
+            return _items((row["name"] for row in plan["layers"]), incomplete)
+        except (FileFormatError, LookupError, TypeError):
+            return []
+
+
 def _items(names: Iterable[str], incomplete: str) -> list[CompletionItem]:
     return [CompletionItem(name) for name in sorted(names) if name.startswith(incomplete)]
 
@@ -105,3 +124,4 @@ def board() -> NameOrFile:
 
 
 BUILD = BuildFolder(path_type=Path)
+LAYER = Layer()

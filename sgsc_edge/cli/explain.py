@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
-from sgsc_edge.cli.arguments import BUILD
+from sgsc_edge.cli.arguments import BUILD, LAYER
 from sgsc_edge.cli.output import Command, Result, command_options
 
 
 @click.command("explain", cls=Command)
 @click.argument("folder", type=BUILD)
-@click.argument("layer")
+@click.argument("layer", type=LAYER)
 @command_options
 def command(folder: Path, layer: str) -> Result:
     """Say what became of the channels of LAYER, and which watch samples break without each.

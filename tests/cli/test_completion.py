@@ -24,6 +24,7 @@ LINES = {
     "sgsc-edge flash build/a --board qemu-ris": "qemu-riscv32",
     "sgsc-edge package build/a --format c-co": "c-code",
     "sgsc-edge verify bu": "sgsc-edge verify build/tflite-int8",
+    "sgsc-edge explain build/tflite-int8 fea": "sgsc-edge explain build/tflite-int8 features.0",
     "sgsc-edge report bu": "sgsc-edge report build/tflite-int8",
 }
 
@@ -37,6 +38,9 @@ def home(tmp_path: Path) -> Path:
     program.chmod(0o755)
     (tmp_path / "build" / "tflite-int8").mkdir(parents=True)
     (tmp_path / "build" / "tflite-int8" / "manifest.json").write_text("{}")
+    (tmp_path / "build" / "tflite-int8" / "plan.json").write_text(
+        '{"layers": [{"name": "features.0"}, {"name": "head"}]}'
+    )
     return tmp_path
 
 
