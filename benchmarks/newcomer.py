@@ -139,7 +139,8 @@ def walk(folder: Path, environment: Mapping[str, str], lines: Sequence[str]) -> 
             check=False,
             timeout=_TIME_LIMIT_S,
         )
-        steps.append(Step(line, time.monotonic() - started, done.returncode, done.stdout))
+        typed = line.replace(str(ROOT), "<repository>")
+        steps.append(Step(typed, time.monotonic() - started, done.returncode, done.stdout))
         if done.returncode != 0:
             break
     return steps

@@ -23,7 +23,7 @@ from onnx import numpy_helper
 
 from sgsc_edge.artifacts import read_bytes
 from sgsc_edge.certification.samples import SampleSet
-from sgsc_edge.certification.stored import check_stored
+from sgsc_edge.certification.stored import check_stored, nonzero_kernels
 from sgsc_edge.certification.verify import DEFAULT_TIMEOUT_S
 from sgsc_edge.errors import FileFormatError, InputError, NotMeasuredError
 from sgsc_edge.graph.read_tflite import MAX_FILE_BYTES
@@ -40,11 +40,11 @@ from sgsc_edge.report.build_folder import (
     BuildFolder,
     ChannelRow,
     PlannedLayer,
-    RestoredChannel,
     common_name,
     read_build,
 )
 from sgsc_edge.runtimes import MODEL_ONNX, run_runtime
+from sgsc_edge.size import NARROW_BITS, WIDE_BITS
 
 log = logging.getLogger("sgsc_edge")
 
@@ -284,7 +284,8 @@ def _parts(model: onnx.ModelProto, layer: str) -> list[str]:
 
 def _numbers(model: onnx.ModelProto, part: str, stored: _Stored) -> list[int]:
     """Which channels of the stored layer those of a part are: they keep their order."""
-    weights, scales = _weight(model, part), _constant(model, f"{part}.scale").reshape(-1)
+    weights = _weight(model, part).astype(np.int8)
+    scales = _constant(model, f"{part}.scale").reshape(-1)
     scales = np.broadcast_to(scales, (len(weights),))
     found: list[int] = []
     for weight, scale in zip(weights, scales, strict=True):
@@ -293,7 +294,8 @@ def _numbers(model: onnx.ModelProto, part: str, stored: _Stored) -> list[int]:
             (
                 row
                 for row in range(first, len(stored.weight))
-                if stored.scale[row] == scale and stored.weight[row].any() == weight.any()
+                if stored.scale[row] == scale
+                and nonzero_kernels(weight) <= nonzero_kernels(stored.weight[row])
             ),
             None,
         )
@@ -328,7 +330,7 @@ def _bits(model: onnx.ModelProto, part: str, *, packed: bool) -> list[int]:
     if packed:
         return [int(width) for width in filter_widths(weights.astype(np.int8))]
     narrow = _tensor(model, f"{part}.weight_quantized").data_type == onnx.TensorProto.INT4
-    return [4 if narrow else 8] * len(weights)
+    return [NARROW_BITS if narrow else WIDE_BITS] * len(weights)
 
 
 def _history(
@@ -353,11 +355,7 @@ def _restored(actions: Sequence[Action], layer: str) -> Iterator[Restored]:
     for action in actions:
         for row in action.restored:
             if row.layer == layer:
-                yield _one_restored(action, row)
-
-
-def _one_restored(action: Action, row: RestoredChannel) -> Restored:
-    return Restored(action.step, row.channel, action.fall, row.before, row.after)
+                yield Restored(action.step, row.channel, action.fall, row.before, row.after)
 
 
 # --- without a channel ----------------------------------------------------------------------------

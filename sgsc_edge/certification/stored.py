@@ -218,7 +218,7 @@ def _is_filter(shipped: _Layer, number: int, stored: _Layer, row: int, *, ordere
         if not whole and not ((own == other) | (own == 0)).all():
             return False
     else:
-        kernels, all_kernels = _nonzero_kernels(own), _nonzero_kernels(other)
+        kernels, all_kernels = nonzero_kernels(own), nonzero_kernels(other)
         whole = kernels == all_kernels
         if not kernels <= all_kernels:
             return False
@@ -233,6 +233,6 @@ def _is_filter(shipped: _Layer, number: int, stored: _Layer, row: int, *, ordere
     return not whole or unread or bool(shipped.bias[number] == stored.bias[row])
 
 
-def _nonzero_kernels(weight: Integers) -> Counter[bytes]:
+def nonzero_kernels(weight: Integers) -> Counter[bytes]:
     """The kernels of a filter int8 [I, ...], as often as they are there."""
     return Counter(kernel.tobytes() for kernel in weight if kernel.any())

@@ -196,6 +196,14 @@ def test_the_parts_of_a_layer_in_two_widths_keep_their_order() -> None:
     assert _numbers(model, "a_int8", stored) == [1, 4, 5]
 
 
+def test_filters_that_lost_kernels_are_still_told_from_those_that_are_gone() -> None:
+    """All with one scale; the second filter keeps no kernel but zeros, and is there for its bias."""
+    weight = np.array([[1, 2, 3], [0, 0, 4], [0, 0, 0], [3, 1, 0]], np.int8)
+    stored = _Stored(weight, np.full(4, 0.5, np.float32))
+    model = shipped(a__weight_quantized=weight[[0, 1, 3], :2], a__scale=np.array([0.5], np.float32))
+    assert _numbers(model, "a", stored) == [0, 1, 3]
+
+
 def test_filters_that_the_stored_layer_does_not_have_are_refused() -> None:
     stored = _Stored(np.ones((2, 2), np.int8), np.array([0.5, 0.25], np.float32))
     model = shipped(a__weight_quantized=np.ones((2, 2), np.int8), a__scale=stored.scale[::-1].copy())
