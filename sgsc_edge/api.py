@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sgsc_edge.graph.ir import Graph
     from sgsc_edge.inspection import Comparison, Inspection
     from sgsc_edge.packaging import Packaged
+    from sgsc_edge.pipeline import OwnLoop
     from sgsc_edge.preservation.selection import Selection
     from sgsc_edge.preservation.summary import Summary
     from sgsc_edge.project import Project
@@ -152,6 +153,24 @@ def build_target(project: Project, target: Target, out: Path, board: Board | Non
     from sgsc_edge import pipeline
 
     return pipeline.build(project, target, out / target.name, board)
+
+
+def own_loop(
+    project: str | Path = ".", *, target: str | Path = DEFAULT_TARGET, settings: Sequence[str] = ()
+) -> OwnLoop:
+    """A project's model, data and compressor for a training loop of your own.
+
+    What it has trained, ``Compressor.save`` writes; a build with ``compress.weights`` certifies it.
+
+    Parameters
+    ----------
+    project, settings: see :func:`build`.
+    target: a target's name, or the path of its ``.toml``.
+    """
+    from sgsc_edge import pipeline
+
+    ((loaded, chosen),) = prepare(project, [target], settings)
+    return pipeline.own_loop(loaded, chosen)
 
 
 def load_board(name_or_path: str | Path) -> Board:

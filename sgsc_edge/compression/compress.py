@@ -1,8 +1,8 @@
 """The compression stage: a float model in, integers out.
 
-Four methods: ``sgsc`` learns depths under a goal (``compressor``), ``mixed`` trains at the smallest
+The methods: ``sgsc`` learns depths under a goal (``compressor``), ``mixed`` trains at the smallest
 widths that the watch set stands, ``qat8`` at fixed 8 bits, ``ptq`` only calibrates activation ranges and
-rounds.
+rounds, ``own`` takes what a training loop of the user's own has saved.
 """
 
 from __future__ import annotations
@@ -16,15 +16,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import safetensors
+import safetensors.torch
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from sgsc_edge.artifacts import write_bytes, write_json
+from sgsc_edge.artifacts import read_bytes, write_bytes, write_json
 from sgsc_edge.compression.calibration import CALIBRATION_SAMPLES, Batches, calibrate, re_estimate_norms
-from sgsc_edge.compression.compressor import IMPORTANCE_SAMPLES, Compressor
+from sgsc_edge.compression.compressor import ACTIONS_KEY, IMPORTANCE_SAMPLES, PLAN_KEY, Compressor
 from sgsc_edge.compression.fit import check_budget
-from sgsc_edge.compression.fold import CompressedModel, fold
+from sgsc_edge.compression.fold import CompressedModel, fold, load_tensors
 from sgsc_edge.compression.goal import Goal
 from sgsc_edge.compression.layers import QuantizedModel, quantize_model
 from sgsc_edge.compression.loop import Recipe, Trainable, Trainer, steps_per_epoch
@@ -33,11 +35,12 @@ from sgsc_edge.compression.task import Task, right
 from sgsc_edge.compression.widths.legal import ANY_DEVICE, Device
 from sgsc_edge.compression.widths.plan import Plan
 from sgsc_edge.compression.widths.snapping import Choices
+from sgsc_edge.errors import FileFormatError
 from sgsc_edge.size import Storage
 
 log = logging.getLogger("sgsc_edge")
 
-Method = Literal["sgsc", "mixed", "qat8", "ptq"]
+Method = Literal["sgsc", "mixed", "qat8", "ptq", "own"]
 LEARNED: frozenset[Method] = frozenset({"sgsc", "mixed"})
 """The methods with a plan of widths, guarded by the preservation set."""
 
@@ -68,6 +71,8 @@ class Guard:
     baseline: float | None = None
 
 
+MAX_WEIGHTS = 1 << 31
+
 NO_GOAL = Goal(budget=None)
 NO_GUARD = Guard("accuracy", 1.0)
 
@@ -86,6 +91,7 @@ class Compression:
     must_keep: indices into ``train`` of samples whose decision may not flip, in the guide part or not.
     goal, guard: of the method ``sgsc``.
     augment: distorts a batch of training inputs, given a seed; None leaves them as they are.
+    weights: of the method ``own``, what ``Compressor.save`` wrote.
     keep_softmax, input_grid: see :func:`sgsc_edge.compression.layers.quantize_model`.
     device: how the target may store weights.
     """
@@ -101,6 +107,7 @@ class Compression:
     goal: Goal = NO_GOAL
     guard: Guard = NO_GUARD
     augment: Callable[[torch.Tensor, int], torch.Tensor] | None = None
+    weights: Path | None = None
     keep_softmax: bool = False
     input_grid: tuple[float, int] | None = None
     device: Device = ANY_DEVICE
@@ -147,7 +154,7 @@ class Compression:
         ------
         ModelError: the loss or a weight is not finite.
         """
-        if self.method not in LEARNED and self.goal != NO_GOAL:
+        if self.method not in {*LEARNED, "own"} and self.goal != NO_GOAL:
             log.warning(
                 "compress: method '%s' takes no budget, fixed weight or controller; "
                 "every channel stays, in 8 bits",
@@ -158,7 +165,12 @@ class Compression:
         actions: list[dict[str, Any]] = []
         channels: list[dict[str, Any]] = []
         plan: Plan | None = None
-        if self.method == "ptq":
+        if self.method == "own":
+            assert self.weights is not None
+            write_bytes(folder / HISTORY, b"")
+            compressed = self.restore()
+            plan, actions = _take(self.weights, compressed)
+        elif self.method == "ptq":
             write_bytes(folder / HISTORY, b"")
             model = self.calibrated()
             plan, compressed = _in_8_bits(model, self.device), fold(model)
@@ -230,32 +242,11 @@ class Compression:
         return _Spaced(self.train, self.recipe.batch_size)
 
     def compressor(self) -> tuple[Compressor, Objective]:
-        """What trains by the method, and what it minimises."""
-        presses, plain = self.method == "sgsc", self.method == "qat8"
-        if not plain:
-            self._check_watch(2 * self.guard.max_drop)
-        samples, batch_size = len(self.train), self.recipe.batch_size  # type: ignore[arg-type]
-        # The smallest widths are where the other methods begin; what presses on the size is of the first.
-        compressor = Compressor(
-            self.model,
-            self.sample,
-            steps=self.recipe.epochs * steps_per_epoch(samples, batch_size, self.guide_share),
-            data=self._calibration,
-            target=self.device.in_8_bits if plain else self.device,
-            budget=self.goal.budget if presses else None,
-            alpha=self.goal.alpha if presses else 0.0,
-            gamma=self.goal.gamma if presses else 0.0,
-            depths=self.goal.depths,
-            guide_weight=1.0 if plain else self.goal.guide_weight,
-            controller=None if plain else self.goal.controller,
-            watch=self._score,
-            max_drop=self.guard.max_drop,
-            baseline=self.guard.baseline,
-            importance=self._importance(samples),
-            keep_softmax=self.keep_softmax,
-            input_grid=self.input_grid,
-        )
-        if plain:
+        """What trains by the method and the recipe, and what it minimises."""
+        samples = len(self.train)  # type: ignore[arg-type]
+        each = steps_per_epoch(samples, self.recipe.batch_size, self.guide_share)
+        compressor = self.compressor_of(self.recipe.epochs * each, self._calibration)
+        if self.method == "qat8":
             return compressor, by_labels(self.task)
         guided = Guided(
             self.task,
@@ -266,6 +257,32 @@ class Compression:
             guide_weight=lambda: compressor.guide_weight,
         )
         return compressor, guided
+
+    def compressor_of(self, steps: int, data: Batches) -> Compressor:
+        """What compresses by the method in so many steps; ``data`` as :class:`Compressor` takes it."""
+        presses, plain = self.method == "sgsc", self.method == "qat8"
+        if not plain:
+            self._check_watch(2 * self.guard.max_drop)
+        # The smallest widths are where the other methods begin; what presses on the size is of the first.
+        return Compressor(
+            self.model,
+            self.sample,
+            steps=steps,
+            data=data,
+            target=self.device.in_8_bits if plain else self.device,
+            budget=self.goal.budget if presses else None,
+            alpha=self.goal.alpha if presses else 0.0,
+            gamma=self.goal.gamma if presses else 0.0,
+            depths=self.goal.depths,
+            guide_weight=1.0 if plain else self.goal.guide_weight,
+            controller=None if plain else self.goal.controller,
+            watch=self._score,
+            max_drop=self.guard.max_drop,
+            baseline=self.guard.baseline,
+            importance=self._importance(len(self.train)),  # type: ignore[arg-type]
+            keep_softmax=self.keep_softmax,
+            input_grid=self.input_grid,
+        )
 
     def _check_watch(self, trip: float) -> None:
         """Say so where one sample of the watch set is enough to make the controller act."""
@@ -352,6 +369,25 @@ def logits(model: QuantizedModel, inputs: torch.Tensor) -> torch.Tensor:
     """Logits float32 [n, K] in evaluation mode."""
     with model.evaluating() as module:
         return torch.cat([module(chunk) for chunk in torch.split(inputs, _EVALUATED)])
+
+
+def _take(path: Path, compressed: CompressedModel) -> tuple[Plan, list[dict[str, Any]]]:
+    """Load what ``Compressor.save`` wrote into a model; the plan, and the controller's actions."""
+    remedy = "save it again with Compressor.save, for the same model.factory, checkpoint and data"
+    try:
+        data = read_bytes(path, MAX_WEIGHTS)
+        with safetensors.safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+        tensors = safetensors.torch.load(data)
+        plan = Plan.from_json(json.loads(metadata[PLAN_KEY]))
+        actions = json.loads(metadata[ACTIONS_KEY])
+        load_tensors(compressed, tensors)
+    except FileFormatError as error:
+        raise FileFormatError(error.message, where=f"compress.weights: {path}", remedy=remedy) from error
+    except (OSError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
+        reason = f"lacks {error}" if isinstance(error, KeyError) else f"cannot be read: {error}"
+        raise FileFormatError(reason, where=f"compress.weights: {path}", remedy=remedy) from error
+    return plan, actions
 
 
 class _Control:

@@ -25,6 +25,7 @@ is trained (``working``), so steps get faster.
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from collections.abc import Callable, Mapping
@@ -35,7 +36,7 @@ import safetensors.torch
 import torch
 from torch import fx, nn
 
-from sgsc_edge.artifacts import write_bytes
+from sgsc_edge.artifacts import output_errors, write_bytes
 from sgsc_edge.compression.calibration import Batches, calibrate, re_estimate_norms
 from sgsc_edge.compression.channels import living_masks
 from sgsc_edge.compression.controller import Controller
@@ -77,6 +78,9 @@ _LOWEST_DEPTH = 1.0
 IMPORTANCE_SAMPLES = 512
 
 _STATE_VERSION = 1
+
+PLAN_KEY, ACTIONS_KEY = "sgsc.plan", "sgsc.controller"
+"""Metadata of what :meth:`Compressor.save` writes."""
 
 
 class Compressor:
@@ -222,6 +226,7 @@ class Compressor:
         """
         self._optimizers = optimizers
         self._move_depths(grad_scale)
+        self._pressing.pressure.follow()
         self.done += 1
         if self.done == self._observed_until:
             self._working.model.observe(False)
@@ -300,8 +305,18 @@ class Compressor:
         return fold(self._full)
 
     def save(self, path: str | Path) -> None:
-        """Write the model's integers as ``.safetensors``, for ``compress.weights`` of a project."""
-        write_bytes(Path(path), safetensors.torch.save(self.finish().tensors()))
+        """Write the model's integers, and how they are stored, for a project's ``compress.weights``.
+
+        Raises what :meth:`finish` does, and ``OutputError``.
+        """
+        tensors = self.finish().tensors()
+        assert self.plan is not None  # depths have settled
+        metadata = {
+            PLAN_KEY: json.dumps(self.plan.to_json()),
+            ACTIONS_KEY: json.dumps(self.controller.actions),
+        }
+        with output_errors(Path(path).parent):
+            write_bytes(Path(path), safetensors.torch.save(tensors, metadata))
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that goes on with: the model with its dead channels, depths, multipliers, the plan."""
@@ -324,7 +339,7 @@ class Compressor:
 
         Raises
         ------
-        FileFormatError: the state is of another version.
+        FileFormatError: the state is of another version, or of another model.
         """
         if state.get("version") != _STATE_VERSION:
             raise FileFormatError(
@@ -332,8 +347,18 @@ class Compressor:
                 where="Compressor.load_state_dict",
                 remedy="go on with the release that wrote it, or start training again",
             )
-        self.done = state["done"]
+        try:
+            self._take(state)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise FileFormatError(
+                f"it is no state of this model: {error}",
+                where="Compressor.load_state_dict",
+                remedy="make the compressor with the arguments that it was saved with",
+            ) from error
+
+    def _take(self, state: Mapping[str, Any]) -> None:
         self._full.module.load_state_dict(state["model"])
+        self.done = state["done"]
         self._pressing.pressure.load(state["pressure"])
         self._guarding.guide_weight = state["guide_weight"]
         self.controller.load(state["controller"])

@@ -88,6 +88,7 @@ class Build:
             method=settings.chosen_method(narrow=self.target.narrow),
             device=Device.of(self.target),
             augment=self.project.augment(),
+            weights=None if settings.weights is None else self.project.root / settings.weights,
             goal=_goal(self),
             keep_softmax=self.project.config.model.final_softmax == "keep",
             input_grid=_input_grid(self.project),

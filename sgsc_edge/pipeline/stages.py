@@ -137,7 +137,7 @@ def _rehearse_limits(build: Build, compressed: CompressedModel) -> None:
     The file is measured without its metadata. With learned widths it is open which filters are unpacked.
     """
     method = build.untrained.method
-    if method == "sgsc" or (build.target.limits == Limits() and build.board is None):
+    if method in ("sgsc", "own") or (build.target.limits == Limits() and build.board is None):
         return
     graph = _living(build, compressed)
     check_arena(graph, build.target, unpacked=method not in LEARNED)

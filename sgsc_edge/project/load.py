@@ -110,10 +110,12 @@ class Project:
         return spec if isinstance(spec, str) else None  # must_keep may be a number
 
     def source_files(self) -> dict[str, str]:
-        """SHA-256 of the user's files by path relative to ``root``: all Python files, and the checkpoint."""
+        """SHA-256 of the user's files by path relative to ``root``: Python files, checkpoint and weights."""
         paths = _python_files(self.root)
         if self.config.model.checkpoint is not None:
             paths.append(self.root / self.config.model.checkpoint)
+        if self.config.compress.weights is not None:
+            paths.append(self.root / self.config.compress.weights)
         return {_relative(path, self.root): sha256_file(path) for path in sorted(paths) if path.is_file()}
 
     def source_hash(self) -> str:

@@ -76,6 +76,12 @@ def _checkpoint(value: str) -> str:
     return value
 
 
+def _weights(value: str) -> str:
+    if not value.endswith(".safetensors"):
+        raise ValueError(f"{value!r} is no .safetensors file, as Compressor.save writes")
+    return value
+
+
 def _one_of(names: tuple[str, ...]) -> Callable[[str], str]:
     def check(value: str) -> str:
         if value not in names and not _SPEC.fullmatch(value):
@@ -355,7 +361,7 @@ class GateSection(_Section):
         return self
 
 
-Method = Literal["sgsc", "mixed", "qat8", "ptq"]
+Method = Literal["sgsc", "mixed", "qat8", "ptq", "own"]
 
 
 class CompressSection(_Section):
@@ -366,7 +372,12 @@ class CompressSection(_Section):
         description="`sgsc` learns bit depths and removes channels under a budget; `mixed` trains at "
         "the smallest widths that the target stores; `qat8` trains at 8 bits; `ptq` calibrates without "
         "training. Unset: `sgsc` where a budget or a fixed weight is given, else `mixed` on targets "
-        "below 8 bits, else `qat8`.",
+        "below 8 bits, else `qat8`. `own`: your own training loop has compressed it, see `weights`.",
+    )
+    weights: Annotated[str, AfterValidator(_weights), Form("path to a `.safetensors` file")] | None = Field(
+        default=None,
+        description="What `sgsc_edge.Compressor.save` wrote in a training loop of your own; relative to the "
+        "project file. It is exported and certified as it is, nothing is trained.",
     )
     epochs: Positive = Field(default=8, description="Passes over the training data.")
     batch_size: Annotated[int, Field(ge=2), Unit("samples")] = Field(
@@ -424,6 +435,8 @@ class CompressSection(_Section):
             )
         if self.chosen_method() == "sgsc" and self.epochs < 2:
             raise ValueError("method 'sgsc' needs 2 epochs at least: one to learn depths, one to settle")
+        if (self.chosen_method() == "own") != (self.weights is not None):
+            raise ValueError("method 'own' and weights belong together: what your own loop has saved")
         if not 1 <= self.bits[0] <= self.bits[1] <= 16:
             raise ValueError("bits must be [shallowest, deepest] with 1 <= shallowest <= deepest <= 16")
         if self.budget is not None and self.gamma is not None:
@@ -441,6 +454,8 @@ class CompressSection(_Section):
         """The method in force; ``narrow``: whether the target stores weights in less than 8 bits."""
         if self.method is not None:
             return self.method
+        if self.weights is not None:
+            return "own"
         given = (self.budget, self.alpha, self.gamma, self.lambda_)
         if all(value is None for value in given):
             return "mixed" if narrow else "qat8"
