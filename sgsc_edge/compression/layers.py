@@ -19,10 +19,11 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from sgsc_edge.compression.heads import head_widths
+from sgsc_edge.compression.kinds import name_of
 from sgsc_edge.compression.norms import QuantNorm, check_norm
 from sgsc_edge.compression.operators import Table, look_up
 from sgsc_edge.compression.quantizer import ActivationQuantizer, WeightQuantizer
-from sgsc_edge.compression.trace import Traced, name_of, steps, trace
+from sgsc_edge.compression.trace import Traced, steps, trace
 from sgsc_edge.errors import ModelError, UnsupportedError
 from sgsc_edge.placement import RULES, Placement, place
 from sgsc_edge.size import EIGHT_BITS, TABLE, Storage
