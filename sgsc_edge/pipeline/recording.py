@@ -23,6 +23,7 @@ def recorded(build: Build, samples: Samples) -> dict[str, NDArray[Any]]:
     """One part of ``preservation.npz``: the integers that every runtime is fed, and what models say."""
     inputs, labels = samples.tensors()
     grid = build.compressed.input
+    assert grid is not None  # lowering has refused tokens
     scale, zero_point = float(grid.scale), int(grid.zero_point)
     integers = quantize(inputs.numpy(), scale, zero_point)
     fed = dequantize(integers, scale, zero_point)
