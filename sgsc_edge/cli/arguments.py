@@ -64,6 +64,12 @@ class Setting(click.types.StringParamType):
         return _items((f"{name}=" for name in setting_names()), incomplete)
 
 
+class Budgets(click.types.StringParamType):
+    """A size, a ratio, or several between commas; the settings check them."""
+
+    name = "size[,size...]"
+
+
 class BuildFolder(click.Path):
     """A folder that a build wrote, or another path."""
 
@@ -123,5 +129,6 @@ def board() -> NameOrFile:
     return NameOrFile("board", names)
 
 
+BUDGETS = Budgets()
 BUILD = BuildFolder(path_type=Path)
 LAYER = Layer()

@@ -20,12 +20,13 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from sgsc_edge.artifacts import write_bytes, write_json
 from sgsc_edge.compression.controller import Controller
-from sgsc_edge.compression.fit import check_budget
+from sgsc_edge.compression.fit import check_budget, smallest_bytes, stored_bytes
 from sgsc_edge.compression.fold import CompressedModel, fold
 from sgsc_edge.compression.goal import Goal
 from sgsc_edge.compression.layers import QuantizedModel, quantize_model
 from sgsc_edge.compression.learned import Learned
 from sgsc_edge.compression.loop import Recipe, Trainer, calibrate, re_estimate_norms, steps_per_epoch
+from sgsc_edge.compression.snapshot import EPOCHS_SHARE, SNAPSHOT, Snapshot, write_snapshot
 from sgsc_edge.compression.strategy import Plain, Strategy, task_losses
 from sgsc_edge.compression.widths.legal import ANY_DEVICE, Device
 from sgsc_edge.compression.widths.plan import Plan
@@ -87,6 +88,7 @@ class Compression:
     augment: distorts a batch of training inputs, given a seed; None leaves them as they are.
     keep_softmax, input_grid: see :func:`sgsc_edge.compression.layers.quantize_model`.
     device: how the target may store weights.
+    start: where ``sgsc`` goes on from; None for the calibrated float model.
     """
 
     model: nn.Module
@@ -103,6 +105,12 @@ class Compression:
     keep_softmax: bool = False
     input_grid: tuple[float, int] | None = None
     device: Device = ANY_DEVICE
+    start: Snapshot | None = None
+
+    def going_on(self, start: Snapshot) -> Compression:
+        """The same from a snapshot, in :data:`EPOCHS_SHARE` of the epochs."""
+        epochs = max(round(EPOCHS_SHARE * self.recipe.epochs), 2)  # one to learn depths, one to settle
+        return replace(self, start=start, recipe=replace(self.recipe, epochs=epochs))
 
     def quantized(self) -> QuantizedModel:
         """A fresh model in its trained form, not yet calibrated."""
@@ -115,6 +123,17 @@ class Compression:
         model = self.quantized()
         calibrate(model, self.train, self.recipe.batch_size)
         return model
+
+    def span(self) -> tuple[int, int]:
+        """Stored bytes of the network with every channel in 8 bits, and of the smallest it can be cut to."""
+        model = self.quantized()
+        legal = self.device.storages(model)
+        for name, layer in model.layers():
+            layer.storage = legal[name][0]
+        whole = stored_bytes(model, {name: layer.mask for name, layer in model.layers()})
+        for name, layer in model.layers():
+            layer.storage = min(legal[name])
+        return whole, smallest_bytes(model)
 
     def rehearse(self, then: Callable[[CompressedModel], None]) -> None:
         """Calibrate, fold and hand the result to ``then``: what cannot ship is refused before training.
@@ -158,19 +177,26 @@ class Compression:
         actions: list[dict[str, object]] = []
         channels: list[dict[str, object]] = []
         plan: Plan | None = None
+        snapshot: Snapshot | None = None
         if self.method == "ptq":
             write_bytes(folder / HISTORY, b"")
         elif self.method == "qat8":
             plain = Plain(model, self.recipe.epochs, quantized=True)
             self._trainer(model, plain, folder, "compress", key).run()
         else:
+            if self.start is not None:
+                self.start.put_into(model)
             learned = self._learned(model)
+            if self.start is not None:
+                learned.go_on_from(self.start)
             self._trainer(model, learned, folder, "compress", key, self.guide_share).run()
             actions, channels, plan = learned.controller.actions, learned.channels, learned.plan
+            snapshot = learned.snapshot
         for name, rows in ((CONTROLLER_LOG, actions), (CHANNEL_HISTORY, channels)):
             write_bytes(
                 folder / name, "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows).encode()
             )
+        write_snapshot(folder / SNAPSHOT, snapshot)
         chosen = plan or _in_8_bits(model, self.device)
         write_json(folder / PLAN, {"float_bytes": float_bytes(self.model), **chosen.to_json()})
         return fold(model)

@@ -31,6 +31,7 @@ from sgsc_edge.compression.layers import QuantizedModel
 from sgsc_edge.compression.pressing import Pressing
 from sgsc_edge.compression.quantizer import MAX_BITS
 from sgsc_edge.compression.settling import Settling
+from sgsc_edge.compression.snapshot import Snapshot
 from sgsc_edge.compression.strategy import Strategy, task_losses
 from sgsc_edge.compression.widths.plan import Plan
 from sgsc_edge.compression.widths.storing import Storing
@@ -63,6 +64,7 @@ class Learned(Strategy):
     Attributes
     ----------
     channels: for each epoch that changed them, the depth of every channel by layer; 0 for one that is gone.
+    snapshot: the end of the learning phase, for a smaller budget to go on from; None before.
     """
 
     def __init__(
@@ -101,6 +103,13 @@ class Learned(Strategy):
         self.settling = Settling(model, goal, self.guarding, storing, self.learning_steps)
         self.storing = storing
         self.channels: list[dict[str, Any]] = []
+        self.snapshot: Snapshot | None = None
+
+    def go_on_from(self, start: Snapshot) -> None:
+        """Press and guard as hard as where the model comes from; the controller starts anew."""
+        self.pressing.pressure.multiplier, self.pressing.pressure.scale = start.multiplier, start.scale
+        if self.goal.guide_weight is None:
+            self.guarding.guide_weight = start.guide_weight
 
     @property
     def plan(self) -> Plan | None:
@@ -126,11 +135,22 @@ class Learned(Strategy):
         if self.settling.done:
             self.settling.look_back(epoch)
         elif epoch >= self.learning_epochs:
+            self._keep_snapshot()
             self.settling.settle()
         else:
             self.pressing.pressure.renew()
         self.model.enable(True)
         self.model.observe(epoch < self.epochs - max(self.epochs // 5, 1))
+
+    def _keep_snapshot(self) -> None:
+        pressure = self.pressing.pressure
+        if self.goal.presses:
+            self.snapshot = Snapshot.of(
+                self.model,
+                multiplier=pressure.multiplier,
+                scale=pressure.scale,
+                guide_weight=self.guarding.guide_weight,
+            )
 
     def loss(self, inputs: torch.Tensor, labels: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
         """Task, guide and size terms of a batch."""
@@ -177,7 +197,7 @@ class Learned(Strategy):
             self.channels.append({"epoch": epoch + 1, "layers": depths})
 
     def state(self) -> dict[str, Any]:
-        """Multipliers, learned depths, the plan, the controller and the record of channels."""
+        """Multipliers, learned depths, the plan, the controller, the record of channels and the snapshot."""
         return {
             "channels": self.channels,
             "pressure": self.pressing.pressure.state(),
@@ -185,6 +205,7 @@ class Learned(Strategy):
             "learned": self.settling.learned,
             "plan": None if self.plan is None else self.plan.to_json(),
             "controller": self.controller.state(),
+            "snapshot": None if self.snapshot is None else self.snapshot.tensors(),
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -193,6 +214,8 @@ class Learned(Strategy):
         self.guarding.guide_weight = state["guide_weight"]
         self.controller.load(state["controller"])
         self.channels = state["channels"]
+        if state["snapshot"] is not None:
+            self.snapshot = Snapshot.from_tensors(state["snapshot"])
         if state["plan"] is not None:
             self.storing.take(Plan.from_json(state["plan"]))
         self.settling.resume(state["learned"])
