@@ -76,9 +76,9 @@ class BuildFolder(click.Path):
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        """Build folders up to two levels below what is typed, and files where there is none."""
+        """Build folders up to three levels below what is typed, and files where there is none."""
         start = Path(incomplete) if incomplete.endswith("/") else Path(incomplete).parent
-        found = (path for depth in ("*", "*/*") for path in start.glob(f"{depth}/manifest.json"))
+        found = (path for depth in ("*", "*/*", "*/*/*") for path in start.glob(f"{depth}/manifest.json"))
         return _items((str(path.parent) for path in found), incomplete) or super().shell_complete(
             ctx, param, incomplete
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -76,6 +77,7 @@ def find_smallest(build: Build, key: str, outputs: Sequence[str]) -> None:
     for name in outputs:
         write_bytes(build.folder / name, read_bytes(folder / name, MAX_BYTES))
     write_json(build.folder / SEARCH, _document(found, watch, whole))
+    runs.remove_others(found)
     if not found.reached:
         log.warning(
             "compress: the watch %s misses the floor of %g at every size; the best is %.4f",
@@ -139,6 +141,13 @@ class _Runs:
     def place(self, budget: int, *, thorough: bool) -> Path:
         """The folder of a try."""
         return self._folder / f"{budget}-{'long' if thorough else 'short'}"
+
+    def remove_others(self, found: Found) -> None:
+        """Drop what tries of an earlier search left that this one has not made use of."""
+        used = {self.place(trial.budget, thorough=trial.thorough).name for trial in found.trials}
+        for path in self._folder.iterdir():
+            if path.name not in used and path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
 
     def attempt(self, budget: int, above: int | None, *, thorough: bool) -> Trial:
         """See :class:`sgsc_edge.compression.floor_search.Attempt`."""

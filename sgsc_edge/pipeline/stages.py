@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
@@ -20,7 +20,15 @@ import safetensors.torch
 import torch
 from numpy.typing import NDArray
 
-from sgsc_edge.artifacts import content_key, read_bytes, sha256_file, write_bytes, write_manifest, write_npz
+from sgsc_edge.artifacts import (
+    content_key,
+    package_hash,
+    read_bytes,
+    sha256_file,
+    write_bytes,
+    write_manifest,
+    write_npz,
+)
 from sgsc_edge.c_code.interface import VERSION
 from sgsc_edge.c_code.write import c_code
 from sgsc_edge.certification import (
@@ -234,7 +242,8 @@ def _control(build: Build, key: str) -> None:
     write_bytes(build.folder / CONTROL, safetensors.torch.save(parameters))
 
 
-def _compress_key(build: Build) -> str:
+def _compress_key(build: Build, without: Collection[str] = ()) -> str:
+    """``without``: settings of ``[compress]`` that are left out."""
     learned: list[object] = ["packed"] if build.target.packs else []
     if build.untrained.method in LEARNED:
         device = build.untrained.device
@@ -242,9 +251,9 @@ def _compress_key(build: Build) -> str:
         how = [arena, device.joins] if build.storages else []
         learned += [asdict(build.guard), build.storages, *how]
     start = [] if build.start is None else [sha256_file(build.start / SNAPSHOT)]
-    return content_key(
-        _training_key(build), build.project.config_hash("compress"), build.untrained.method, learned, start
-    )
+    settings = build.project.config.compress.model_dump(mode="json", by_alias=True)
+    kept = {name: value for name, value in settings.items() if name not in without}
+    return content_key(_training_key(build), kept, build.untrained.method, learned, start)
 
 
 def _compress(build: Build, key: str) -> None:
@@ -273,7 +282,9 @@ def _search_key(build: Build) -> str:
 
 
 def _search(build: Build, key: str) -> None:
-    find_smallest(build, key, _COMPRESSED)
+    # Tries do not follow from the floor: another one is looked for among those that were made.
+    tries = content_key(version("sgsc-edge"), package_hash(), _compress_key(build, without=("floor",)))
+    find_smallest(build, tries, _COMPRESSED)
 
 
 def _has_floor(build: Build) -> bool:

@@ -335,8 +335,8 @@ class CompressSection(_Section):
         default=None,
         description="`sgsc` learns bit depths and removes channels under a budget or down to a floor; "
         "`mixed` trains at the smallest widths that the target stores; `qat8` trains at 8 bits; `ptq` "
-        "calibrates without training. Unset: `sgsc` where a budget, a floor or a fixed weight is given, else `mixed` on targets "
-        "below 8 bits, else `qat8`.",
+        "calibrates without training. Unset: `sgsc` where a budget, a floor or a fixed weight is given, "
+        "else `mixed` on targets below 8 bits, else `qat8`.",
     )
     epochs: Positive = Field(default=8, description="Passes over the training data.")
     batch_size: Annotated[int, Field(ge=2), Unit("samples")] = Field(

@@ -15,7 +15,7 @@ from sgsc_edge.errors import FileFormatError
 
 SEARCH = "search.json"
 SEARCH_SCHEMA = "sgsc-edge-search/1"
-_STRICT = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+_STRICT = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, serialize_by_alias=True)
 _Bytes = Annotated[int, Field(gt=0, le=1 << 50)]
 
 
