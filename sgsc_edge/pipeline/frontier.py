@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from sgsc_edge.artifacts import (
     FolderLock,
@@ -31,7 +32,7 @@ from sgsc_edge.errors import Interrupted, OutputError, SgscError
 from sgsc_edge.pipeline import road
 from sgsc_edge.pipeline.context import Build
 from sgsc_edge.pipeline.recording import compressed_integers
-from sgsc_edge.pipeline.stages import STAGES, Stage, calibration_key
+from sgsc_edge.pipeline.stages import STAGES, Stage
 from sgsc_edge.preservation.sets import Samples
 from sgsc_edge.project import Budget, Project
 from sgsc_edge.report import FRONTIER_PAGE, costs_only_the_report, render_frontier, write_page
@@ -167,12 +168,12 @@ def _descend(builds: dict[str, Build]) -> tuple[Point, ...]:
         except Interrupted:
             raise
         except SgscError as error:
-            compressed = not isinstance(error, OutputError) and road.is_current("compress", this)
-            if not compressed and not points:
+            start = None if isinstance(error, OutputError) else road.made("compress", this)
+            if start is None and not points:
                 raise
             log.error("%s: %s", label, error)
             points.append(replace(point, error=error))
-            start, ended = (this.folder, None) if compressed else (start, error)
+            ended = error if start is None else None
     return tuple(points)
 
 
@@ -195,7 +196,7 @@ def _overview(whole: Build, builds: dict[str, Build], points: Sequence[Point]) -
         write_json(point.folder / FRONTIER, document)
         road.show(builds[point.label])
     write_json(whole.folder / FRONTIER, document)
-    with costs_only_the_report(whole.folder):
+    with costs_only_the_report(whole.folder, FRONTIER_PAGE):
         write_page(whole.folder / FRONTIER_PAGE, render_frontier(overview))
     return overview
 
@@ -220,7 +221,16 @@ def _in_8_bits(build: Build) -> Reference:
 def _reference_key(build: Build) -> str:
     test = build.samples.test.key() if build.samples.test else ""
     metric = build.project.config.gate.metric
-    return content_key(calibration_key(build), build.samples_key, test, metric)
+    return content_key(
+        build.project.source_hash(),
+        build.project.config_hash("model"),
+        list(build.data.rest.hashes),
+        build.untrained.recipe.batch_size,  # of calibration
+        build.samples_key,
+        test,
+        metric,
+        {"torch": torch.__version__, "threads": torch.get_num_threads()},
+    )
 
 
 def _measure(build: Build, key: str) -> None:

@@ -75,10 +75,15 @@ def _show(this: Build) -> None:
                 make_current(stage, this)
 
 
-def is_current(name: str, build: Build) -> bool:
-    """Whether a stage's outputs are those of the present inputs."""
+def made(name: str, build: Build) -> Path | None:
+    """Where a stage's outputs of the present inputs lie; None where it has not run to its end.
+
+    That is the build folder, or what a build left that was stopped and put an earlier one back.
+    """
     (stage,) = (stage for stage in STAGES if stage.name == name)
-    return Stamps(build.folder).is_current(name, _key(stage, build))
+    key = _key(stage, build)
+    places = (build.folder, Earlier(build.folder, ()).unfinished)
+    return next((place for place in places if Stamps(place).is_current(name, key)), None)
 
 
 def _key(stage: Stage, build: Build) -> str:

@@ -111,17 +111,6 @@ class Stage:
 # --- rehearse -------------------------------------------------------------------------------------
 
 
-def calibration_key(build: Build) -> str:
-    """Hash of what the calibrated, untrained model follows from."""
-    return content_key(
-        build.project.source_hash(),
-        build.project.config_hash("model"),
-        list(build.data.rest.hashes),
-        build.untrained.recipe.batch_size,
-        {"torch": torch.__version__, "threads": torch.get_num_threads()},
-    )
-
-
 def _rehearse_key(build: Build) -> str:
     return content_key(
         build.project.source_hash(),
@@ -257,6 +246,8 @@ def _compress_key(build: Build, without: Collection[str] = ()) -> str:
 
 
 def _compress(build: Build, key: str) -> None:
+    if build.project.config.compress.floor is not None:
+        log.warning("compress: method '%s' searches no floor", build.untrained.method)
     compression = build.compression()
     if build.start is not None:
         compression = compression.going_on(read_snapshot(build.start / SNAPSHOT))

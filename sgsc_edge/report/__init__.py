@@ -68,8 +68,8 @@ def _digest(path: Path) -> str | None:
 
 
 @contextlib.contextmanager
-def costs_only_the_report(folder: Path) -> Iterator[None]:
-    """What fails in the block is a warning, and the folder has no report: an earlier one would be wrong."""
+def costs_only_the_report(folder: Path, page: str = REPORT) -> Iterator[None]:
+    """What fails in the block is a warning, and the folder has no page: an earlier one would be wrong."""
     try:
         yield
     except Exception as error:
@@ -77,7 +77,7 @@ def costs_only_the_report(folder: Path) -> Iterator[None]:
         log.warning("report: not made, and nothing else is lost: %s", reason)
         log.debug("report: where it failed", exc_info=True)
         with contextlib.suppress(OSError):
-            (folder / REPORT).unlink()
+            (folder / page).unlink()
 
 
 def write_report(folder: Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from pipeline.conftest import Ran, sgsc_edge, write_project
+from pipeline.test_board_limits import M4, small_board
 from pipeline.trained import NOISY, SETTINGS, TRAINED
 
 from sgsc_edge import api
@@ -146,6 +148,29 @@ def test_a_budget_that_cannot_be_met_is_refused_before_the_largest_is_trained(
     assert "a budget of 100 bytes cannot be met" in build["error"]["message"]
     assert done.document["frontiers"] == []
     assert not list(tmp_path.rglob("history.jsonl"))
+
+
+def test_a_point_that_does_not_fit_the_board_keeps_no_other_from_it(
+    ran: tuple[Path, Ran], tmp_path: Path
+) -> None:
+    project = tmp_path / "project"
+    shutil.copytree(ran[0].parents[1], project)
+    folder = project / "build" / TARGET
+    large, small = (api.fit(folder / label, M4).flash.total for label in ("0.5x", "290B"))
+    assert small < large
+    board = small_board(tmp_path, flash=f"{large - 1} B")
+    done = sgsc_edge(
+        *("build", project, "--target", TARGET, "--out", project / "build", "--board", board),
+        *("--budget", "0.5x,290B", "--json"),
+    )
+    assert done.code == 2, done.err
+    first, second = done.document["builds"]
+    assert "bytes of flash" in first["error"]["message"]
+    assert second["exit_code"] == 0
+    assert "compress ..." not in done.err
+    (overview,) = done.document["frontiers"]
+    assert [point["verdict"] for point in overview["points"]] == [None, "PASSED"]
+    assert "not built: " in (folder / "frontier.html").read_text()
 
 
 @pytest.mark.parametrize(
