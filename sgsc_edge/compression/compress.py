@@ -11,7 +11,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -25,12 +25,13 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from sgsc_edge.artifacts import read_bytes, write_bytes, write_json
 from sgsc_edge.compression.calibration import CALIBRATION_SAMPLES, Batches, calibrate, re_estimate_norms
 from sgsc_edge.compression.compressor import ACTIONS_KEY, IMPORTANCE_SAMPLES, PLAN_KEY, Compressor
-from sgsc_edge.compression.fit import check_budget
+from sgsc_edge.compression.fit import check_budget, smallest_bytes, stored_bytes
 from sgsc_edge.compression.fold import CompressedModel, fold, load_tensors
 from sgsc_edge.compression.goal import Goal
 from sgsc_edge.compression.layers import QuantizedModel, quantize_model
 from sgsc_edge.compression.loop import Recipe, Trainable, Trainer, steps_per_epoch
 from sgsc_edge.compression.objective import Guided, Objective, by_labels
+from sgsc_edge.compression.snapshot import EPOCHS_SHARE, SNAPSHOT, Snapshot, write_snapshot
 from sgsc_edge.compression.task import Task, right
 from sgsc_edge.compression.widths.legal import ANY_DEVICE, Device
 from sgsc_edge.compression.widths.plan import Plan
@@ -94,6 +95,7 @@ class Compression:
     weights: of the method ``own``, what ``Compressor.save`` wrote.
     keep_softmax, input_grid: see :func:`sgsc_edge.compression.layers.quantize_model`.
     device: how the target may store weights.
+    start: where ``sgsc`` goes on from; None for the calibrated float model.
     """
 
     model: nn.Module
@@ -111,6 +113,12 @@ class Compression:
     keep_softmax: bool = False
     input_grid: tuple[float, int] | None = None
     device: Device = ANY_DEVICE
+    start: Snapshot | None = None
+
+    def going_on(self, start: Snapshot) -> Compression:
+        """The same from a snapshot, in :data:`EPOCHS_SHARE` of the epochs."""
+        epochs = max(round(EPOCHS_SHARE * self.recipe.epochs), 2)  # one to learn depths, one to settle
+        return replace(self, start=start, recipe=replace(self.recipe, epochs=epochs))
 
     def quantized(self) -> QuantizedModel:
         """A fresh model in its trained form, not yet calibrated."""
@@ -123,6 +131,17 @@ class Compression:
         model = self.quantized()
         calibrate(model, self._calibration)
         return model
+
+    def span(self) -> tuple[int, int]:
+        """Stored bytes of the network with every channel in 8 bits, and of the smallest it can be cut to."""
+        model = self.quantized()
+        legal = self.device.storages(model)
+        for name, layer in model.layers():
+            layer.storage = legal[name][0]
+        whole = stored_bytes(model, {name: layer.mask for name, layer in model.layers()})
+        for name, layer in model.layers():
+            layer.storage = min(legal[name])
+        return whole, smallest_bytes(model)
 
     def rehearse(self, then: Callable[[CompressedModel], None]) -> None:
         """Calibrate, fold and hand the result to ``then``: what cannot ship is refused before training.
@@ -165,6 +184,7 @@ class Compression:
         actions: list[dict[str, Any]] = []
         channels: list[dict[str, Any]] = []
         plan: Plan | None = None
+        snapshot: Snapshot | None = None
         if self.method == "own":
             assert self.weights is not None
             write_bytes(folder / HISTORY, b"")
@@ -180,10 +200,12 @@ class Compression:
             compressed, plan = compressor.finish(), compressor.plan
             if self.method in LEARNED:
                 actions, channels = compressor.controller.actions, compressor.channels
+                snapshot = compressor.snapshot
         for name, rows in ((CONTROLLER_LOG, actions), (CHANNEL_HISTORY, channels)):
             write_bytes(
                 folder / name, "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows).encode()
             )
+        write_snapshot(folder / SNAPSHOT, snapshot)
         assert plan is not None  # depths have settled
         write_json(folder / PLAN, {"float_bytes": float_bytes(self.model), **plan.to_json()})
         return compressed
@@ -282,6 +304,7 @@ class Compression:
             importance=self._importance(len(self.train)),  # type: ignore[arg-type]
             keep_softmax=self.keep_softmax,
             input_grid=self.input_grid,
+            start=self.start,
         )
 
     def _check_watch(self, trip: float) -> None:

@@ -49,6 +49,7 @@ from sgsc_edge.compression.pressing import Pressing
 from sgsc_edge.compression.quantizer import FLOOR_BITS, MAX_BITS
 from sgsc_edge.compression.schedule import rate
 from sgsc_edge.compression.settling import Settling
+from sgsc_edge.compression.snapshot import Snapshot
 from sgsc_edge.compression.task import Task
 from sgsc_edge.compression.widths.legal import Device
 from sgsc_edge.compression.widths.plan import Plan
@@ -105,6 +106,8 @@ class Compressor:
     baseline: the watch metric to compare with; None for the float model's own.
     importance: labelled samples on which channels' importance is measured; None for the first of ``data``.
     keep_softmax, input_grid: see :func:`sgsc_edge.compression.layers.quantize_model`.
+    start: another compressor's ``snapshot``, of a larger budget, where learning goes on; None for the float
+        model.
 
     Attributes
     ----------
@@ -112,6 +115,7 @@ class Compressor:
     steps, done: optimizer steps in all, and taken.
     controller: the feedback controller with its ``actions``.
     channels: for each record that changed them, the depth of every channel by layer; 0 for one that is gone.
+    snapshot: the end of the learning phase; None before.
 
     Raises
     ------
@@ -139,6 +143,7 @@ class Compressor:
         importance: tuple[torch.Tensor, torch.Tensor] | None = None,
         keep_softmax: bool = False,
         input_grid: tuple[float, int] | None = None,
+        start: Snapshot | None = None,
     ) -> None:
         if steps < 1:
             raise ConfigError(f"training takes at least one step, not {steps}", where="steps")
@@ -176,9 +181,14 @@ class Compressor:
         if self.goal.presses:
             for layer in self._layers.values():
                 layer.quantizer.bits.fill_(depths[1])
+        if start is not None:
+            start.put_into(self._full)
         self._pressing = Pressing(self._full, self.goal, self._guarding, self._learning_steps)
         self._settling = Settling(self._full, self.goal, self._guarding, self._storing, self._learning_steps)
+        if start is not None:
+            self._press_as(start)
         self.channels: list[dict[str, Any]] = []
+        self.snapshot: Snapshot | None = None
         self._optimizers: tuple[torch.optim.Optimizer, ...] = ()
         self._deciding = False
         self._working.push()
@@ -332,6 +342,7 @@ class Compressor:
             "plan": None if self.plan is None else self.plan.to_json(),
             "controller": self.controller.state(),
             "channels": self.channels,
+            "snapshot": None if self.snapshot is None else self.snapshot.tensors(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -363,6 +374,7 @@ class Compressor:
         self._guarding.guide_weight = state["guide_weight"]
         self.controller.load(state["controller"])
         self.channels = list(state["channels"])
+        self.snapshot = None if state["snapshot"] is None else Snapshot.from_tensors(state["snapshot"])
         if state["plan"] is not None:
             self._storing.take(Plan.from_json(state["plan"]))
         self._settling.resume(state["learned"])
@@ -388,8 +400,24 @@ class Compressor:
         self._working.push((*self._optimizers, self._own))
 
     def _settle(self) -> None:
+        self._working.pull()
+        pressure = self._pressing.pressure
+        if self.goal.presses:
+            self.snapshot = Snapshot.of(
+                self._full,
+                multiplier=pressure.multiplier,
+                scale=pressure.scale,
+                guide_weight=self._guarding.guide_weight,
+            )
         self._decide(self._settling.settle)
         self._set_modes()
+
+    def _press_as(self, start: Snapshot) -> None:
+        """Press and guard as hard as where the model comes from; the controller starts anew."""
+        pressure = self._pressing.pressure
+        pressure.multiplier, pressure.scale = start.multiplier, start.scale
+        if self.goal.guide_weight is None:
+            self._guarding.guide_weight = start.guide_weight
 
     def _forget(self) -> None:
         """Drop the moments of tensors that were set anew."""
@@ -473,7 +501,7 @@ def _limit(budget: int | str | Budget | None, model: nn.Module) -> int | None:
     """A budget in bytes."""
     if isinstance(budget, str):
         try:
-            budget = parse_budget(budget)  # type: ignore[assignment]
+            budget = parse_budget(budget)
         except ValueError as error:
             raise ConfigError(str(error), where="budget") from error
     if isinstance(budget, Budget):

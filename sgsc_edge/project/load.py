@@ -26,7 +26,7 @@ from sgsc_edge.config_text import (
 )
 from sgsc_edge.errors import ConfigError
 from sgsc_edge.hints import nearest
-from sgsc_edge.project.schema import Config, not_yet
+from sgsc_edge.project.schema import GOALS, Config, not_yet
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -294,8 +294,16 @@ def _layers(file: TomlFile, settings: TomlFile, target: str | None) -> list[_Lay
 def _merged(layers: Sequence[_Layer]) -> dict[str, Any]:
     tables: dict[str, Any] = {}
     for layer in layers:
-        tables = _merge(tables, layer.tables)
+        tables = _merge(_without_goals(tables, layer.tables), layer.tables)
     return tables
+
+
+def _without_goals(below: Mapping[str, Any], above: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The tables below, without the goals that a goal of the tables above them takes the place of."""
+    old, new = below.get("compress"), above.get("compress")
+    if not (isinstance(old, Mapping) and isinstance(new, Mapping) and any(goal in new for goal in GOALS)):
+        return below
+    return {**below, "compress": {name: value for name, value in old.items() if name not in GOALS}}
 
 
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
