@@ -121,7 +121,7 @@ test-runtimes: runtimes $(STAMPS)/dev $(DIGITS)/float.safetensors  ## verify the
 
 # --- benchmarks: results go to benchmarks/results/*.json and into docs/results.md ----------------------------
 
-.PHONY: bench-exactness bench-digits bench-budget bench-frontier bench-networks bench-mnist bench-mnist-budget bench-mnist-narrow bench-mixed-plan bench-learned bench-scaling bench-step bench-preserve bench-lowering bench-cli bench-newcomer bench-report-time bench-instructions bench-reproducible bench-resume bench-hostile bench-faults bench-device bench-report report-picture
+.PHONY: bench-exactness bench-digits bench-budget bench-frontier bench-networks bench-mnist bench-mnist-budget bench-mnist-narrow bench-mixed-plan bench-learned bench-paper bench-scaling bench-step bench-preserve bench-lowering bench-cli bench-newcomer bench-report-time bench-instructions bench-reproducible bench-resume bench-hostile bench-faults bench-device bench-report report-picture
 bench-exactness: $(STAMPS)/demo  ## kernels against the integer executor, on the certify sets
 	$(BIN)/python -m benchmarks.exactness
 
@@ -151,6 +151,9 @@ bench-mixed-plan: $(STAMPS)/demo  ## both examples with mixed widths, 4 bits alo
 
 bench-learned: $(STAMPS)/demo  ## learned widths in C code: accuracy at equal bytes, storage, instructions
 	$(BIN)/python -m benchmarks.learned_widths
+
+bench-paper: $(STAMPS)/demo  ## the paper's method and ours, row by row: MNIST, a rare class, ResNet-18 (hours)
+	for model in mnist rare scale; do $(BIN)/python -m benchmarks.paper --model $$model; done
 
 bench-scaling: $(STAMPS)/demo  ## how planning and lowering grow with layers and weights
 	$(BIN)/python -m benchmarks.scaling

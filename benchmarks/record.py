@@ -21,6 +21,7 @@ from sgsc_edge.artifacts import write_json
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
+IMAGES = ROOT / "docs" / "images"
 WORK = Path(__file__).parent / "build"
 """Scratch for builds that a benchmark makes; git-ignored, removed by ``make clean``."""
 
@@ -44,6 +45,32 @@ class Row:
         """The row of a table with the columns measure, value, limit, met."""
         met = {True: "yes", False: "**no**", None: ""}[self.met]
         return f"| {self.measure} | {self.value} | {self.limit} | {met} |"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of its own columns beside the rows; the first column is text, the others are figures."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def markdown(self) -> str:
+        """Title and table."""
+        lines = [self.columns, ("---", *["---:"] * (len(self.columns) - 1)), *self.rows]
+        return "\n".join([f"{self.title}:", "", *(f"| {' | '.join(line)} |" for line in lines)])
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A file in docs/images, and what it shows in words."""
+
+    name: str
+    text: str
+
+    def markdown(self) -> str:
+        """For a page in docs."""
+        return f"![{self.text}](images/{self.name})"
 
 
 HEADER = "| measure | value | limit | met |\n|---|---|---|---|"
@@ -71,8 +98,15 @@ def environment() -> dict[str, object]:
     }
 
 
-def finish(name: str, rows: Sequence[Row], detail: Mapping[str, object] | None = None) -> int:
-    """Write the result file, print the table; 1 when a limit is not met, else 0."""
+def finish(
+    name: str,
+    rows: Sequence[Row],
+    detail: Mapping[str, object] | None = None,
+    *,
+    tables: Sequence[Table] = (),
+    pictures: Sequence[Picture] = (),
+) -> int:
+    """Write the result file, print the tables; 1 when a limit is not met, else 0."""
     RESULTS.mkdir(exist_ok=True)
     result = {
         "benchmark": name,
@@ -80,8 +114,14 @@ def finish(name: str, rows: Sequence[Row], detail: Mapping[str, object] | None =
         "rows": [asdict(row) for row in rows],
         "detail": dict(detail or {}),
     }
+    if tables:
+        result["tables"] = [asdict(table) for table in tables]
+    if pictures:
+        result["pictures"] = [asdict(picture) for picture in pictures]
     write_json(RESULTS / f"{name}.json", result)
     print(HEADER, *(row.markdown() for row in rows), sep="\n")
+    for table in tables:
+        print("", table.markdown(), sep="\n")
     return int(any(row.met is False for row in rows))
 
 
@@ -89,6 +129,16 @@ def read_rows(path: Path) -> tuple[list[Row], dict[str, object]]:
     """The rows and the environment of a result file."""
     result = json.loads(path.read_text(encoding="utf-8"))
     return [Row(**row) for row in result["rows"]], result["environment"]
+
+
+def read_shown(path: Path) -> list[Table | Picture]:
+    """The tables and pictures of a result file."""
+    result = json.loads(path.read_text(encoding="utf-8"))
+    tables = [
+        Table(one["title"], tuple(one["columns"]), tuple(map(tuple, one["rows"])))
+        for one in result.get("tables", ())
+    ]
+    return [*(Picture(**one) for one in result.get("pictures", ())), *tables]
 
 
 def run(*command: str | Path, allowed: tuple[int, ...] = (0,)) -> None:

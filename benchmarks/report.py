@@ -5,7 +5,7 @@ Every benchmark has its section; one without a result file says so and names its
 
 from __future__ import annotations
 
-from benchmarks.record import HEADER, RESULTS, ROOT, read_rows
+from benchmarks.record import HEADER, RESULTS, ROOT, read_rows, read_shown
 from sgsc_edge.artifacts import write_bytes
 
 SECTIONS = {
@@ -37,6 +37,18 @@ SECTIONS = {
         "Learned widths in C code",
         "Weights of 1 to 8 bits a channel, packed, beside 8 bits and mixed widths under the same budgets.",
     ),
+    "paper.mnist": (
+        "What the preservation set and the controller buy",
+        "The method of arXiv 2505.00350 beside baselines and variations, from the same float models by short "
+        "schedules; figures are mean ± standard deviation over seeds. Flips are certify decisions that "
+        "float has right. All rows of a seed are judged on the certify samples of our own set, which no "
+        "gradient has seen; the rows with another set may have watched some.",
+    ),
+    "paper.rare": (
+        "A rare class",
+        "One digit has 1 % of its training samples: does compression forget it first?",
+    ),
+    "paper.scale": ("ResNet-18", "The same recipe on a network of 11 million parameters."),
     "mixed_plan": ("Mixed widths", "Bytes of each example with all of its channels, and which builds pass."),
     "device.sizes": (
         "On the device: size",
@@ -104,13 +116,24 @@ def main() -> None:
 
 def section(name: str, title: str, text: str) -> str:
     """One benchmark: its rows, what they hold for, and its command."""
-    head = f"## {title}\n\n{text} Command: `python -m benchmarks.{name}`.\n"
+    head = f"## {title}\n\n{text} Command: `python -m {command(name)}`.\n"
     path = RESULTS / f"{name}.json"
     if not path.is_file():
         return f"{head}\nNot measured yet.\n"
     rows, environment = read_rows(path)
     table = "\n".join([HEADER, *(row.markdown() for row in rows)])
-    return f"{head}\n{table}\n\n{conditions(environment)}\n"
+    shown = "".join(f"{one.markdown()}\n\n" for one in read_shown(path))
+    return f"{head}\n{table}\n\n{shown}{conditions(environment)}\n"
+
+
+def command(name: str) -> str:
+    """The module that measures a benchmark, and its options.
+
+    >>> command("cli_time"), command("paper.rare")
+    ('benchmarks.cli_time', 'benchmarks.paper --model rare')
+    """
+    package, _, model = name.partition(".")
+    return f"benchmarks.paper --model {model}" if package == "paper" else f"benchmarks.{name}"
 
 
 def conditions(environment: dict[str, object]) -> str:

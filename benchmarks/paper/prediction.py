@@ -1,0 +1,112 @@
+"""Which set's accuracy after compression predicts test accuracy best?
+
+Candidates are the certify samples that each way of choosing gives, all of one size: from the pool, on which
+no model was trained, less the samples that any of the models compared was watched by. The models compared are
+the rows that were run with our own preservation set, so that one watch set is left out. Random subsets of the
+same size say what to expect of chance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.paper.measure import Outcome
+from benchmarks.paper.running import Result
+from benchmarks.paper.statistics import Floats, bootstrap, mean_spearman, percentiles
+from benchmarks.paper.subjects import Metric
+
+DRAWS = 200
+LEAST_MODELS = 3
+"""Fewer models have no ranks worth the name."""
+
+Positions = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """One seed's compressed models and candidate sets.
+
+    Parameters
+    ----------
+    models: rows that were run with our own set.
+    candidates: name -> positions in the pool, as chosen.
+    watched: positions in the pool of the samples that the models were watched by.
+    """
+
+    models: Sequence[Result]
+    candidates: Mapping[str, Sequence[int]]
+    watched: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """How well one set predicts.
+
+    Parameters
+    ----------
+    correlation: Spearman's, between the set's metric and the test set's, over models; mean of the seeds.
+    interval: of its bootstrap, over models; of random sets: over draws.
+    samples: in the set; the least of the seeds.
+    """
+
+    name: str
+    correlation: float
+    interval: tuple[float, float]
+    samples: int
+
+
+def predictions(seeds: Sequence[Judged], metric: Metric) -> list[Prediction]:
+    """Each candidate, then subsets at random; empty where there are too few models."""
+    seeds = [seed for seed in seeds if len(seed.models) >= LEAST_MODELS]
+    if not seeds:
+        return []
+    tests = [_metrics([model.part("test") for model in seed.models], metric) for seed in seeds]
+    chosen = [equal(seed) for seed in seeds]
+    size = min(len(positions) for sets in chosen for positions in sets.values())
+    found = []
+    for name in chosen[0]:
+        groups = [
+            (_on(seed, sets[name], metric), test)
+            for seed, sets, test in zip(seeds, chosen, tests, strict=True)
+        ]
+        found.append(Prediction(name, mean_spearman(groups), bootstrap(groups), size))
+    return [*found, _by_chance(seeds, tests, size, metric)]
+
+
+def equal(seed: Judged) -> dict[str, Positions]:
+    """The candidates without watched samples, all of the size of the smallest; the last ones leave."""
+    watched = frozenset(seed.watched)
+    sets = {name: [p for p in positions if p not in watched] for name, positions in seed.candidates.items()}
+    size = min(map(len, sets.values()))
+    if not size:
+        raise SystemExit("a candidate set has no sample that was not watched")
+    order = np.random.default_rng(0)
+    return {name: order.permutation(np.array(own, np.int64))[:size] for name, own in sets.items()}
+
+
+def _by_chance(seeds: Sequence[Judged], tests: Sequence[Floats], size: int, metric: Metric) -> Prediction:
+    """Subsets of the pool at random, without watched samples."""
+    generator = np.random.default_rng(1)
+    found = []
+    free = [
+        np.setdiff1d(np.arange(len(seed.models[0].outcomes["pool"].labels)), np.array(seed.watched))
+        for seed in seeds
+    ]
+    for _ in range(DRAWS):
+        draws = [generator.choice(positions, size, replace=False) for positions in free]
+        groups = [(_on(s, draw, metric), test) for s, draw, test in zip(seeds, draws, tests, strict=True)]
+        found.append(mean_spearman(groups))
+    return Prediction(f"{DRAWS} random subsets", float(np.nanmean(found)), percentiles(found), size)
+
+
+def _on(seed: Judged, positions: Positions, metric: Metric) -> Floats:
+    """The metric of each model on samples of the pool."""
+    return _metrics([model.outcomes["pool"].take(positions) for model in seed.models], metric)
+
+
+def _metrics(outcomes: Sequence[Outcome], metric: Metric) -> Floats:
+    return np.array([one.metric(metric) for one in outcomes])

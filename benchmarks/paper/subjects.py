@@ -1,0 +1,99 @@
+"""The models that rows are measured on, each with its shortened schedule."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from benchmarks.record import ROOT, WORK, run, trained
+
+Metric = Literal["accuracy", "loss"]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One model, its data, and how its rows are run.
+
+    Parameters
+    ----------
+    name: of the table, for ``--model``.
+    title: in the tables' headings.
+    prepare: seed -> folder of a project with a float checkpoint of its own, made once.
+    target: the rows' target; budgets are bytes as it stores weights, biases and scales.
+    settings: of every row (``section.key=value``).
+    epochs, batch_size: the shortened schedule; a quarter of a batch is drawn from the guide set, where there
+        is one, and the batch is as much smaller where there is none: then all rows have the same steps.
+    budgets: of the curves, bytes, falling.
+    ablated: the budget of all other rows, one of ``budgets``.
+    metric: of the table; a loss is in nats.
+    variants: names of the rows; empty: all of them.
+    rare: a class that has few samples, whose recall is the table.
+    """
+
+    name: str
+    title: str
+    prepare: Callable[[int], Path]
+    target: str
+    settings: tuple[str, ...]
+    epochs: int
+    batch_size: int
+    budgets: tuple[int, ...]
+    ablated: int
+    metric: Metric = "accuracy"
+    variants: tuple[str, ...] = ()
+    rare: int | None = None
+
+
+RARE_DIGIT = 9
+"""Chosen before anything was measured: the digit that looks most like two others (4 and 7)."""
+
+
+def _mnist(seed: int) -> Path:
+    return trained("mnist", seed)
+
+
+def _rare(seed: int) -> Path:
+    """The MNIST example with most samples of one digit taken out of the training data."""
+    project = WORK / f"mnist-rare-{seed}"
+    if not (project / "float.safetensors").is_file():
+        ignored = shutil.ignore_patterns("build", "float.*", "__*")
+        shutil.copytree(ROOT / "examples/mnist", project, ignore=ignored, dirs_exist_ok=True)
+        (project / "data.py").rename(project / "whole.py")
+        shutil.copyfile(Path(__file__).with_name("rare_data.py"), project / "data.py")
+        run(sys.executable, project / "train.py", "--seed", str(seed))
+    return project
+
+
+SUBJECTS = {
+    subject.name: subject
+    for subject in (
+        Subject(
+            name="mnist",
+            title="MNIST CNN",
+            prepare=_mnist,
+            target="c-learned",
+            settings=(),
+            epochs=4,
+            batch_size=128,
+            budgets=(20_000, 8_000, 3_000, 1_500),
+            ablated=3_000,
+        ),
+        Subject(
+            name="rare",
+            title=f"MNIST CNN, 1 % of the samples of digit {RARE_DIGIT}",
+            prepare=_rare,
+            target="c-learned",
+            settings=(),
+            epochs=4,
+            batch_size=128,
+            budgets=(12_000, 8_000, 5_000, 3_000, 2_000, 1_500),
+            ablated=3_000,
+            variants=("float", "unsafe", "ours", "kept"),
+            rare=RARE_DIGIT,
+        ),
+    )
+}

@@ -1,0 +1,314 @@
+"""From kept rows to the tables, plots and sentences of docs/results.md."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmarks.paper.measure import Outcome
+from benchmarks.paper.plots import Curve, plot
+from benchmarks.paper.prediction import Judged, predictions
+from benchmarks.paper.running import Result
+from benchmarks.paper.statistics import Spread
+from benchmarks.paper.subjects import Metric, Subject
+from benchmarks.paper.variants import OURS, SAME_AS_OURS, SETS, Case, cases
+from benchmarks.record import Picture, Row, Table
+
+Seeds = Mapping[int, Result]
+"""Seed -> what was measured of a row."""
+
+Pair = tuple[int, Result, Result]
+"""A seed, a row and ours."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """All rows of a subject.
+
+    Parameters
+    ----------
+    rows: case name -> results by seed; rows that were not run are not in it.
+    needs: case name -> what this version lacks for it.
+    missing: case names with seeds that are still to be run.
+    """
+
+    subject: Subject
+    rows: Mapping[str, Seeds]
+    needs: Mapping[str, str]
+    missing: tuple[str, ...]
+
+    def cases(self) -> list[Case]:
+        """In the table's order."""
+        return list(cases(self.subject))
+
+    def at(self, variant: str, budget: int | None) -> Seeds:
+        """A row's results by seed, empty where there are none."""
+        return self.rows.get(variant if budget is None else f"{variant}@{budget}", {})
+
+    @property
+    def floats(self) -> Seeds:
+        """The float models."""
+        return self.rows.get("float", {})
+
+
+COLUMNS = ("", "bytes, learned widths", "bytes, int8", "test", "gap", "certify", "flips", "minutes")
+
+
+def main_table(found: Measured) -> Table:
+    """Every row: sizes, test metric, train less test, certify metric, decisions that turned wrong there."""
+    rows: list[tuple[str, ...]] = []
+    group = ""
+    ablated = found.subject.ablated
+    for case in found.cases():
+        if case.variant.group != group:
+            group = case.variant.group
+            rows.append((f"*{group}*", *[""] * (len(COLUMNS) - 1)))
+            if group in SAME_AS_OURS:
+                rows.append(_line(found, SAME_AS_OURS[group], f"{OURS}@{ablated}"))
+        budget = "" if case.budget is None else f", {case.budget:,d}"
+        shown = budget if case.variant.everywhere else ""
+        rows.append(_line(found, f"{case.variant.text}{shown}", case.name))
+    return Table(
+        f"{found.subject.title}: every row (where none is named, the budget is {ablated:,d} bytes)",
+        COLUMNS,
+        tuple(rows),
+    )
+
+
+def _line(found: Measured, text: str, name: str) -> tuple[str, ...]:
+    if name in found.needs:
+        return (text, f"needs: {found.needs[name]}", *[""] * (len(COLUMNS) - 2))
+    seeds = found.rows.get(name, {})
+    if not seeds:
+        return (text, "not measured", *[""] * (len(COLUMNS) - 2))
+    metric = found.subject.metric
+
+    def cell(figure: Callable[[int, Result], float], form: str) -> str:
+        return Spread.of([figure(seed, one) for seed, one in sorted(seeds.items())]).text(form)
+
+    form = ".2%" if metric == "accuracy" else ".3f"
+    compared = all(seed in found.floats for seed in seeds)
+    return (
+        text,
+        cell(lambda _, one: one.figures["learned"], ",.0f"),
+        cell(lambda _, one: one.figures["in_8_bits"], ",.0f"),
+        cell(lambda _, one: one.outcomes["test"].metric(metric), form),
+        cell(lambda _, one: gap(one, metric), f"+{form}"),
+        cell(lambda seed, one: certified(found, seed, one).metric(metric), form) if compared else "",
+        cell(lambda seed, one: flips(found, seed, one), ",.0f") if compared else "",
+        cell(lambda _, one: one.figures["seconds"] / 60, ".1f"),
+    )
+
+
+def gap(one: Result, metric: Metric) -> float:
+    """By how much the training samples do better than the test set."""
+    difference = one.outcomes["train"].metric(metric) - one.outcomes["test"].metric(metric)
+    return difference if metric == "accuracy" else -difference
+
+
+def certified(found: Measured, seed: int, one: Result) -> Outcome:
+    """A row on the certify samples of our own set, the same ones for all rows of a seed."""
+    return one.outcomes["pool"].take(np.array(found.floats[seed].figures["certify"], np.int64))
+
+
+def flips(found: Measured, seed: int, one: Result) -> int:
+    """Certify decisions that float has right and a row has wrong."""
+    return certified(found, seed, one).flips(certified(found, seed, found.floats[seed]))
+
+
+DIFFERENCES = ("", "test", "95 % interval", "certify", "flips", "says")
+
+
+def difference_table(found: Measured) -> Table:
+    """What each part buys at the ablated budget: the row less ours, by pairs of the same seed."""
+    budget, metric = found.subject.ablated, found.subject.metric
+    ours, rows = found.at(OURS, budget), []
+    unit, factor = ("points", 100) if metric == "accuracy" else ("nats", 1)
+    for case in found.cases():
+        seeds = found.rows.get(case.name, {})
+        pairs = [(seed, seeds[seed], ours[seed]) for seed in sorted(seeds) if seed in ours]
+        if case.budget != budget or case.variant.name == OURS or not pairs:
+            continue
+
+        def less(figure: Callable[[int, Result], float], pairs: Sequence[Pair] = pairs) -> Spread:
+            return Spread.of([figure(seed, one) - figure(seed, own) for seed, one, own in pairs])
+
+        test = less(lambda _, one: factor * one.outcomes["test"].metric(metric))
+        rows.append(
+            (
+                f"{case.variant.group}: {case.variant.text}",
+                test.text("+.2f"),
+                _bounds(test.interval()),
+                less(lambda seed, one: factor * certified(found, seed, one).metric(metric)).text("+.2f"),
+                less(lambda seed, one: flips(found, seed, one)).text("+.1f"),
+                says(test, metric),
+            )
+        )
+    title = f"{found.subject.title}: each row less ours at {budget:,d} bytes, {unit}, by pairs of a seed"
+    return Table(title, DIFFERENCES, tuple(rows))
+
+
+def says(less: Spread, metric: Metric) -> str:
+    """In words what a row's difference to ours tells at :data:`statistics.LEVEL`."""
+    bounds = less.interval()
+    if bounds is None:
+        return "one seed"
+    low, high = bounds
+    if low <= 0 <= high:
+        return "no difference shown"
+    return "worse than ours" if (less.mean < 0) == (metric == "accuracy") else "better than ours"
+
+
+def _bounds(bounds: tuple[float, float] | None) -> str:
+    return "" if bounds is None else f"{bounds[0]:+.2f} to {bounds[1]:+.2f}"
+
+
+def prediction_table(found: Measured) -> Table | None:
+    """Rank correlations of candidate sets with test; None where too little has been measured."""
+    known = predictions(judged(found), found.subject.metric)
+    if not known:
+        return None
+    rows = tuple(
+        (
+            one.name,
+            f"{one.correlation:.3f}",
+            f"{one.interval[0]:.3f} to {one.interval[1]:.3f}",
+            f"{one.samples:,d}",
+        )
+        for one in known
+    )
+    return Table(
+        f"{found.subject.title}: rank correlation of a set's {found.subject.metric} with the test set's, "
+        "over compressed models",
+        ("set", "Spearman, mean of the seeds", "95 % interval", "samples"),
+        rows,
+    )
+
+
+def judged(found: Measured) -> list[Judged]:
+    """For each seed with all candidates: the models that our own set guarded, or none, and the candidates."""
+    own = [case.name for case in found.cases() if case.variant.how != "float" and not _chooses(case)]
+    budget, seeds = found.subject.ablated, []
+    for seed, one in sorted(found.floats.items()):
+        sets = {name: found.at(variant, budget).get(seed) for name, variant in SETS.items()}
+        if any(result is None for result in sets.values()):
+            continue
+        models = [found.rows[name][seed] for name in own if seed in found.rows.get(name, {})]
+        chosen = {name: result.figures["certify"] for name, result in sets.items() if result is not None}
+        seeds.append(Judged(models, chosen, one.figures["watch"]))
+    return seeds
+
+
+def _chooses(case: Case) -> bool:
+    """Whether a row's preservation set is another one than ours."""
+    return any(setting.startswith("preservation.") for setting in case.variant.settings)
+
+
+# --- the class with few samples -------------------------------------------------------------------
+
+LOST, HELD = 5.0, 1.0
+"""Points of the rare class's recall: what an unsafe run must have lost, and a safe one may."""
+
+
+def recall_table(found: Measured, rare: int) -> Table:
+    """The rare class's recall on the test set beside the others', by size."""
+    rows = []
+    for case in found.cases():
+        seeds = found.rows.get(case.name, {})
+        if not seeds:
+            continue
+        results = [one.outcomes["test"] for _, one in sorted(seeds.items())]
+        others = [label for label in np.unique(results[0].labels).tolist() if label != rare]
+        size = Spread.of([one.figures["learned"] for one in seeds.values()])
+        rows.append(
+            (
+                case.variant.text,
+                size.text(",.0f"),
+                Spread.of([one.recall(rare) for one in results]).text(".1%"),
+                Spread.of([_mean_recall(one, others) for one in results]).text(".2%"),
+                Spread.of([min(one.recall(label) for label in others) for one in results]).text(".2%"),
+            )
+        )
+    columns = (
+        "",
+        "bytes, learned widths",
+        f"recall of {rare}",
+        "recall of the others",
+        "least of the others",
+    )
+    return Table(f"{found.subject.title}: recall on the test set", columns, tuple(rows))
+
+
+def _mean_recall(one: Outcome, labels: Sequence[int]) -> float:
+    return float(np.mean([one.recall(label) for label in labels]))
+
+
+def fall(found: Measured, variant: str, budget: int, rare: int) -> Spread | None:
+    """Points of the rare class's recall that a row has lost to float, over the seeds that have both."""
+    seeds = found.at(variant, budget)
+    lost = [
+        100 * (found.floats[seed].outcomes["test"].recall(rare) - one.outcomes["test"].recall(rare))
+        for seed, one in sorted(seeds.items())
+        if seed in found.floats
+    ]
+    return Spread.of(lost) if lost else None
+
+
+def rare_rows(found: Measured, rare: int) -> list[Row]:
+    """At each size what is lost; and whether somewhere the unsafe run forgets what a safe one keeps."""
+    rows, held = [], []
+    safe = [name for name in found.subject.variants if name not in ("float", "unsafe")]
+    for budget in found.subject.budgets:
+        falls = {name: fall(found, name, budget, rare) for name in ("unsafe", *safe)}
+        known = {name: one for name, one in falls.items() if one is not None}
+        text = "; ".join(f"{name} {one.text('.1f')}" for name, one in known.items())
+        rows.append(
+            Row(f"{budget:,d} bytes: points of digit {rare}'s recall below float", text or "not measured")
+        )
+        if "unsafe" in known and known["unsafe"].mean >= LOST:
+            held += [f"{n} at {budget:,d}" for n, one in known.items() if n in safe and one.mean <= HELD]
+    measure = f"where unsafe loses {LOST:g} points or more, a safe run loses at most {HELD:g}"
+    return [*rows, Row(measure, ", ".join(held) or "nowhere", "somewhere", bool(held))]
+
+
+# --- curves ---------------------------------------------------------------------------------------
+
+
+def curve_picture(found: Measured) -> Picture:
+    """Test metric by size of the rows that are run at every budget, float as a line."""
+    metric = found.subject.metric
+    factor = 100.0 if metric == "accuracy" else 1.0
+    return _picture(
+        found,
+        f"paper-{found.subject.name}.svg",
+        f"{found.subject.title}: test {metric}" + (", %" if metric == "accuracy" else ", nats"),
+        lambda one: factor * one.outcomes["test"].metric(metric),
+    )
+
+
+def recall_picture(found: Measured, rare: int) -> Picture:
+    """The rare class's recall by size."""
+    title = f"{found.subject.title}: recall of {rare} on the test set, %"
+    return _picture(
+        found,
+        f"paper-{found.subject.name}.svg",
+        title,
+        lambda one: 100 * one.outcomes["test"].recall(rare),
+    )
+
+
+def _picture(found: Measured, name: str, title: str, figure: Callable[[Result], float]) -> Picture:
+    curves = []
+    for variant in dict.fromkeys(case.variant for case in found.cases() if case.variant.everywhere):
+        points = []
+        for budget in found.subject.budgets:
+            seeds = found.at(variant.name, budget)
+            if seeds:
+                size = Spread.of([one.figures["learned"] for one in seeds.values()])
+                points.append((size.mean / 1000, Spread.of([figure(one) for one in seeds.values()])))
+        if points:
+            curves.append(Curve(variant.text, tuple(points)))
+    level = Spread.of([figure(one) for one in found.floats.values()]).mean if found.floats else None
+    return plot(name, title, "kB, learned widths", curves, level=level, level_name="float")

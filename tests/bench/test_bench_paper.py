@@ -1,0 +1,404 @@
+"""The comparison with the paper: keys and resume, statistics, candidate sets, tables and plots."""
+
+from __future__ import annotations
+
+import dataclasses
+import doctest
+import json
+import shutil
+import sys
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from torch import nn
+
+ROOT = Path(__file__).parents[2]
+sys.path.append(str(ROOT))  # benchmarks/ is not part of the installed package
+
+from benchmarks import record, report  # noqa: E402
+from benchmarks.paper import __main__ as command  # noqa: E402
+from benchmarks.paper import methods, plots, prediction, running, scale, statistics, tables, variants  # noqa: E402
+from benchmarks.paper.measure import IGNORED, Bytes, Outcome  # noqa: E402
+from benchmarks.paper.resnet18 import build as resnet18  # noqa: E402
+from benchmarks.paper.running import Result, Run  # noqa: E402
+from benchmarks.paper.statistics import Spread, bootstrap, mean_spearman, ranks, spearman  # noqa: E402
+from benchmarks.paper.subjects import SUBJECTS, Subject  # noqa: E402
+from benchmarks.paper.variants import Case, Variant, cases  # noqa: E402
+from sgsc_edge.compression.fit import stored_bytes  # noqa: E402
+from sgsc_edge.compression.fold import fold  # noqa: E402
+from sgsc_edge.compression.layers import QuantizedModel, quantize_model  # noqa: E402
+from sgsc_edge.compression.shrink import shrink  # noqa: E402
+from sgsc_edge.project.schema import CompressSection  # noqa: E402
+from sgsc_edge.targets import load_target  # noqa: E402
+
+FLOATS = st.floats(-1e3, 1e3).map(lambda value: round(value, 1))
+
+
+# --- statistics -----------------------------------------------------------------------------------
+
+
+@given(st.lists(st.tuples(FLOATS, FLOATS), min_size=2, max_size=30))
+def test_rank_correlation_is_that_of_scipy(pairs: list[tuple[float, float]]) -> None:
+    one, other = np.array(pairs).T
+    assert ranks(one).tolist() == stats.rankdata(one).tolist()
+    if len(set(one)) > 1 and len(set(other)) > 1:
+        assert spearman(one, other) == pytest.approx(stats.spearmanr(one, other).statistic, abs=1e-9)
+    else:
+        assert np.isnan(spearman(one, other))
+
+
+def test_rank_correlation_by_hand() -> None:
+    # ranks 1 2 3 4 and 2 1 4 3: 1 - 6 · Σd² / (n (n² - 1)) = 1 - 24 / 60
+    assert spearman(np.array([0.1, 0.2, 0.3, 0.4]), np.array([5.0, 4.0, 9.0, 7.0])) == pytest.approx(0.6)
+
+
+def test_a_group_in_which_nothing_varies_says_nothing() -> None:
+    rising, flat = np.array([1.0, 2.0, 3.0]), np.ones(3)
+    assert mean_spearman([(rising, rising), (rising, flat)]) == 1
+    assert np.isnan(mean_spearman([(rising, flat)]))
+
+
+def test_bootstrap_is_wide_for_noise_and_narrow_for_order() -> None:
+    generator = np.random.default_rng(0)
+    order, noise = np.arange(40.0), generator.normal(size=40)
+    low, high = bootstrap([(order, order + 0.1 * noise)])
+    assert 0.99 < low <= high <= 1
+    low, high = bootstrap([(order, noise)])
+    assert low < 0 < high
+    assert bootstrap([(order, noise)]) == (low, high)
+
+
+@given(st.lists(FLOATS, min_size=2, max_size=10))
+def test_students_interval_is_that_of_scipy(values: list[float]) -> None:
+    spread = Spread.of(values)
+    interval = spread.interval()
+    assert interval is not None
+    if len(set(values)) > 1:
+        low, high = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
+        assert interval[1] - interval[0] == pytest.approx(high - low, rel=1e-4)
+        assert sum(interval) / 2 == pytest.approx(spread.mean)
+    assert Spread.of(values[:1]).interval() is None
+
+
+# --- outcomes and bytes ---------------------------------------------------------------------------
+
+
+def outcome(right: list[bool], losses: list[float] | None = None, label: int = 1) -> Outcome:
+    decided = np.array([label if one else label + 1 for one in right], np.int64)
+    return Outcome(decided, np.full(len(right), label), np.array(losses or [0.5] * len(right), np.float32))
+
+
+def test_a_token_without_a_label_counts_nowhere() -> None:
+    labels = torch.tensor([[0, 1, IGNORED], [1, IGNORED, IGNORED]])
+    logits = torch.tensor([[[2.0, 0.0], [2.0, 0.0], [0.0, 2.0]], [[0.0, 2.0], [2.0, 0.0], [2.0, 0.0]]])
+    one = Outcome.of(logits, labels)
+    assert one.metric("accuracy") == pytest.approx(2 / 3)
+    wrong, right = np.log(1 + np.exp(2)), np.log(1 + np.exp(-2))
+    assert one.metric("loss") == pytest.approx((2 * right + wrong) / 3, rel=1e-6)
+    assert one.take(np.array([1])).metric("accuracy") == 1
+    with pytest.raises(SystemExit, match="no labelled samples"):
+        Outcome.of(logits, torch.full_like(labels, IGNORED)).metric("accuracy")
+
+
+def test_flips_are_decisions_that_were_right() -> None:
+    before, after = outcome([True, True, False]), outcome([True, False, False])
+    assert (after.flips(before), before.flips(after)) == (1, 0)
+
+
+def test_outcomes_come_back_from_arrays() -> None:
+    one = outcome([True, False], [0.1, 2.0])
+    back = Outcome.read("test", {key: running._small(value) for key, value in one.arrays("test").items()})
+    assert back.right.tolist() == [True, False]
+    assert (back.losses == one.losses).all()
+    assert back.decided.dtype == np.int64
+
+
+def small() -> QuantizedModel:
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 12, 3), nn.ReLU(), nn.Flatten(), nn.Linear(12 * 16, 3)
+    )
+    model = quantize_model(network.eval(), torch.zeros(1, 8, 8))
+    model.observe(True)
+    with torch.no_grad():
+        model.module.eval()(torch.randn(16, 1, 8, 8))
+    model.observe(False)
+    return model
+
+
+@pytest.mark.parametrize("limit", [600, 1200])
+def test_pruning_meets_its_bytes_with_the_largest_channels(limit: int) -> None:
+    model = small()
+    for name, (storage,) in methods.Uniform().storages(model).items():
+        dict(model.layers())[name].storage = storage
+    masks = methods.prune(model, limit)
+    assert 0.7 * limit < stored_bytes(model, masks) <= limit
+    layers = dict(model.layers())
+    *hidden, outputs = masks
+    assert masks[outputs].all()
+    for name in hidden:
+        largest = layers[name].weight.detach().abs().flatten(1).mean(1).argmax()
+        assert masks[name][largest]
+    with pytest.raises(SystemExit, match="cannot meet"):
+        methods.prune(model, 10)
+
+
+def test_bytes_of_a_model_are_those_that_the_ledger_counts() -> None:
+    model = small()
+    for name, (storage,) in methods.Uniform(bits=4).storages(model).items():
+        dict(model.layers())[name].snap_to(storage)
+    size = Bytes.of(shrink(fold(model), torch.zeros(1, 8, 8)).model)
+    whole = {name: layer.mask for name, layer in model.layers()}
+    assert abs(size.learned - stored_bytes(model, whole)) <= len(whole)  # each layer fills its last byte
+    assert size.bits == pytest.approx(4, abs=0.1)
+    weights = sum(layer.weight.numel() for _, layer in model.layers())
+    assert (size.channels, size.in_8_bits) == (23, weights + 23 * 28)
+
+
+# --- rows -----------------------------------------------------------------------------------------
+
+
+def test_every_row_has_a_name_of_its_own_and_refers_to_rows_that_exist() -> None:
+    names = [variant.name for variant in variants.VARIANTS]
+    assert len(set(names)) == len(names)
+    assert set(variants.SETS.values()) <= set(names)
+    assert set(variants.SAME_AS_OURS) <= {variant.group for variant in variants.VARIANTS}
+    for subject in SUBJECTS.values():
+        own = [case.name for case in cases(subject)]
+        assert len(set(own)) == len(own)
+        assert subject.ablated in subject.budgets
+        assert list(subject.budgets) == sorted(subject.budgets, reverse=True)
+        assert set(subject.variants) <= set(names)
+        load_target(subject.target)
+
+
+def test_rows_without_a_guide_take_as_many_steps() -> None:
+    subject = SUBJECTS["mnist"]
+    by_name = {case.name: case.settings(3) for case in cases(subject)}
+    ours, unsafe = by_name[f"ours@{subject.ablated}"], by_name[f"unsafe@{subject.ablated}"]
+    assert "compress.batch_size=128" in ours
+    assert "compress.batch_size=96" in unsafe  # and 32 guide samples are left out
+    assert "compress.seed=3" in ours
+    assert f"compress.budget={subject.ablated} B" in unsafe
+    assert not [setting for setting in by_name["ptq8"] if "budget" in setting]
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The digits example with an untrained network: rows need one that loads."""
+    project = tmp_path_factory.mktemp("paper") / "digits"
+    shutil.copytree(
+        ROOT / "examples/digits", project, ignore=shutil.ignore_patterns("build", "float.*", "__*")
+    )
+    text = (project / "sgsc.toml").read_text()
+    kept = [line for line in text.splitlines() if not line.startswith("checkpoint")]
+    (project / "sgsc.toml").write_text("\n".join(kept))
+    return project
+
+
+def subject_of(project: Path) -> Subject:
+    settings = ("preservation.fraction=0.2", "gate.max_drop=0.5", "model.saw_pool=false")
+    return Subject(
+        "digits", "Digits", lambda seed: project, "c-learned", settings, 2, 256, (2_000,), 2_000, "accuracy"
+    )
+
+
+def test_a_row_is_run_once_and_again_when_its_settings_change(digits: Path, tmp_path: Path) -> None:
+    subject = subject_of(digits)
+    case = next(case for case in cases(subject) if case.name == "ptq8")
+    run = Run(case, 0, tmp_path)
+    assert run.kept() is None
+    first = run.result()
+    assert set(first.outcomes) == {"train", "pool", "test"}
+    assert len(first.part("certify").labels) == len(first.figures["certify"])
+    assert not set(first.figures["watch"]) & set(first.figures["certify"])
+    again = Run(case, 0, tmp_path).kept()
+    assert again is not None
+    assert (again.outcomes["test"].decided == first.outcomes["test"].decided).all()
+    assert again.figures == json.loads(json.dumps(first.figures))
+    longer = dataclasses.replace(case, subject=dataclasses.replace(subject, epochs=3))
+    assert Run(longer, 0, tmp_path).kept() is None
+    assert Run(case, 1, tmp_path).kept() is None
+
+
+@pytest.mark.parametrize("name", ["pruned@2000", "int4"])
+def test_baselines_have_the_sizes_that_they_are_named_for(digits: Path, tmp_path: Path, name: str) -> None:
+    case = next(case for case in cases(subject_of(digits)) if case.name == name)
+    figures = Run(case, 0, tmp_path).result().figures
+    assert figures["bits"] == pytest.approx(8 if case.budget else 4, abs=0.6)
+    if case.budget:
+        assert 0.8 * case.budget <= figures["learned"] <= case.budget
+    assert len(figures["history"]) == 2
+
+
+def test_a_row_whose_setting_is_unknown_says_what_it_needs(digits: Path, tmp_path: Path) -> None:
+    unknown = Variant("new", "ours", "new", settings=("compress.teleport=true",))
+    needs = Run(Case(subject_of(digits), unknown, 2_000), 0, tmp_path).needs()
+    assert needs is not None
+    assert "teleport" in needs
+
+
+# --- which set predicts ---------------------------------------------------------------------------
+
+
+def models(generator: np.random.Generator, skills: np.ndarray, telling: range) -> list[Result]:
+    """Models of these test accuracies, that tell themselves apart on some samples of the pool alone."""
+    found = []
+    for skill in skills:
+        pool = generator.random(1000) < 0.9
+        pool[telling] = np.arange(len(telling)) < skill * len(telling)
+        test = np.arange(1000) < skill * 1000
+        found.append(Result({}, {"pool": outcome(pool.tolist()), "test": outcome(test.tolist())}))
+    return found
+
+
+def test_the_set_that_follows_test_accuracy_predicts_best() -> None:
+    generator = np.random.default_rng(0)
+    telling, idle = range(100), range(200, 300)
+    judged = prediction.Judged(
+        models(generator, np.linspace(0.5, 0.9, 12), telling),
+        {"telling": list(telling), "idle": list(idle), "longer": list(range(300, 500))},
+        watched=list(range(10)),
+    )
+    found = {one.name: one for one in prediction.predictions([judged, judged], "accuracy")}
+    assert found["telling"].correlation > 0.95
+    assert abs(found["idle"].correlation) < 0.7
+    assert {one.samples for one in found.values()} == {90}  # less those that were watched, all of one size
+    sets = prediction.equal(judged)
+    assert all(not set(positions) & set(judged.watched) for positions in sets.values())
+    assert prediction.predictions([dataclasses.replace(judged, models=judged.models[:2])], "accuracy") == []
+
+
+# --- tables and pictures --------------------------------------------------------------------------
+
+
+def result(right: int, size: int, certify: int = 90) -> Result:
+    """100 test samples of which so many are right, and a pool of 100 of which all are certify samples."""
+    parts = {
+        "train": outcome([True] * 100),
+        "test": outcome([index < right for index in range(100)]),
+        "pool": outcome([index < certify for index in range(100)]),
+    }
+    places = list(range(100))
+    return Result(
+        {"learned": size, "in_8_bits": 2 * size, "seconds": 60.0, "certify": places, "watch": []}, parts
+    )
+
+
+def measured(rows: Mapping[str, Mapping[int, Result]], subject: str = "mnist") -> tables.Measured:
+    floats = {seed: result(99, 350_000, 99) for seed in range(3)}
+    needs = {"bits16@3000": "a range of bits"}
+    return tables.Measured(SUBJECTS[subject], {"float": floats, **rows}, needs, ())
+
+
+def test_the_table_shows_means_what_is_needed_and_what_is_missing() -> None:
+    ours = {seed: result(right, 3_000) for seed, right in enumerate((95, 96, 97))}
+    shown = {row[0]: row for row in tables.main_table(measured({"ours@3000": ours})).rows}
+    line = shown["ours: λ and size as constraints, controller, 3,000"]
+    assert line[1:4] == ("3,000 ± 0", "6,000 ± 0", "96.00% ± 1.00%")
+    assert line[6:] == ("9 ± 0", "1.0 ± 0.0")
+    assert shown["at random"][1] == "not measured"
+    assert shown["2 to 16 bits"][1] == "needs: a range of bits"
+
+
+@pytest.mark.parametrize(
+    ("rights", "says"),
+    [
+        ((90, 91, 92), "worse than ours"),
+        ((95, 97, 96), "no difference shown"),
+        ((99, 99, 99), "better than ours"),
+    ],
+)
+def test_differences_are_of_pairs_and_say_what_they_show(rights: tuple[int, ...], says: str) -> None:
+    ours = {seed: result(right, 3_000) for seed, right in enumerate((95, 96, 97))}
+    unsafe = {seed: result(right, 3_000, 80) for seed, right in enumerate(rights)}
+    table = tables.difference_table(measured({"ours@3000": ours, "unsafe@3000": unsafe}))
+    (row,) = table.rows
+    assert (row[3], row[4], row[5]) == ("-10.00 ± 0.00", "+10.0 ± 0.0", says)
+
+
+@pytest.mark.parametrize(("kept", "met"), [(99, True), (90, False)])
+def test_a_point_is_looked_for_where_unsafe_forgets_and_a_safe_run_does_not(kept: int, met: bool) -> None:
+    rows = {"unsafe@3000": {0: result(93, 3_000)}, "kept@3000": {0: result(kept, 3_000)}}
+    *_, verdict = tables.rare_rows(measured(rows, "rare"), rare=1)
+    assert verdict.met is met
+    assert ("kept at 3,000" in verdict.value) is met
+
+
+def test_results_are_written_when_nothing_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for module in (record, report):
+        monkeypatch.setattr(module, "RESULTS", tmp_path)
+    monkeypatch.setattr(plots, "IMAGES", tmp_path / "images")
+    found = measured({"ours@3000": {seed: result(95, 3_000) for seed in range(3)}})
+    incomplete = dataclasses.replace(found, missing=("ours@8000 of seed 0",))
+    assert command.write(incomplete, partial=False) == 0
+    assert "ours@8000 of seed 0" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+    command.write(incomplete, partial=True)
+    assert (tmp_path / "paper.mnist.json").is_file()
+    page = report.section("paper.mnist", "Paper", "Text.")
+    assert "python -m benchmarks.paper --model mnist" in page
+    assert "![MNIST CNN: test accuracy, %](images/paper-mnist.svg)" in page
+    assert "| ours: λ and size as constraints, controller, 3,000 | 3,000 ± 0 |" in page
+    tree = ET.fromstring((tmp_path / "images/paper-mnist.svg").read_text())
+    assert "MNIST CNN: test accuracy, %" in [element.text for element in tree.iter()]
+
+
+@given(st.lists(st.tuples(st.floats(0.1, 1e3), st.floats(0, 100), st.floats(0, 5)), max_size=8))
+def test_every_picture_is_well_formed(points: list[tuple[float, float, float]]) -> None:
+    curve = plots.Curve("<a> & b", tuple((size, Spread(mean, off, 3)) for size, mean, off in points))
+    ET.fromstring(plots.svg("t", "kB", [curve], level=50.0, level_name="float"))
+
+
+def test_every_model_has_its_section() -> None:
+    sections = {name for name in report.SECTIONS if name.startswith("paper.")}
+    assert sections == {f"paper.{model}" for model in (*SUBJECTS, scale.NAME)}
+
+
+@pytest.mark.parametrize("module", [statistics, plots, report])
+def test_examples_in_docstrings(module: ModuleType) -> None:
+    assert doctest.testmod(module).failed == 0
+
+
+# --- the larger network ---------------------------------------------------------------------------
+
+
+def test_the_larger_network_has_the_size_of_resnet_18() -> None:
+    network = resnet18().eval()
+    assert sum(parameter.numel() for parameter in network.parameters()) == 11_172_810
+    with torch.no_grad():
+        assert network(torch.zeros(2, 1, 32, 32)).shape == (2, 10)
+
+
+def test_factors_of_growth() -> None:
+    values = dict.fromkeys([field.name for field in dataclasses.fields(scale.Cost)], 0.0)
+    small, large = (scale.Cost(**{**values, "float_step": seconds}) for seconds in (0.5, 2.0))
+    shown = {row[0]: row[1:] for row in scale.table(small, large).rows}
+    assert shown["seconds of a float step"] == ("0.500", "2.000", "4.0")
+    assert shown["parameters"] == ("0", "0", "")
+
+
+def test_the_clock_reads_times_off_the_log() -> None:
+    clock = scale.Clock()
+    clock.lines = [(10.0, "epoch 1/4"), (30.0, "epoch 2/4"), (35.0, "widths chosen"), (60.0, "epoch 3/4")]
+    assert clock.between("epoch 1/", "epoch 2/") == 20
+    assert clock.before("widths chosen") == 5
+    assert clock.total() == 60
+    with pytest.raises(SystemExit, match="logged no line"):
+        clock.before("nothing")
+
+
+def test_default_learning_rate_is_the_projects() -> None:
+    subject = SUBJECTS["mnist"]
+    rates = {s for case in cases(subject) for s in case.settings(0) if s.startswith("compress.learning_rate")}
+    assert {float(rate.split("=")[1]) for rate in rates} == {CompressSection().learning_rate}
