@@ -151,6 +151,11 @@ class Build:
         return shrunk
 
     @property
+    def shipped(self) -> str:
+        """The file that ships."""
+        return TFLITE if self.target.is_lowered else ONNX
+
+    @property
     def has_control(self) -> bool:
         """Whether the gate compares with a control, the float model fine-tuned as the compressed one."""
         return self.project.gate_reference == "control"

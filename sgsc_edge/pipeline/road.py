@@ -48,7 +48,7 @@ def build(project: Project, target: Target, folder: Path, board: Board | None = 
     with FolderLock(folder):
         remove_leftovers(folder)
         this = Build(project, target, folder, board)
-        check_runtime_names(stated_policy(this).runtimes)
+        check_runtime_names(stated_policy(this).runtimes, this.shipped)
         with Earlier(folder, _FILES) as earlier:
             for stage in STAGES:
                 if stage.needed(this) and not stage.view:

@@ -119,7 +119,10 @@ def _rehearse(build: Build, key: str) -> None:
     """What cannot ship is refused before anything takes long: nothing is scored or trained yet."""
 
     def ships(compressed: CompressedModel) -> None:
-        graph = lower(_onnx(build, compressed, {}), build.target)
+        model = _onnx(build, compressed, {})
+        if not build.target.is_lowered:
+            return
+        graph = lower(model, build.target)
         if build.board is not None:
             write_code(graph, "model")  # what has no kernel in C is refused
         _rehearse_limits(build, compressed)
@@ -380,9 +383,12 @@ def stated_policy(build: Build) -> Policy:
             metric=gate.metric,
             max_drop=gate.max_drop,
             max_lowering_flips=gate.max_lowering_flips,
+            min_agreement=gate.min_agreement,
             reference=build.project.gate_reference,
         ),
-        runtimes=RuntimePolicy(required=runtimes.required, optional=runtimes.optional),
+        runtimes=RuntimePolicy(
+            required=runtimes.required, optional=runtimes.optional, max_steps=build.target.output_steps
+        ),
     )
 
 
@@ -400,7 +406,7 @@ def _certify(build: Build, key: str) -> None:
     test = {}
     if build.samples.test is not None:
         samples = SampleSet(**recorded(build, build.samples.test))
-        test = measure_test(build.folder, samples, policy.runtimes)
+        test = measure_test(build.folder / build.shipped, samples, policy.runtimes)
     context = CertificationContext(
         target=build.target.name,
         policy=policy,
@@ -430,6 +436,10 @@ def _report(build: Build, key: str) -> None:
     write_report(build.folder)
 
 
+def _is_lowered(build: Build) -> bool:
+    return build.target.is_lowered
+
+
 def _has_control(build: Build) -> bool:
     return build.has_control
 
@@ -446,7 +456,7 @@ STAGES = (
         shared=True,
     ),
     Stage("export", (ONNX,), _export_key, _export),
-    Stage("lower", (TFLITE,), _lower_key, _lower),
+    Stage("lower", (TFLITE,), _lower_key, _lower, needed=_is_lowered),
     Stage("fit", (), _fit_key, _fit, needed=_has_board),
     Stage("record", (PRESERVATION, MANIFEST), _record_key, _record),
     Stage("certify", (CERTIFICATE,), _certify_key, _certify),

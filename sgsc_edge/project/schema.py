@@ -338,7 +338,12 @@ class GateSection(_Section):
         description="By how much the compressed model's metric may be worse than the reference's on "
         "the certify samples (for a loss: the allowed rise); 0.01 of an accuracy is one point."
     )
-    max_lowering_flips: Annotated[float, Field(ge=0, le=1), Unit("share of the certify samples")] = Field(
+    min_agreement: Annotated[float, Field(ge=0, le=1), Unit("share of the certify decisions")] | None = Field(
+        default=None,
+        description="How many decisions of the compressed model must be the float model's, of a language "
+        "model those about next tokens. Unset: shown, and not gated.",
+    )
+    max_lowering_flips: Annotated[float, Field(ge=0, le=1), Unit("share of the certify decisions")] = Field(
         description="How many decisions of each required runtime may differ from the compressed model's."
     )
     reference: Literal["float", "control"] | None = Field(

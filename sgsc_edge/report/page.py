@@ -42,8 +42,9 @@ def render(build: BuildFolder) -> bytes:
     by_part = {part: decided(build, part) for part in GATED_PARTS if part in build.sets}
     sizes = sizes_view(build)
     page = environment.get_template("report.html").render(
-        project=clean(build.stated.project or build.graph.name or "model"),
+        project=clean(build.stated.project or (build.graph.name if build.graph else None) or "model"),
         version=build.stated.version,
+        unit=build.unit,
         target=clean(build.certificate.predicate.target),
         style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),
         verdict=verdict_view(build, sizes),
