@@ -29,6 +29,7 @@ class Attention(nn.Module):
         self.register_buffer("later", later, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Each character looks at itself and at those in front of it."""
         n, length, width = x.shape
         size = width // self.heads
 
@@ -52,6 +53,7 @@ class Block(nn.Module):
         self.dense = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Values float32 [n, T, width] -> the same."""
         x = x + self.attention(self.before_attention(x))
         return x + self.dense(self.before_dense(x))
 
@@ -69,6 +71,7 @@ class Names(nn.Module):
         self.head = nn.Linear(width, TOKENS)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """Logits of every next token."""
         x = self.characters(tokens) + self.places(self.place)
         return self.head(self.norm(self.blocks(x)))
 

@@ -19,9 +19,6 @@ from numpy.typing import NDArray
 
 Labels = NDArray[np.int64]
 
-IGNORED = -100
-"""The label of a position of a sequence that has no next token; torch's cross-entropy ignores the same."""
-
 
 @dataclass(frozen=True)
 class OutputGrid:

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sgsc_edge.certification.metrics import IGNORED
 from sgsc_edge.errors import DataError, FileFormatError
+from sgsc_edge.project.schema import IGNORED
 
 CERTIFY = "certify"
 MUST_KEEP = "must_keep"

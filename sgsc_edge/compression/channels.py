@@ -18,6 +18,7 @@ import torch
 from torch import fx, nn
 
 from sgsc_edge.compression.layers import QUANTIZER_PREFIX, Living, QuantizedModel, QuantLayer
+from sgsc_edge.compression.operators import Table
 
 _KEEP_ZERO = frozenset(
     {
@@ -100,7 +101,7 @@ def is_depthwise(layer: QuantLayer) -> bool:
 
 
 def _groups(layer: QuantLayer) -> int:
-    return 1 if isinstance(layer.layer, nn.Linear) else layer.layer.groups
+    return 1 if isinstance(layer.layer, nn.Linear | Table) else layer.layer.groups
 
 
 def follow(
@@ -169,7 +170,7 @@ def skip_dead(model: QuantizedModel) -> None:
 def _padded(layer: QuantLayer, shape: tuple[int, ...], out: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of what a kernel reads: with the zeros around it where TFLite's SAME does not mean them."""
     conv = layer.layer
-    if isinstance(conv, nn.Linear) or isinstance(conv.padding, str) or not any(conv.padding):
+    if isinstance(conv, nn.Linear | Table) or isinstance(conv.padding, str) or not any(conv.padding):
         return shape
     axes = list(
         zip(shape[2:], out[2:], conv.kernel_size, conv.stride, conv.dilation, conv.padding, strict=True)

@@ -21,20 +21,32 @@ from dataclasses import dataclass
 import torch
 from torch import fx, nn
 
+from sgsc_edge.compression.integers import (
+    FOLDED_OPERATORS,
+    FoldedGelu,
+    FoldedMatMul,
+    FoldedNorm,
+    FoldedSoftmax,
+    FoldedTable,
+    dequantize,
+)
 from sgsc_edge.compression.layers import (
     QUANTIZER_PREFIX,
     BatchNorm,
-    Layer,
     QuantizedModel,
     QuantLayer,
+    Weighted,
     apply_layer,
     geometry,
     quantize_value,
+    set_submodule,
 )
+from sgsc_edge.compression.norms import QuantNorm
+from sgsc_edge.compression.operators import MaskedSoftmax, MatMul, Table
 from sgsc_edge.compression.trace import Constant, name_of
 from sgsc_edge.errors import FileFormatError, ModelError, UnsupportedError
 from sgsc_edge.placement import RULES, Output
-from sgsc_edge.size import EIGHT_BITS, Storage
+from sgsc_edge.size import EIGHT_BITS, WIDE_BITS, Storage
 
 BIAS_LIMIT = float(2**30)
 """Largest bias in int32 steps: half of the range stays free for the sum of products."""
@@ -78,17 +90,8 @@ class FixedQuantizer(nn.Module):
             q = torch.onnx.ops.symbolic(
                 "QuantizeLinear", (x, *grid), dtype=torch.int8, shape=x.shape, version=21
             )
-            return _dequantize(q, grid, x.shape)
+            return dequantize(q, grid)
         return (self.integers(x).to(torch.float32) - self.zero_point.to(torch.float32)) * self.scale
-
-
-def _dequantize(
-    q: torch.Tensor, grid: tuple[torch.Tensor, ...], shape: torch.Size, axis: int | None = None
-) -> torch.Tensor:
-    attributes = {} if axis is None else {"axis": axis}
-    return torch.onnx.ops.symbolic(
-        "DequantizeLinear", (q, *grid), {**attributes}, dtype=torch.float32, shape=shape, version=21
-    )
 
 
 class FoldedLayer(nn.Module):
@@ -106,7 +109,7 @@ class FoldedLayer(nn.Module):
     bias_scale: torch.Tensor
     zero_point: torch.Tensor
 
-    def __init__(self, layer: Layer, tensors: Mapping[str, torch.Tensor]) -> None:
+    def __init__(self, layer: Weighted, tensors: Mapping[str, torch.Tensor]) -> None:
         super().__init__()
         self.emit_onnx = False
         self.layer = layer
@@ -117,8 +120,8 @@ class FoldedLayer(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the layer to float32 values that lie on their grid."""
         if self.emit_onnx:
-            weight = _dequantize(self.weight, (self.scale, self.zero_point), self.weight.shape, axis=0)
-            bias = _dequantize(self.bias, (self.bias_scale,), self.bias.shape, axis=0)
+            weight = dequantize(self.weight, (self.scale, self.zero_point), axis=0)
+            bias = dequantize(self.bias, (self.bias_scale,), axis=0)
             return apply_layer(self.layer, x, weight, bias)
         shape = (-1, *[1] * (self.weight.ndim - 2))
         sums = self._sums(x).double().add_(self.bias.reshape(shape))
@@ -152,22 +155,23 @@ class FoldedConstant(nn.Module):
     def forward(self) -> torch.Tensor:
         """The constant, float32."""
         if self.emit_onnx:
-            return _dequantize(self.value, (self.scale, self.zero_point), self.value.shape)
+            return dequantize(self.value, (self.scale, self.zero_point))
         return (self.value.to(torch.float32) - self.zero_point.to(torch.float32)) * self.scale
 
 
-FOLDED = (FixedQuantizer, FoldedLayer, FoldedConstant)
+FOLDED = (FixedQuantizer, FoldedLayer, FoldedConstant, *FOLDED_OPERATORS)
 
 
 @dataclass(frozen=True, eq=False)
 class CompressedModel:
     """The compressed model: what ships, as a torch module.
 
-    ``module`` maps float32 [n, ...] (NCHW or [n, C, L]) to float32 logits [n, K] on the output grid.
+    ``module`` maps float32 [n, ...] (NCHW or [n, C, L]) to float32 logits [n, K] on the output grid; int64
+    tokens [n, T], which have no grid, to logits [n, T, K].
     """
 
     module: fx.GraphModule
-    input: FixedQuantizer
+    input: FixedQuantizer | None
     output: FixedQuantizer
 
     def tensors(self) -> dict[str, torch.Tensor]:
@@ -181,7 +185,7 @@ class CompressedModel:
         }
 
     def layers(self) -> dict[str, FoldedLayer]:
-        """The layers by name."""
+        """The layers by name, without tables."""
         modules = self.module.named_modules()
         return {name: module for name, module in modules if isinstance(module, FoldedLayer)}
 
@@ -195,10 +199,10 @@ class CompressedModel:
             assert isinstance(own, FixedQuantizer)
             return own
 
-        return CompressedModel(module, end(self.input), end(self.output))
+        return CompressedModel(module, None if self.input is None else end(self.input), end(self.output))
 
     def agrees_with(self, other: CompressedModel, sample: torch.Tensor) -> bool:
-        """Whether both make the same integers of a sample (float32, without its batch) and of its mirror."""
+        """Whether both make the same integers of a sample (without its batch dimension) and of its mirror."""
         batch = torch.stack([sample, sample.flip(-1)])
         with torch.no_grad():
             own, others = (model.output.integers(model.module(batch)) for model in (self, other))
@@ -234,7 +238,7 @@ def fold(model: QuantizedModel) -> CompressedModel:
                 name = str(node.target)
                 if targets.count(name) > 1:  # one bias scale per input grid, so one module per call
                     name = node.target = f"{name}_{node.name}"
-                _set_submodule(module, name, folded)
+                set_submodule(module, name, folded)
                 if isinstance(folded, FoldedConstant):
                     _skip_quantizer(node)
         if _needs_rounding_in_onnx(node, model):
@@ -248,8 +252,9 @@ def _compressed(module: fx.GraphModule, model: QuantizedModel) -> CompressedMode
     nodes = list(module.graph.nodes)
     first = next(node for node in nodes if node.op == "placeholder")
     (last,) = next(node for node in nodes if node.op == "output").all_input_nodes
-    ends = [_grid(node, module, model.placement.group) for node in (first, last)]
-    return CompressedModel(module, *ends)
+    groups = model.placement.group
+    given = _grid(first, module, groups) if first.name in groups else None
+    return CompressedModel(module, given, _grid(last, module, groups))
 
 
 def _folded(
@@ -257,19 +262,31 @@ def _folded(
     called: nn.Module,
     module: fx.GraphModule,
     model: QuantizedModel,
-) -> FoldedLayer | FoldedConstant | None:
+) -> nn.Module | None:
     """The integer form of a called module; None where it stays as it is."""
     groups = model.placement.group
     if isinstance(called, Constant):
         grid = module.get_submodule(f"{QUANTIZER_PREFIX}{groups[node.name]}")
         assert isinstance(grid, FixedQuantizer)
         return FoldedConstant(grid.integers(called.value), grid.scale, grid.zero_point)
+    if isinstance(called, QuantNorm):
+        _check_finite(str(node.target), *called.parameters())
+        return FoldedNorm(called)
+    if isinstance(called, MatMul):
+        a, b = (_grid(source, module, groups).scale for source in node.args)  # type: ignore[arg-type]
+        return FoldedMatMul(called.scale, a, b)
+    if isinstance(called, MaskedSoftmax):
+        return FoldedSoftmax(called.mask)
+    if isinstance(called, nn.GELU):
+        return FoldedGelu(called.approximate)
     if not isinstance(called, QuantLayer | BatchNorm):
         return None
+    if isinstance(called, QuantLayer) and isinstance(called.layer, Table):
+        return FoldedTable(*_fold_table(called, str(node.target)))
     input_scale = _grid(node.all_input_nodes[0], module, groups).scale
     if isinstance(called, QuantLayer):
-        tensors = _fold_layer(called, input_scale, str(node.target))
-        return FoldedLayer(called.layer, tensors)
+        assert not isinstance(called.layer, Table)
+        return FoldedLayer(called.layer, _fold_layer(called, input_scale, str(node.target)))
     channels, *spatial = model.shapes[node.name][1:]
     if len(spatial) not in _CONVOLUTIONS:
         raise UnsupportedError(
@@ -314,6 +331,14 @@ def _fold_layer(layer: QuantLayer, input_scale: torch.Tensor, name: str) -> dict
         factor, bias = _norm_factors(layer.norm, bias, name)
         scale = scale * factor
     return _with_bias(weight, scale, bias * layer.mask, input_scale, layer.storage)
+
+
+def _fold_table(layer: QuantLayer, name: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(weight int8 [rows, C], bits uint8 [rows], scale float32 [rows]) of a table."""
+    _check_finite(name, layer.weight.detach(), layer.quantizer.scale().detach())
+    weight = layer.quantizer.integers(layer.weight) * layer.mask[:, None].to(torch.int8)
+    bits = torch.full((len(weight),), WIDE_BITS, dtype=torch.uint8)
+    return weight, bits, layer.quantizer.scale().detach().contiguous()
 
 
 def _with_bias(
@@ -372,11 +397,6 @@ def _skip_quantizer(node: fx.Node) -> None:
     (quantizer,) = node.users
     quantizer.replace_all_uses_with(node)
     quantizer.graph.erase_node(quantizer)
-
-
-def _set_submodule(module: fx.GraphModule, name: str, value: nn.Module) -> None:
-    parent, _, leaf = name.rpartition(".")
-    setattr(module.get_submodule(parent), leaf, value)
 
 
 def load_tensors(compressed: CompressedModel, tensors: Mapping[str, torch.Tensor]) -> None:

@@ -46,15 +46,31 @@ class _FakeQuantize(torch.autograd.Function):
         return torch.ops.aten.hardtanh_backward(gradients[0], x, *ctx.range), None, None
 
 
+class _Tie(torch.autograd.Function):
+    """The first entry of each group for all of it; the gradient of each is the group's mean."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(first)
+        return x[first]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (first,) = ctx.saved_tensors
+        sums = torch.zeros_like(gradients[0]).index_add_(0, first, gradients[0])
+        sizes = torch.bincount(first, minlength=len(first)).clamp_min(1)
+        return (sums / sizes)[first], None
+
+
 class WeightQuantizer(nn.Module):
     """Symmetric quantizer of a weight's output channels (axis 0).
 
     Parameters: ``log2_range`` [O] float32, of the largest value of a channel; ``bits`` [O] float32, the
-    channels' bit depths, learned where they require gradients. Depths are real numbers while they are
-    learned; the integers then reach ``round(2^(b-1) - 1)``. Below :data:`FLOOR_BITS` a channel keeps three
-    values, until its layer's mask removes it: how far its depth has fallen says how little it is worth.
-    Once ``settled``, depths are whole, and 1 bit is the two values -1 and 1. Where the range is ``shared``,
-    all channels have the geometric mean of theirs (see :meth:`snap`).
+    channels' bit depths, learned where they require gradients (see also :meth:`tie`). Depths are real numbers
+    while they are learned; the integers then reach ``round(2^(b-1) - 1)``. Below :data:`FLOOR_BITS` a
+    channel keeps three values, until its layer's mask removes it: how far its depth has fallen says how
+    little it is worth. Once ``settled``, depths are whole, and 1 bit is the two values -1 and 1. Where the
+    range is ``shared``, all channels have the geometric mean of theirs (see :meth:`snap`).
 
     The paper holds the scale while the depth moves, so that the loss feels a depth only through weights that
     are cut off. Here the range is held: a shallower depth is a coarser grid, and the gradient with respect
@@ -64,23 +80,50 @@ class WeightQuantizer(nn.Module):
 
     log2_range: nn.Parameter
     bits: nn.Parameter
+    first: torch.Tensor | None
 
     def __init__(self, weight: torch.Tensor, bits: float = MAX_BITS) -> None:
         super().__init__()
         channels = weight.shape[0]
         self.shared = False
         self.settled = False
+        self.register_buffer("first", None, persistent=False)
         self.bits = nn.Parameter(torch.full((channels,), bits), requires_grad=False)
         self.log2_range = nn.Parameter(_fitting(weight))
 
+    def tie(self, first: torch.Tensor) -> None:
+        """Let groups of channels, such as an attention head's, learn one depth each.
+
+        ``bits`` stays [O]: the channels of a group have equal entries, which move together because each gets
+        the mean of the group's gradients. Once ``settled``, every channel has the depth that it is stored at.
+
+        Parameters
+        ----------
+        first: int64 [O], the first channel of each one's group.
+        """
+        self.first = first
+
+    def depths(self) -> torch.Tensor:
+        """The channels' present depths, float32 [O]; equal in a tied group."""
+        if self.first is None or self.settled:
+            return self.bits
+        tied: torch.Tensor = _Tie.apply(self.bits, self.first)  # type: ignore[no-untyped-call]
+        return tied
+
     def _limit(self) -> torch.Tensor:
         """The largest integer before rounding, float32 [O]."""
-        floored = self.bits + (self.bits.clamp_min(FLOOR_BITS) - self.bits).detach()
+        bits = self.depths()
+        floored = bits + (bits.clamp_min(FLOOR_BITS) - bits).detach()
         return 2 ** (floored - 1) - 1
 
     @torch.no_grad()
     def set_bits(self, bits: torch.Tensor) -> None:
-        """Change depths and keep the channels' ranges (see also :meth:`fit_range`)."""
+        """Change depths and keep the channels' ranges (see also :meth:`fit_range`).
+
+        A tied group gets the largest depth of its channels.
+        """
+        if self.first is not None and not self.settled:
+            bits = bits.scatter_reduce(0, self.first, bits, "amax")[self.first]
         self.bits.copy_(bits)
 
     @torch.no_grad()

@@ -18,11 +18,18 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from sgsc_edge.compression.canonical import rewrite
+from sgsc_edge.compression.operators import OPERATORS, MaskedSoftmax, MatMul, Table
 from sgsc_edge.errors import ModelError, UnsupportedError
 from sgsc_edge.placement import Step
 
 MODULE_KINDS: Mapping[type[nn.Module], str] = MappingProxyType(
     {
+        Table: "Gather",
+        MatMul: "MatMul",
+        MaskedSoftmax: "Softmax",
+        nn.LayerNorm: "LayerNormalization",
+        nn.GELU: "Gelu",
         nn.Conv1d: "Conv",
         nn.Conv2d: "Conv",
         nn.Linear: "Gemm",
@@ -121,7 +128,31 @@ METHOD_KINDS: Mapping[str, str] = MappingProxyType(
     }
 )
 
+_THREE_LINEARS = "use a Linear layer of its own for each part (three, for query, key and value)"
+_BEFORE_SOFTMAX = (
+    'put it right before a softmax over the last axis, with a mask that is a buffer and float("-inf")'
+)
+_REMEDIES: Mapping[str, str] = MappingProxyType(
+    {
+        "MultiheadAttention": "compute query, key and value with a Linear layer each, split the heads by "
+        "view and transpose, and call F.scaled_dot_product_attention(query, key, value, is_causal=True)",
+        "TransformerEncoderLayer": "write the block with LayerNorm, Linear and "
+        "F.scaled_dot_product_attention",
+        "unbind": _THREE_LINEARS,
+        "chunk": _THREE_LINEARS,
+        "split": _THREE_LINEARS,
+        "masked_fill": _BEFORE_SOFTMAX,
+        "where": _BEFORE_SOFTMAX,
+        "einsum": "write it as a matmul of two values",
+    }
+)
+"""What to write instead of calls that people use in attention."""
+
 _SCALAR_OPERANDS = frozenset({"Add", "Mul"})
+
+
+_ROUNDING = 1e-4
+"""Largest difference of two forms of attention, as a share of the largest output (float32: 7 digits)."""
 
 
 class Constant(nn.Module):
@@ -185,12 +216,19 @@ def kind_of(node: fx.Node, modules: Mapping[str, nn.Module]) -> str | None:
             return FUNCTION_KINDS[node.target]  # type: ignore[index]
     elif node.op == "call_method" and node.target in METHOD_KINDS:
         return METHOD_KINDS[str(node.target)]
+    name = _call_name(node, modules)
     raise UnsupportedError(
         node=name_of(node),
-        op=_call_name(node, modules),
+        op=name,
         reason="sgsc-edge has no exact integer form of it for this target",
-        remedy="replace it; supported modules: " + ", ".join(sorted(kind.__name__ for kind in MODULE_KINDS)),
+        remedy=_REMEDIES.get(name) or f"replace it; supported modules: {', '.join(_supported())}",
     )
+
+
+def _supported() -> list[str]:
+    """Names of the modules that a user can write."""
+    kinds = (*(kind for kind in MODULE_KINDS if kind not in OPERATORS), nn.Embedding)
+    return sorted(kind.__name__ for kind in kinds)
 
 
 def name_of(node: fx.Node) -> str:
@@ -215,13 +253,31 @@ def _line(error: Exception) -> str:
     return f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
 
 
+class _Tracer(fx.Tracer):
+    """Keeps the operators of a graph that was traced before.
+
+    Parameters
+    ----------
+    follow_buffers: whether what is computed from buffers becomes part of the graph: a mask may be sliced to
+        the input's length then, and no branch may depend on a buffer.
+    """
+
+    def __init__(self, *, follow_buffers: bool) -> None:
+        super().__init__()
+        self.proxy_buffer_attributes = follow_buffers
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Whether a module is called, rather than traced."""
+        return isinstance(m, OPERATORS) or super().is_leaf_module(m, module_qualified_name)
+
+
 def trace(model: nn.Module, sample: torch.Tensor) -> Traced:
     """Trace a model on one sample.
 
     Parameters
     ----------
     model: the float module.
-    sample: one input without its batch dimension, float32.
+    sample: one input without its batch dimension, float32, or int64 tokens [T].
 
     Raises
     ------
@@ -232,7 +288,7 @@ def trace(model: nn.Module, sample: torch.Tensor) -> Traced:
     if type(model) in MODULE_KINDS:
         model = nn.Sequential(model)  # a single layer is a call of itself, not of the functions inside
     try:
-        graph_module = fx.symbolic_trace(model)
+        graph_module = _graph_of(model)
     except Exception as error:
         raise ModelError(
             f"the model cannot be traced: {error}",
@@ -241,9 +297,10 @@ def trace(model: nn.Module, sample: torch.Tensor) -> Traced:
         ) from error
     batch = torch.stack([sample, sample.roll(1, -1)])
     _check_signature(graph_module)
+    rewritten = rewrite(graph_module, batch)
     _lift_constants(graph_module)
     _merge_repeats(graph_module)
-    shapes = _shapes(model, graph_module, batch)
+    shapes = _shapes(model, graph_module, batch, exact=not rewritten)
     modules = dict(graph_module.named_modules())
     kinds = {}
     for node in graph_module.graph.nodes:
@@ -254,6 +311,14 @@ def trace(model: nn.Module, sample: torch.Tensor) -> Traced:
     traced = Traced(graph_module, MappingProxyType(kinds), MappingProxyType(shapes))
     _check_pools(traced)
     return traced
+
+
+def _graph_of(model: nn.Module) -> fx.GraphModule:
+    try:
+        graph = _Tracer(follow_buffers=False).trace(model)
+    except TypeError:  # a real buffer is sliced by a size that is being traced
+        graph = _Tracer(follow_buffers=True).trace(model)
+    return fx.GraphModule(model, graph, type(model).__name__)
 
 
 def _check_signature(graph_module: fx.GraphModule) -> None:
@@ -287,6 +352,8 @@ def _lift_constants(graph_module: fx.GraphModule) -> None:
     for node in list(graph.nodes):
         if node.op == "get_attr":
             value = operator.attrgetter(str(node.target))(graph_module)
+            if not value.is_floating_point():
+                continue  # an index or a condition; what reads it has no kind, or is refused
             node.replace_all_uses_with(constant(value, node))
             graph.erase_node(node)
     for node in list(graph.nodes):
@@ -349,8 +416,9 @@ class _ShapeRecorder(fx.Interpreter):
 
 
 def _shapes(
-    model: nn.Module, graph_module: fx.GraphModule, batch: torch.Tensor
+    model: nn.Module, graph_module: fx.GraphModule, batch: torch.Tensor, *, exact: bool
 ) -> dict[str, tuple[int, ...]]:
+    """Shapes of float values by node name; ``exact``: whether the graph must compute the very same values."""
     training = model.training
     model.eval()
     graph_module.eval()
@@ -372,18 +440,26 @@ def _shapes(
             remedy="wrap the model so that forward returns one tensor of logits",
         )
     for node in recorder.groups:
+        name = _call_name(node, dict(graph_module.named_modules()))
         raise UnsupportedError(
             node=name_of(node),
-            op=_call_name(node, dict(graph_module.named_modules())),
+            op=name,
             reason="it makes several tensors",
-            remedy="replace it by layers that make one tensor each",
+            remedy=_REMEDIES.get(name) or "replace it by layers that make one tensor each",
         )
-    if not torch.equal(expected, actual):
+    if not (torch.equal(expected, actual) if exact else _close(expected, actual)):
         raise ModelError(
             "the traced graph computes other values than the module",
             remedy="make forward depend on its input alone",
         )
     return recorder.shapes
+
+
+def _close(expected: torch.Tensor, actual: torch.Tensor) -> bool:
+    """Whether two results differ by no more than the order of their sums explains."""
+    return expected.shape == actual.shape and torch.allclose(
+        expected, actual, rtol=_ROUNDING, atol=_ROUNDING * float(expected.abs().max())
+    )
 
 
 def _check_pools(traced: Traced) -> None:

@@ -62,7 +62,8 @@ class Build:
     @cached_property
     def data(self) -> Data:
         """The user's data sets, the pool set apart."""
-        return load_data(self.project, self.project.output_size(self.model))
+        model = self.model
+        return load_data(self.project, self.project.output_size(model), self.project.vocabulary(model))
 
     @cached_property
     def samples(self) -> PreservationSet:

@@ -15,10 +15,8 @@ from torch.utils.data import Dataset
 
 from sgsc_edge.errors import ConfigError, DataError
 from sgsc_edge.project.load import Part, Project
+from sgsc_edge.project.schema import IGNORED
 from sgsc_edge.project.user_code import call, failed, kind_of
-
-IGNORED = -100
-"""The label of a token that has no next one; torch's cross-entropy ignores the same."""
 
 _PROBES = 32  # samples looked at before anything is trained
 

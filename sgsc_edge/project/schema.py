@@ -23,6 +23,9 @@ from sgsc_edge.hints import nearest
 
 TASKS = ("classification", "language-model", "regression")
 METRICS = ("accuracy", "loss", "mse", "auc")
+IGNORED = -100
+"""The label of a token that has no next one; torch's cross-entropy ignores the same."""
+
 CHECKPOINTS = (".safetensors", ".pt", ".pth")
 _SPEC = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 

@@ -8,16 +8,10 @@ import torch
 from torch import fx, nn
 
 from sgsc_edge.compression.fold import FoldedConstant, FoldedLayer
-from sgsc_edge.compression.layers import geometry
+from sgsc_edge.compression.layers import geometry, set_submodule
 from sgsc_edge.compression.shrink.liveness import Liveness
 from sgsc_edge.compression.shrink.slots import MOVING, LayerShape, channel_axis
 from sgsc_edge.compression.shrink.values import CONSTANT, LAYER, Values
-
-
-def set_submodule(module: fx.GraphModule, name: str, value: nn.Module) -> None:
-    """Replace or add a submodule by its path."""
-    parent, _, leaf = name.rpartition(".")
-    setattr(module.get_submodule(parent), leaf, value)
 
 
 def clean(module: fx.GraphModule) -> None:

@@ -19,7 +19,8 @@ import torch
 from torch import fx
 
 from sgsc_edge.compression.fold import CompressedModel, FoldedLayer
-from sgsc_edge.compression.shrink.cut import clean, part_of, part_of_constant, set_submodule
+from sgsc_edge.compression.layers import set_submodule
+from sgsc_edge.compression.shrink.cut import clean, part_of, part_of_constant
 from sgsc_edge.compression.shrink.slots import Coupling, LayerShape
 from sgsc_edge.compression.shrink.values import CONSTANT, LAYER, QUANTIZE, Values
 from sgsc_edge.errors import InternalError
