@@ -9,7 +9,7 @@ on the device, never to its integers.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -87,6 +87,11 @@ class QuantLayer(nn.Module):
         full = y.new_zeros(len(y), len(self.mask), *y.shape[2:])
         return full.index_copy(1, outs, y)
 
+    @property
+    def is_table(self) -> bool:
+        """Whether its channels are rows that are looked up."""
+        return isinstance(self.layer, Table)
+
     def snap_to(self, storage: Storage) -> None:
         """Take the widths, and the ranges that round best, with which the weights will be stored."""
         self.storage = storage
@@ -96,6 +101,10 @@ class QuantLayer(nn.Module):
         """Store some channels, or all, in more bits than at present."""
         self.storage = storage
         self.quantizer.widen(self.weight, self.widths())
+
+    def packed(self, widths: Sequence[int]) -> Storage:
+        """A storage that packs each channel at a width of its own."""
+        return Storage.packing(widths, table=self.is_table)
 
     def widths(self) -> torch.Tensor:
         """The storage's bits, float32 [O]."""

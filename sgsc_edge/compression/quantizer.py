@@ -67,10 +67,10 @@ class WeightQuantizer(nn.Module):
 
     Parameters: ``log2_range`` [O] float32, of the largest value of a channel; ``bits`` [O] float32, the
     channels' bit depths, learned where they require gradients (see also :meth:`tie`). Depths are real numbers
-    while they are learned; the integers then reach ``round(2^(b-1) - 1)``. Below :data:`FLOOR_BITS` a
-    channel keeps three values, until its layer's mask removes it: how far its depth has fallen says how
-    little it is worth. Once ``settled``, depths are whole, and 1 bit is the two values -1 and 1. Where the
-    range is ``shared``, all channels have the geometric mean of theirs (see :meth:`snap`).
+    while they are learned; the integers then reach ``round(2^(b-1) - 1)``. Below :data:`FLOOR_BITS` a channel
+    keeps three values, until its layer's mask removes it: how far its depth has fallen says how little it is
+    worth. Once ``settled``, depths are whole, and 1 bit is the two values -1 and 1. Where the range is
+    ``shared``, all channels have the geometric mean of theirs (see :meth:`snap`).
 
     The paper holds the scale while the depth moves, so that the loss feels a depth only through weights that
     are cut off. Here the range is held: a shallower depth is a coarser grid, and the gradient with respect

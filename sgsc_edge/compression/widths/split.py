@@ -85,7 +85,7 @@ def splittable(coupling: Coupling) -> Iterator[fx.Node]:
     for node in makers:
         roots = coupling.roots(node)
         own = set(map(int, roots))
-        regular = node not in coupling.irregular and len(own) == len(roots) > 1
+        regular = coupling.axes[node] == 1 and len(own) == len(roots) > 1
         if regular and not own & (pinned | shared) and _chain(values, node):
             yield node
 
@@ -138,13 +138,15 @@ def _reorder(coupling: Coupling, places: dict[int, int]) -> None:
 
     for node in values.nodes:
         name = str(node.target)
-        if values.kinds[node] == LAYER and node not in coupling.irregular:
+        if values.kinds[node] == LAYER:
             folded = values.layer(node)
             (source,) = values.inputs(node)
-            part = part_of(folded, folded.weight, folded.bias, outputs=order(node), inputs=order(source))
+            columns = torch.arange(folded.weight.shape[1])
+            inputs = order(source) if len(coupling.columns(node)) else columns
+            part = part_of(folded, folded.weight, folded.bias, outputs=order(node), inputs=inputs)
             set_submodule(values.module, name, part)
         elif values.kinds[node] == CONSTANT and len(coupling.slots[node]):
-            set_submodule(values.module, name, part_of_constant(values, node, order(node)))
+            set_submodule(values.module, name, part_of_constant(coupling, node, order(node)))
 
 
 def _divide(values: Values, node: fx.Node) -> tuple[str, ...]:
