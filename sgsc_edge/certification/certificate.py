@@ -56,6 +56,12 @@ class Certificate:
         return self.predicate.verdict
 
     @property
+    def is_text(self) -> bool:
+        """Whether the certify samples are sequences, with more than one decision each."""
+        certify = self.predicate.sets[CERTIFY]
+        return certify.decisions != certify.samples
+
+    @property
     def runtime_names(self) -> frozenset[str]:
         """Of every row."""
         return frozenset(row.name for row in self.predicate.runtimes)
@@ -258,7 +264,7 @@ def _figures(measured: Measurement | None, metrics: tuple[str, ...]) -> tuple[st
         flips = f"{len(measured.negative_flips)}/{len(measured.positive_flips)}"
     return (
         str(measured.samples),
-        *(_metric(name, measured.metrics[name]) for name in metrics),
+        *(metric_text(name, measured.metrics[name]) for name in metrics),
         "-" if measured.agreement is None else f"{100 * measured.agreement:.2f} %",
         flips,
         differing(measured),
@@ -275,7 +281,8 @@ def differing(measured: Measurement | TestSummary) -> str:
     return f"{samples} ({measured.differing} tokens)" if is_text and samples else str(samples)
 
 
-def _metric(name: str, value: float | None) -> str:
+def metric_text(name: str, value: float | None) -> str:
+    """A metric's value as tables show it."""
     if value is None:
         return "-"
     return f"{100 * value:.2f} %" if name == "accuracy" else f"{value:.4f}"

@@ -36,6 +36,7 @@ from sgsc_edge.compression.compress import CHANNEL_HISTORY, CONTROLLER_LOG, HIST
 from sgsc_edge.compression.fold import CompressedModel
 from sgsc_edge.compression.loop import CALIBRATION_SAMPLES
 from sgsc_edge.compression.shrink import shrink
+from sgsc_edge.errors import ConfigError
 from sgsc_edge.export import export_onnx
 from sgsc_edge.footprint import compiler_for, follows_from, footprint, require_fit, verdict, write_code
 from sgsc_edge.graph.ir import Graph
@@ -64,7 +65,7 @@ from sgsc_edge.preservation.split import Sizes
 from sgsc_edge.project import Project
 from sgsc_edge.report import REPORT, report_key, write_report
 from sgsc_edge.runtimes import available
-from sgsc_edge.targets import Limits, Target
+from sgsc_edge.targets import Limits, Target, available_targets
 
 log = logging.getLogger("sgsc_edge")
 
@@ -95,6 +96,31 @@ class Stage:
     shared: bool = False
     needed: Callable[[Build], bool] = lambda build: True
     view: bool = False
+
+
+# --- what the target ships ------------------------------------------------------------------------
+
+
+def check_format(build: Build) -> None:
+    """ConfigError where the target ships another format than the model or the board needs."""
+    if build.board is not None:
+        _require_lowering(build.target, "--board", "no board runs that")
+    if build.target.is_lowered and build.project.config.model.is_text:
+        able = [target.name for target in available_targets() if not target.is_lowered]
+        raise ConfigError(
+            f"a language model cannot be lowered to a .tflite yet, which target '{build.target.name}' ships",
+            where=build.project.where("model", "task"),
+            remedy=f"build it for a target that ships an .onnx: --target {' or '.join(able)}",
+        )
+
+
+def _require_lowering(target: Target, where: str, why: str) -> None:
+    if not target.is_lowered:
+        raise ConfigError(
+            f"target '{target.name}' ships an .onnx, and {why}",
+            where=where,
+            remedy="choose a target that ships a .tflite; see: sgsc-edge targets",
+        )
 
 
 # --- rehearse -------------------------------------------------------------------------------------
@@ -159,17 +185,20 @@ def untrained_graph(project: Project, target: Target) -> Graph:
 
     Nothing is written. Raises ``InputError`` as a build does before it trains.
     """
-    return _untrained_graph(_nowhere(project, target))
+    return _untrained_graph(_to_lower(project, target))
 
 
 def untrained_project(project: Project, target: Target) -> tuple[Graph, Sizes]:
     """:func:`untrained_graph`, and how many samples each part of the preservation set would have."""
-    build = _nowhere(project, target)
+    build = _to_lower(project, target)
     return _untrained_graph(build), preservation_sizes(project, build.data)
 
 
-def _nowhere(project: Project, target: Target) -> Build:
-    return Build(project, target, folder=project.root)  # of which nothing is read
+def _to_lower(project: Project, target: Target) -> Build:
+    _require_lowering(target, "--target", "has no device graph")
+    build = Build(project, target, folder=project.root)  # of which nothing is read
+    check_format(build)
+    return build
 
 
 def _untrained_graph(build: Build) -> Graph:
