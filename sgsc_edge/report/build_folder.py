@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import safetensors.numpy
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -128,11 +128,16 @@ class Layer:
 
 @dataclass(frozen=True)
 class WholeLayer:
-    """One layer as it was trained, with every channel: numbers of its weights and output channels."""
+    """One layer as it was trained, with every channel: numbers of its weights and output channels.
+
+    A ``table`` (embedding) has no bias; a ``norm`` has a gain and a bias for each channel, each with one
+    scale.
+    """
 
     name: str
     weights: int
     channels: int
+    kind: Literal["layer", "table", "norm"]
 
 
 @dataclass(frozen=True)
@@ -229,6 +234,7 @@ def read_build(folder: Path) -> BuildFolder:
     packed = manifest.code.get("weights") == PACKED
     whole = _whole(folder / COMPRESSED) if COMPRESSED in listed else ()
     channels = entries.get(CHANNELS, "")
+    shipped = _layers(folder / MODEL_ONNX, channels, packed=packed)
     output_grid(model, sets)  # refuses a model that takes other samples than these
     _check_complete(certificate, sets, folder / CERTIFICATE_NAME)
     graph, inspection = None, inspect_model(model)
@@ -244,7 +250,7 @@ def read_build(folder: Path) -> BuildFolder:
         graph=graph,
         inspection=inspection,
         input_grid=_input_grid(graph, inspection),
-        layers=_layers(folder / MODEL_ONNX, channels, packed=packed) + _gone(whole, channels),
+        layers=shipped + _gone(whole, channels, {layer.name for layer in shipped}),
         whole_layers=whole,
         plan=plan,
         history=rows(HISTORY, dict[str, float]) if HISTORY in listed else None,
@@ -368,7 +374,10 @@ def _whole(path: Path) -> tuple[WholeLayer, ...]:
         if name != key:
             if not weight.ndim or not weight.size:
                 raise FileFormatError(f"'{key}' is empty", where=str(path), remedy="build again")
-            found.append(WholeLayer(name, weight.size, len(weight)))
+            kind: Literal["layer", "table", "norm"] = "table"
+            if f"{name}.bias" in tensors:
+                kind = "norm" if f"{name}.weight_scale" in tensors else "layer"
+            found.append(WholeLayer(name, weight.size, len(weight), kind))
     return tuple(found)
 
 
@@ -394,10 +403,15 @@ def common_name(parts: list[str]) -> str:
     return parts[0] if len(parts) == 1 else parts[0].rpartition("_")[0]
 
 
-def _gone(whole: tuple[WholeLayer, ...], entry: str) -> tuple[Layer, ...]:
-    """The layers that left whole, by name: training started with them, and ``entry`` does not name them."""
+def _gone(whole: tuple[WholeLayer, ...], entry: str, there: set[str]) -> tuple[Layer, ...]:
+    """The layers that left whole, by name: training started with them, and the ``.onnx`` has none of them.
+
+    ``entry`` names the layers that lost channels, ``there`` those whose weights are in the file.
+    """
     shipped = {common_name(own) for own, _ in stated_layers(entry.encode())}
-    lost = [layer for layer in whole if shipped and layer.name not in shipped]
+    lost = [
+        layer for layer in whole if shipped and layer.kind != "norm" and layer.name not in shipped | there
+    ]
     return tuple(
         Layer(layer.name, (), _bounded(layer.channels, layer.name))
         for layer in sorted(lost, key=lambda layer: layer.name)

@@ -12,10 +12,17 @@ from dataclasses import dataclass
 
 from sgsc_edge.c_code.write import c_code
 from sgsc_edge.inspection.summary import TensorSummary
-from sgsc_edge.report.build_folder import PACKED, BuildFolder
+from sgsc_edge.report.build_folder import PACKED, BuildFolder, WholeLayer
 from sgsc_edge.report.text import percent
 from sgsc_edge.runtimes import MODEL_ONNX
-from sgsc_edge.size import EIGHT_BITS, Storage, bytes_in_onnx, bytes_in_plain_c
+from sgsc_edge.size import (
+    EIGHT_BITS,
+    ONNX_SCALE_BYTES,
+    RESCALING_BYTES,
+    Storage,
+    bytes_in_onnx,
+    bytes_in_plain_c,
+)
 
 FLOAT32, PLAIN = "float32", "plain int8"
 
@@ -49,13 +56,13 @@ def sizes_view(build: BuildFolder) -> SizesView:
     float_bytes = build.plan.float_bytes if build.plan else None
     packed = packed_bytes(build)
     if packed is None:
-        in_8_bits, stored = bytes_in_onnx if build.graph is None else EIGHT_BITS.bytes, stored_bytes(build)
+        stored = stored_bytes(build)
         what, where, how = "weights, biases and their scales", f" in {build.model}", ""
     else:
-        in_8_bits, stored = bytes_in_plain_c, packed
+        stored = packed
         place = " in C code" if build.graph is not None else f" packed as C code does; {build.model} does not"
         what, where, how = "weights, biases and multipliers", place, ", each channel at its own width"
-    plain = sum(in_8_bits(layer.weights, layer.channels) for layer in build.whole_layers)
+    plain = sum(_bytes_in_8_bits(build, layer, packed=packed is not None) for layer in build.whole_layers)
     found = [
         (FLOAT32, float_bytes, "4 bytes for each of the model's parameters"),
         (PLAIN, plain or None, f"every channel at 8 bits: {what}{where}"),
@@ -86,6 +93,18 @@ def sizes_view(build: BuildFolder) -> SizesView:
         file_bytes=totals.file_bytes,
         onnx_bytes=None if build.graph is None else (build.path / MODEL_ONNX).stat().st_size,
     )
+
+
+def _bytes_in_8_bits(build: BuildFolder, layer: WholeLayer, *, packed: bool) -> int:
+    """Bytes of a layer with every channel at 8 bits, stored as the build is."""
+    if layer.kind == "norm":
+        return 2 * (layer.weights + ONNX_SCALE_BYTES + 1)
+    if layer.kind == "table":
+        return layer.weights + layer.channels * (RESCALING_BYTES if packed else ONNX_SCALE_BYTES + 1)
+    if packed:
+        return bytes_in_plain_c(layer.weights, layer.channels)
+    in_8_bits = bytes_in_onnx if build.graph is None else EIGHT_BITS.bytes
+    return in_8_bits(layer.weights, layer.channels)
 
 
 def _bytes_if_packed(tensor: TensorSummary) -> int:
