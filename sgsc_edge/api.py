@@ -238,7 +238,7 @@ def preserve(
     """Choose a project's preservation set, as a build does, and write it to ``out``.
 
     ``preservation.json`` holds every sample with its reasons and scores; ``preservation.png`` shows the first
-    choices, where the samples are images. Raises ``SgscError``.
+    choices, where the samples are images or text. Raises ``SgscError``.
     """
     from sgsc_edge.project import load_project
 
@@ -250,15 +250,18 @@ def preserve(
     from sgsc_edge.preservation.selection import write_selection
     from sgsc_edge.preservation.sets import choose, divide, load_data
     from sgsc_edge.preservation.summary import summarize
+    from sgsc_edge.preservation.text_sheet import text_sheet
 
     model = loaded.load_model()
-    data = load_data(loaded, loaded.output_size(model))
+    data = load_data(loaded, loaded.output_size(model), loaded.vocabulary(model))
     selection = choose(loaded, model, data)
     files = [Path(out) / "preservation.json"]
     write_selection(files[0], selection)
-    if has_pictures(loaded.config.model.input.shape):
+    sheet = contact_sheet if has_pictures(loaded.config.model.input.shape) else None
+    sheet = text_sheet if selection.is_text else sheet
+    if sheet is not None:
         files.append(Path(out) / "preservation.png")
-        write_bytes(files[1], contact_sheet(loaded.config, divide(data, selection), selection))
+        write_bytes(files[1], sheet(loaded.config, divide(data, selection), selection))
     return Preserved(selection, summarize(selection), tuple(files))
 
 

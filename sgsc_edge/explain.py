@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from sgsc_edge.artifacts import read_bytes
+from sgsc_edge.certification.metrics import decisions
 from sgsc_edge.certification.samples import SampleSet
 from sgsc_edge.certification.stored import check_stored, nonzero_kernels
 from sgsc_edge.certification.verify import DEFAULT_TIMEOUT_S
@@ -62,8 +63,9 @@ class Channel:
     ----------
     number: in the float network, from 0.
     bits: of its weights, as the target stores them.
-    broken: ids of watch samples that are decided rightly with it and wrongly without.
-    classes: how many of these are of each class that there are some of, most first, by the class's name.
+    broken: ids of watch samples that are decided rightly with it and wrongly without; of text, those with
+        such a next token.
+    classes: how many of these decisions are of each class that there are some of, most first, by its name.
     """
 
     number: int
@@ -94,7 +96,8 @@ class Explanation:
     history: (epoch, depth of each channel, 0 where it is gone) for each epoch that changed the layer.
     plan: bytes, learned depths (least, mean, most) and why the layer is stored as it is; None where the build
         recorded none.
-    watched, right: watch samples, and how many of them the shipped integers decide rightly.
+    watched, right: decisions on watch samples, and how many of them the shipped integers have right.
+    unit: what one decision is about.
     """
 
     layer: str
@@ -106,13 +109,14 @@ class Explanation:
     restored: tuple[Restored, ...]
     watched: int
     right: int
+    unit: str
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         plan = None if self.plan is None else self.plan.model_dump(mode="json")
         restored = [asdict(one) for one in self.restored]
         channels = [asdict(channel) for channel in self.channels]
-        watch = {"samples": self.watched, "right": self.right}
+        watch = {"decisions": self.watched, "right": self.right}
         return {
             "layer": self.layer,
             "channels_before": self.before,
@@ -153,7 +157,7 @@ class Explanation:
         if not self.channels:
             yield "the layer left whole: what it computed is a constant in the layers behind it"
             return
-        yield f"watch: {self.watched} samples, {self.right} decided rightly"
+        yield f"watch: {self.watched} {self.unit}s, {self.right} decided rightly"
         yield ""
         yield table(
             ("channel", "bits", "break without it", "classes", "samples"),
@@ -216,15 +220,16 @@ def explain(folder: Path, layer: str) -> Explanation:
     packed = build.manifest.code.get("weights") == PACKED
     with tempfile.TemporaryDirectory(prefix="sgsc-edge-") as scratch:
         decide = _decider(Path(scratch), samples)
-        right = decide(model) == samples.labels
+        labels = samples.labels[samples.labelled]
+        right = decide(model) == labels
         broken = [
-            right & (decide(_without(model, part, row)) != samples.labels)
+            right & (decide(_without(model, part, row)) != labels)
             for part in parts
             for row in _progress(layer, part, len(_weight(model, part)))
         ]
     bits = [width for part in parts for width in _bits(model, part, packed=packed)]
     channels = [
-        Channel(number, width, tuple(samples.ids[wrong].tolist()), _classes(build, samples.labels[wrong]))
+        Channel(number, width, _owners(samples, wrong), _classes(build, labels[wrong]))
         for number, width, wrong in zip(numbers, bits, broken, strict=True)
     ]
     return Explanation(
@@ -235,9 +240,16 @@ def explain(folder: Path, layer: str) -> Explanation:
         history=_history(build.channels, layer, before),
         plan=next((row for row in build.plan.layers if row.name == layer), None) if build.plan else None,
         restored=tuple(_restored(build.actions, layer)),
-        watched=len(samples),
+        watched=len(labels),
         right=int(right.sum()),
+        unit=build.unit,
     )
+
+
+def _owners(samples: SampleSet, decisions: NDArray[np.bool_]) -> tuple[str, ...]:
+    """Ids of the samples that have one of the chosen labelled decisions [m]."""
+    owners = np.unique(np.nonzero(samples.labelled)[0][decisions])
+    return tuple(samples.ids[owners].tolist())
 
 
 def _classes(build: BuildFolder, labels: NDArray[np.int64]) -> dict[str, int]:
@@ -258,7 +270,8 @@ class _Stored:
 
 def _stored(build: BuildFolder, layer: str) -> _Stored:
     shipped = [one.name for one in build.layers]
-    known = sorted((one.name for one in build.whole_layers), key=lambda name: _place(name, shipped))
+    layers = (one.name for one in build.whole_layers if one.kind != "norm")
+    known = sorted(layers, key=lambda name: _place(name, shipped))
     if layer not in known:
         raise InputError(
             f"the build has no layer '{layer}'{nearest(layer, known)}",
@@ -279,7 +292,10 @@ def _parts(model: onnx.ModelProto, layer: str) -> list[str]:
     """The layers that ship of one: itself, one for each of its widths, or none."""
     entries = {entry.key: entry.value for entry in model.metadata_props}
     stated = stated_layers(entries.get(f"sgsc.{CHANNELS}", "").encode())
-    return next((parts for parts, _ in stated if common_name(parts) == layer), [])
+    parts = next((parts for parts, _ in stated if common_name(parts) == layer), [])
+    # An embedding keeps its rows, and is stated nowhere.
+    kept = any(tensor.name == f"{layer}.weight_quantized" for tensor in model.graph.initializer)
+    return parts or ([layer] if kept else [])
 
 
 def _numbers(model: onnx.ModelProto, part: str, stored: _Stored) -> list[int]:
@@ -365,7 +381,10 @@ def _without(model: onnx.ModelProto, part: str, row: int) -> onnx.ModelProto:
     """A copy in which a channel's weights and bias are 0."""
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
+    stored = {tensor.name for tensor in model.graph.initializer}
     for name in (f"{part}.weight_quantized", f"{part}.bias_quantized"):
+        if name.endswith(".bias_quantized") and name not in stored:
+            continue  # an embedding has none
         tensor = _tensor(changed, name)
         values = np.array(numpy_helper.to_array(tensor))
         if not values.ndim or len(values) <= row:
@@ -376,7 +395,7 @@ def _without(model: onnx.ModelProto, part: str, row: int) -> onnx.ModelProto:
 
 
 def _decider(scratch: Path, samples: SampleSet) -> Callable[[onnx.ModelProto], NDArray[np.int64]]:
-    """Runs a model over the samples; gives classes, int64 [n]: of equal outputs the lower one."""
+    """Runs a model over the samples; gives labelled decisions, int64 [m]: of equal outputs the lower one."""
 
     def decide(model: onnx.ModelProto) -> NDArray[np.int64]:
         path = scratch / MODEL_ONNX
@@ -384,8 +403,7 @@ def _decider(scratch: Path, samples: SampleSet) -> Callable[[onnx.ModelProto], N
         result = run_runtime(RUNTIME, path, samples.inputs, timeout_s=DEFAULT_TIMEOUT_S)
         if result.outputs is None:
             raise NotMeasuredError(f"{RUNTIME}: {result.reason}", where=MODEL_ONNX)
-        decided: NDArray[np.int64] = result.outputs.reshape(len(samples), -1).argmax(1)
-        return decided
+        return decisions(result.outputs[samples.labelled])
 
     return decide
 

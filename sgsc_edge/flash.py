@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from sgsc_edge.artifacts import (
     FolderLock,
-    check_manifest,
     output_errors,
     read_npz,
     refuse_links,
@@ -43,7 +42,7 @@ from sgsc_edge.firmware.toolchain import Kind, find_toolchain
 from sgsc_edge.graph import reference
 from sgsc_edge.graph.ir import Graph
 from sgsc_edge.packaging import package_c_code, read_source
-from sgsc_edge.packaging.source import MODEL, SAMPLES
+from sgsc_edge.packaging.source import MODEL, SAMPLES, check_lowered
 from sgsc_edge.report import REPORT, costs_only_the_report, write_report
 from sgsc_edge.runtimes import run_runtime
 
@@ -294,7 +293,7 @@ class _Build:
     @staticmethod
     def read(folder: Path) -> _Build:
         """Read what ``build`` wrote; FileFormatError where files do not belong together."""
-        files = check_manifest(folder, required=(MODEL, SAMPLES)).files
+        files = check_lowered(folder).files
         certified = read_certificate(folder / CERTIFICATE_NAME)
         for name in (MODEL, SAMPLES):
             if certified.subjects.get(name) != files[name]:

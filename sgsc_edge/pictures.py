@@ -1,4 +1,4 @@
-"""Samples of images as pictures: RGB pixels, thumbnails and PNG."""
+"""Samples as people see them: images as RGB pixels, thumbnails and PNG, sequences of tokens as text."""
 
 from __future__ import annotations
 
@@ -21,6 +21,15 @@ Pixels = NDArray[np.uint8]
 def has_pictures(shape: Sequence[int]) -> bool:
     """Whether a sample's shape is that of an image: [1 or 3, H, W]."""
     return len(shape) == 3 and shape[0] in (1, 3) and min(shape[1:]) > 1
+
+
+def text_of(tokens: Sequence[str]) -> str:
+    """Named tokens in a row: characters side by side, longer names with spaces between them.
+
+    >>> text_of(["e", "m", "m", "a"]), text_of(["to", "be"])
+    ('emma', 'to be')
+    """
+    return ("" if all(len(token) <= 1 for token in tokens) else " ").join(tokens)
 
 
 def to_pixels(inputs: Sequence[NDArray[np.float32]], stated: InputSection | None) -> list[Pixels]:

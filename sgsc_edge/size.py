@@ -20,6 +20,9 @@ from sgsc_edge.numerics import FILTER_HEADER_BITS
 SCALE_BYTES = 12
 """Scale (float32) and zero point (int64) of one channel."""
 
+ONNX_SCALE_BYTES = 4
+"""Scale (float32) of one channel in an ``.onnx``."""
+
 BIAS_BYTES = 4
 RESCALING_BYTES = 5
 """Multiplier (int32) and shift (int8) of one channel in C code."""
@@ -127,6 +130,15 @@ def bytes_in_plain_c(weights: int, channels: int) -> int:
     180
     """
     return weights + channels * (BIAS_BYTES + RESCALING_BYTES)
+
+
+def bytes_in_onnx(weights: int, channels: int) -> int:
+    """Bytes of an 8-bit layer in a QDQ ``.onnx``: float32 scales of weights and bias, and int8 zero points.
+
+    >>> bytes_in_onnx(90, 10)
+    220
+    """
+    return weights + channels * (BIAS_BYTES + 2 * ONNX_SCALE_BYTES + 1)
 
 
 EIGHT_BITS = Storage()

@@ -1,5 +1,7 @@
 """Targets: what a device's runtime stores and executes, read from ``targets/<name>.toml``.
 
+A target ships a ``.tflite`` (``format = "tflite"``), or the QDQ ``.onnx`` as it is (``format = "onnx"``).
+
 A target is data: which version of each op it executes, which weight widths each op may have and how they are
 scaled, what activations look like, how constant data is aligned, which runtimes must agree before a
 certificate says so and by how much they may differ, and the limits of the device where it has any. A new
@@ -117,26 +119,31 @@ class Runtimes(Table):
 
 
 class Tolerance(Table):
-    """By how much a runtime may differ from the integer executor in some ops, on equal inputs, and why.
+    """By how much a runtime may differ, and why.
 
-    Where no row names a runtime and an op, the two are equal.
+    Of a ``.tflite``: from the integer executor in some ops, on equal inputs. Of an ``.onnx``: from the
+    compressed model, in the whole model's outputs. Where no row names a runtime (and an op), the two are
+    equal.
     """
 
     runtime: Name = Field(description="One of `[runtimes]`.")
-    ops: Annotated[tuple[DeviceOp, ...], Field(min_length=1, strict=False), Form("list of ops")] = Field(
-        description="The ops that may differ."
+    ops: Annotated[tuple[DeviceOp, ...], Field(strict=False), Form("list of ops")] = Field(
+        default=(),
+        description="The ops that may differ from the integer executor on equal inputs. Left out where the "
+        "format is `onnx`: the model's outputs may then differ from the compressed model's.",
     )
     steps: Annotated[int, Field(ge=1), Unit("output integers")] = Field(description="By how much at most.")
     reason: Annotated[str, Field(min_length=10)] = Field(description="Why, in a sentence.")
 
 
 class Code(Table):
-    """That the device runs generated C code, and how that stores weights."""
+    """How weights are stored by what runs them: by generated C code, where the format is ``tflite``."""
 
     weights: Literal["learned", "stored"] = Field(
         default="stored",
         description="`learned` packs each output channel at a width of its own, 1 to 8 bits, and the "
-        "`.tflite` holds the same integers in 8 bits; `stored` keeps the `.tflite`'s widths.",
+        "model file holds the same integers in 8 bits; `stored` keeps the file's widths. C code does so; of "
+        "an `.onnx` nothing packs, and `learned` counts the bytes that it would take.",
     )
 
 
@@ -152,14 +159,20 @@ class Limits(Table):
 class Target(NamedTable):
     """A validated ``targets/<name>.toml``."""
 
-    format: Literal["tflite"] = Field(description="What is shipped.")
+    format: Literal["tflite", "onnx"] = Field(
+        description="What is shipped: `model.tflite`, or `model.qdq.onnx` as it is, without lowering."
+    )
     alignment: Annotated[Literal[16, 32, 64], Unit("bytes")] = Field(
         default=16, description="Constant data starts at multiples of it in the file; the format asks for 16."
     )
     activations: Activations = Field(description="Values between ops.")
-    versions: Annotated[
-        dict[DeviceOp, Annotated[int, Field(ge=1)]], Field(min_length=1), Form("`Op = version`, one a line")
-    ] = Field(description="The newest version of each op that the target executes; others are refused.")
+    versions: Annotated[dict[DeviceOp, Annotated[int, Field(ge=1)]], Form("`Op = version`, one a line")] = (
+        Field(
+            default={},
+            description="The newest version of each op that the target executes; others are refused. "
+            "Required where the format is `tflite`, and only there.",
+        )
+    )
     weights: Annotated[tuple[Weights, ...], Field(min_length=1, strict=False)] = Field(
         description="The legal storages of weights; training chooses among them."
     )
@@ -198,23 +211,52 @@ class Target(NamedTable):
         return self
 
     @model_validator(mode="after")
+    def _format_fits(self) -> Target:
+        """Versions, limits and tolerances of single ops are of the device graph: an ``.onnx`` has none."""
+        if self.is_lowered:
+            if not self.versions:
+                raise ValueError("format 'tflite' needs [versions]: which ops the target executes")
+            if any(not row.ops for row in self.tolerances):
+                raise ValueError("a tolerance of format 'tflite' names its ops")
+            return self
+        given = {"[versions]": bool(self.versions), "[limits]": self.limits != Limits()}
+        for name in (name for name, there in given.items() if there):
+            raise ValueError(f"{name} is about a .tflite, and format 'onnx' ships none: leave it out")
+        if any(row.ops for row in self.tolerances):
+            raise ValueError("a tolerance of format 'onnx' is about the model's outputs: leave ops out")
+        names = [row.runtime for row in self.tolerances]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"tolerances come twice: {', '.join(twice)}")
+        return self
+
+    @model_validator(mode="after")
     def _weighted_ops_are_executed(self) -> Target:
         for row in self.weights:
-            if row.op not in self.versions:
+            if self.is_lowered and row.op not in self.versions:
                 raise ValueError(f"{row.op} has weights and no version: give it one in [versions]")
         return self
 
     @model_validator(mode="after")
     def _tolerances_differ(self) -> Target:
         known = (*self.runtimes.required, *self.runtimes.optional)
+        for row in self.tolerances:
+            if row.runtime not in known:
+                hint = nearest(row.runtime, known)
+                raise ValueError(f"tolerances name '{row.runtime}', which is no runtime of the target{hint}")
         pairs = [(row.runtime, op) for row in self.tolerances for op in row.ops]
         for runtime, op in pairs:
-            if runtime not in known:
-                hint = nearest(runtime, known)
-                raise ValueError(f"tolerances name '{runtime}', which is no runtime of the target{hint}")
             if pairs.count((runtime, op)) > 1:
                 raise ValueError(f"tolerances of {runtime} for {op} come twice")
         return self
+
+    @property
+    def is_lowered(self) -> bool:
+        """Whether the model becomes a device graph and a ``.tflite``; else its ``.onnx`` ships."""
+        return self.format == "tflite"
+
+    def executes(self, op: str) -> bool:
+        """Whether the target executes a device op; of an ``.onnx``, which has none, every one."""
+        return not self.is_lowered or op in self.versions
 
     @property
     def packs(self) -> bool:
@@ -247,6 +289,14 @@ class Target(NamedTable):
         """Steps by which a runtime's output of one op may differ from the integer executor's."""
         rows = (row.steps for row in self.tolerances if row.runtime == runtime and op in row.ops)
         return next(rows, 0)
+
+    @property
+    def output_steps(self) -> dict[str, int]:
+        """Output integers by which required runtimes of an ``.onnx`` may differ; of a ``.tflite`` none."""
+        if self.is_lowered:
+            return {}
+        stated = {row.runtime: row.steps for row in self.tolerances}
+        return {name: stated.get(name, 0) for name in self.runtimes.required}
 
 
 def load_target(name_or_path: str | Path) -> Target:

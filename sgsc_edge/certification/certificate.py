@@ -20,6 +20,7 @@ from sgsc_edge.certification.records import (
     Predicate,
     RuntimeRow,
     Statement,
+    TestSummary,
     Verdict,
 )
 from sgsc_edge.certification.samples import CERTIFY, MUST_KEEP
@@ -29,7 +30,7 @@ CERTIFICATE_NAME = "certificate.json"
 MAX_CERTIFICATE_BYTES = 64 << 20
 _EXIT_CODES = {Verdict.PASSED: 0, Verdict.FAILED: 1, Verdict.NOT_MEASURED: 3}
 _COLUMNS_BEFORE = ("model", "role", "status", "samples")
-_COLUMNS_AFTER = ("flips -/+", "differs", "ties", "max LSB", "note")
+_COLUMNS_AFTER = ("agrees", "flips -/+", "differs", "ties", "max LSB", "note")
 _SHOWN_PROBLEMS = 10
 
 
@@ -53,6 +54,12 @@ class Certificate:
     def verdict(self) -> Verdict:
         """PASSED, FAILED or NOT_MEASURED."""
         return self.predicate.verdict
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the certify samples are sequences, with more than one decision each."""
+        certify = self.predicate.sets[CERTIFY]
+        return certify.decisions != certify.samples
 
     @property
     def runtime_names(self) -> frozenset[str]:
@@ -173,7 +180,7 @@ def read_certificate(path: Path) -> Certificate:
 
 def _check_conclusions(predicate: Predicate, path: Path) -> None:
     """FileFormatError unless verdict, gates and warnings follow from the policy and the measured rows."""
-    sets = {part: row.samples for part, row in predicate.sets.items()}
+    sets = {part: row.decisions for part, row in predicate.sets.items()}
     recorded = [row.name for row in predicate.runtimes if row.status == RECORDED]
     if len(recorded) != 1 or CERTIFY not in sets:
         raise FileFormatError(
@@ -183,7 +190,7 @@ def _check_conclusions(predicate: Predicate, path: Path) -> None:
     roles = dict.fromkeys((*recorded, *policy.runtimes.optional), False)
     roles |= dict.fromkeys(policy.runtimes.required, True)
     rows = [(row.name, row.required) for row in predicate.runtimes]
-    gates, warnings = judge(policy.gate, predicate.references, predicate.runtimes, sets)
+    gates, warnings = judge(policy, predicate.references, predicate.runtimes, sets)
     follows = sorted(rows) == sorted(roles.items()) and predicate.verdict == verdict_of(gates)
     if not follows or (predicate.gates, predicate.warnings) != (gates, warnings):
         raise FileFormatError(
@@ -251,21 +258,31 @@ def _note(row: RuntimeRow) -> str:
 def _figures(measured: Measurement | None, metrics: tuple[str, ...]) -> tuple[str, ...]:
     """The columns from "samples" to "max LSB"."""
     if measured is None:
-        return ("-",) * (len(metrics) + 5)
+        return ("-",) * (len(metrics) + 6)
     flips = "-"
     if measured.negative_flips is not None and measured.positive_flips is not None:
         flips = f"{len(measured.negative_flips)}/{len(measured.positive_flips)}"
     return (
         str(measured.samples),
-        *(_metric(name, measured.metrics[name]) for name in metrics),
+        *(metric_text(name, measured.metrics[name]) for name in metrics),
+        "-" if measured.agreement is None else f"{100 * measured.agreement:.2f} %",
         flips,
-        str(len(measured.differs_from_compressed)),
+        differing(measured),
         str(measured.ties),
         "-" if measured.max_lsb is None else str(measured.max_lsb),
     )
 
 
-def _metric(name: str, value: float | None) -> str:
+def differing(measured: Measurement | TestSummary) -> str:
+    """Samples decided otherwise than by the compressed model; of sequences also how many tokens are."""
+    ids = measured.differs_from_compressed
+    samples = ids if isinstance(ids, int) else len(ids)
+    is_text = measured.decided != measured.samples
+    return f"{samples} ({measured.differing} tokens)" if is_text and samples else str(samples)
+
+
+def metric_text(name: str, value: float | None) -> str:
+    """A metric's value as tables show it."""
     if value is None:
         return "-"
     return f"{100 * value:.2f} %" if name == "accuracy" else f"{value:.4f}"
@@ -276,4 +293,4 @@ def _gate_line(gate: Gate) -> str:
     if gate.measured is None:
         return f"{head} not measured: {gate.reason}"
     note = f" ({gate.reason})" if gate.reason else ""
-    return f"{head} {gate.measured:.6g}, at most {gate.threshold:g}{note}"
+    return f"{head} {gate.measured:.6g}, {gate.bound} {gate.threshold:g}{note}"

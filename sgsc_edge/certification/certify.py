@@ -32,7 +32,8 @@ COMPRESSED = "torch"
 
 @dataclass(frozen=True, eq=False)
 class RuntimeRun:
-    """How one runtime did: ``outputs`` int8 [n, K] by part, empty unless ``status`` is ``ok``."""
+    """How one runtime did: ``outputs`` by part, int8 [n, K] (of sequences [n, T, K]), empty unless ``status``
+    is ``ok``."""
 
     status: str
     version: str | None = None
@@ -75,7 +76,7 @@ def certify(
     ]
     runtimes = (compressed, *rows)
     gates, warnings = judge(
-        policy.gate, references, runtimes, {part: len(samples) for part, samples in sets.items()}
+        policy, references, runtimes, {part: samples.decisions for part, samples in sets.items()}
     )
     predicate = Predicate(
         verdict=verdict_of(gates),
@@ -86,6 +87,7 @@ def certify(
         sets={
             part: SetRow(
                 samples=len(s),
+                decisions=s.decisions,
                 sha256=s.sha256,
                 gated=part in GATED_PARTS,
                 trained_on=None if s.trained_on is None else int(s.trained_on.sum()),

@@ -1,9 +1,10 @@
-"""Decisions and metrics of classifiers, from logits.
+"""Decisions and metrics, from logits.
 
-A decision is the index of the largest logit, the lowest index where several are equal. ``accuracy`` is
-the share of decisions equal to the label. ``loss`` is the mean cross-entropy in nats of dequantized
-logits, ``mean(log(sum(exp(z))) - z[label])``; where the model ends with Softmax it is ``mean(-log p)``.
-A metric of no samples, or one that is NaN or infinite, is None: not measured.
+A decision is the index of the largest logit, the lowest index where several are equal. A classifier decides
+once a sample; a language model once for each next token that has a label. ``accuracy`` is the share of
+decisions equal to the label. ``loss`` is the mean cross-entropy in nats of dequantized logits over all
+decisions, ``mean(log(sum(exp(z))) - z[label])``; where the model ends with Softmax it is ``mean(-log p)``.
+A metric of no decisions, or one that is NaN or infinite, is None: not measured.
 """
 
 from __future__ import annotations
@@ -31,22 +32,22 @@ class OutputGrid:
     probabilities: bool = False
 
     def to_real(self, integers: NDArray[np.int8]) -> NDArray[np.float64]:
-        """Logits (or probabilities) float64 [n, K] of ``integers`` int8 [n, K]."""
+        """Logits (or probabilities) float64 [..., K] of ``integers`` int8 [..., K]."""
         return self.scale * (integers.astype(np.float64) - self.zero_point)
 
 
 def decisions(logits: NDArray[np.generic]) -> NDArray[np.int64]:
-    """Index of the largest of each row [n, K]; the lowest index wins ties.
+    """Index of the largest of each row [..., K]; the lowest index wins ties.
 
     >>> decisions(np.array([[1, 7, 7], [2, 0, 1]])).tolist()
     [1, 0]
     """
-    decided: NDArray[np.int64] = np.argmax(logits, axis=1).astype(np.int64)
+    decided: NDArray[np.int64] = np.argmax(logits, axis=-1).astype(np.int64)
     return decided
 
 
 def ties(logits: NDArray[np.generic]) -> int:
-    """Number of rows whose largest value occurs more than once.
+    """Number of rows [m, K] whose largest value occurs more than once.
 
     >>> ties(np.array([[1, 7, 7], [2, 0, 1]]))
     1

@@ -6,11 +6,13 @@ gives replace the recorded ones (``metric`` only together with ``max_drop``, whi
     [gate]
     metric = "accuracy"          # or "loss"
     max_drop = 0.01              # allowed drop (for loss: rise) on the certify set
+    min_agreement = 0.95         # least share of decisions that must be float's; without it, not gated
     reference = "float"          # or "control"
     max_lowering_flips = 0.005   # allowed share of decisions that differ from the compressed model
     [runtimes]
     required = ["tflm"]
     optional = ["litert"]
+    max_steps = { tflm = 0 }     # allowed difference from the compressed model's output integers
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sgsc_edge.artifacts import canonical_json, sha256_bytes
 from sgsc_edge.certification.metrics import METRICS
-from sgsc_edge.config_text import TomlFile, Unit, read_toml, validate
+from sgsc_edge.config_text import Form, TomlFile, Unit, read_toml, validate
 from sgsc_edge.targets import RUNTIME_NAMES
 
 STRICT = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -40,10 +42,14 @@ class GatePolicy(BaseModel):
     max_drop: Annotated[float, Field(ge=0), Unit("the metric's: a share, or nats")] = Field(
         description="By how much the metric may be worse than the reference's on the certify samples."
     )
+    min_agreement: Annotated[float, Field(ge=0, le=1), Unit("share of the certify decisions")] | None = Field(
+        default=None,
+        description="How many decisions of the compressed model must be the float model's; unset: not gated.",
+    )
     reference: Literal["float", "control"] = Field(
         description="What the compression gate compares with; a control must have been recorded."
     )
-    max_lowering_flips: Annotated[float, Field(ge=0, le=1), Unit("share of the certify samples")] = Field(
+    max_lowering_flips: Annotated[float, Field(ge=0, le=1), Unit("share of the certify decisions")] = Field(
         description="How many decisions of each required runtime may differ from the compressed model's."
     )
 
@@ -60,10 +66,17 @@ class RuntimePolicy(BaseModel):
     model_config = STRICT
 
     required: Annotated[tuple[str, ...], Field(min_length=1, strict=False), RUNTIME_NAMES] = Field(
-        description="Who must have run, and passed; one that runs the `.tflite` is among them."
+        description="Who must have run, and passed; one that runs the model that ships is among them."
     )
     optional: Annotated[tuple[str, ...], Field(strict=False), RUNTIME_NAMES] = Field(
         default=(), description="Who is run and shown, and gates nothing."
+    )
+    max_steps: Annotated[
+        dict[str, Annotated[int, Field(ge=0)]], Unit("output integers"), Form("`{ runtime = steps }`")
+    ] = Field(
+        default={},
+        description="By how much the outputs of a required runtime may differ from the compressed model's; "
+        "a runtime that is not named is held to its decisions alone.",
     )
 
     @model_validator(mode="after")
@@ -72,6 +85,12 @@ class RuntimePolicy(BaseModel):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"named twice: {', '.join(twice)}")
+        return self
+
+    @model_validator(mode="after")
+    def _steps_are_of_required_ones(self) -> Self:
+        if unknown := sorted(set(self.max_steps) - set(self.required)):
+            raise ValueError(f"max_steps names {', '.join(unknown)}, not among the required runtimes")
         return self
 
 
@@ -93,7 +112,7 @@ def requiring(policy: Policy, names: Collection[str]) -> Policy:
     """``policy`` with these runtimes required beside its own, were they optional or not in it at all."""
     required = tuple(dict.fromkeys((*policy.runtimes.required, *names)))
     optional = tuple(name for name in policy.runtimes.optional if name not in required)
-    runtimes = RuntimePolicy(required=required, optional=optional)
+    runtimes = policy.runtimes.model_copy(update={"required": required, "optional": optional})
     return policy.model_copy(update={"runtimes": runtimes})
 
 
@@ -111,6 +130,9 @@ def read_policy(path: Path, base: Policy) -> Policy:
     if isinstance(given, Mapping) and isinstance(given.get("required"), list) and "optional" not in given:
         optional = base.runtimes.optional
         tables["runtimes"]["optional"] = [name for name in optional if name not in given["required"]]
+        if "max_steps" not in given:
+            steps = base.runtimes.max_steps
+            tables["runtimes"]["max_steps"] = {n: s for n, s in steps.items() if n in given["required"]}
     gate = file.tables.get("gate")
     if isinstance(gate, Mapping) and "max_drop" not in gate:
         metric = gate.get("metric")

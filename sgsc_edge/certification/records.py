@@ -15,7 +15,7 @@ from sgsc_edge.certification.metrics import METRICS
 from sgsc_edge.certification.policy import STRICT, Policy
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
-PREDICATE_TYPE = "urn:sgsc-edge:certificate:v2"
+PREDICATE_TYPE = "urn:sgsc-edge:certificate:v3"
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0)]
@@ -39,26 +39,37 @@ class Verdict(StrEnum):
 class Measurement(BaseModel):
     """One model or runtime on one set.
 
-    ``metrics`` by name, None where not measured. ``negative_flips``: ids that the float model decides
-    rightly and this one wrongly (``positive_flips`` the other way round), None where the float logits are
-    not finite. ``differs_from_compressed``: ids decided otherwise than by the compressed model, and
-    ``decisions``: the class that was decided on each of these instead.
+    ``samples`` have ``decided`` labelled decisions in all: as many, or of sequences one for each labelled
+    next token; ``correct`` of them are right. ``metrics`` by name, None where not measured. ``agreeing``:
+    decisions that are the float model's. ``negative_flips``: ids that the float model decides rightly and
+    this one wrongly (``positive_flips`` the other way round), of sequences those with such a decision; all
+    three are None where the float logits are not finite. ``differs_from_compressed``: ids decided otherwise
+    than by the compressed model, ``differing`` decisions in all, and ``decisions``: what was decided on each
+    of these instead, a class, or of a sequence the classes at its labelled tokens in order.
     ``max_lsb``: largest difference from its output integers, None for float models.
-    ``outputs_sha256``: of the outputs' bytes, int8 or float32 [n, K] in C order.
+    ``outputs_sha256``: of the outputs' bytes, int8 or float32 [n, K] (sequences: [n, T, K]) in C order.
     """
 
     model_config = STRICT
 
     samples: Count
+    decided: Count
     correct: Count
     metrics: Annotated[dict[str, float | None], AfterValidator(_every_metric)]
+    agreeing: Count | None
     negative_flips: Ids | None
     positive_flips: Ids | None
     differs_from_compressed: Ids
-    decisions: dict[str, Count]
+    differing: Count
+    decisions: dict[str, Count | Annotated[tuple[Count, ...], Field(strict=False)]]
     ties: Count
     max_lsb: Count | None
     outputs_sha256: Sha256
+
+    @property
+    def agreement(self) -> float | None:
+        """Share of the decisions that are the float model's; None where that is not known."""
+        return None if self.agreeing is None or not self.decided else self.agreeing / self.decided
 
 
 class TestSummary(BaseModel):
@@ -68,10 +79,13 @@ class TestSummary(BaseModel):
     model_config = STRICT
 
     samples: Count
+    decided: Count
     metrics: Annotated[dict[str, float | None], AfterValidator(_every_metric)]
+    agreeing: Count | None
     negative_flips: Count | None
     positive_flips: Count | None
     differs_from_compressed: Count
+    differing: Count
     ties: Count
     max_lsb: Count | None
 
@@ -81,10 +95,13 @@ class TestSummary(BaseModel):
         negative, positive = measurement.negative_flips, measurement.positive_flips
         return cls(
             samples=measurement.samples,
+            decided=measurement.decided,
             metrics=measurement.metrics,
+            agreeing=measurement.agreeing,
             negative_flips=None if negative is None else len(negative),
             positive_flips=None if positive is None else len(positive),
             differs_from_compressed=len(measurement.differs_from_compressed),
+            differing=measurement.differing,
             ties=measurement.ties,
             max_lsb=measurement.max_lsb,
         )
@@ -113,15 +130,16 @@ class RuntimeRow(BaseModel):
 
 
 class Gate(BaseModel):
-    """One condition. ``margin`` is threshold - measured; negative margins fail."""
+    """One condition: ``measured`` is ``bound`` the threshold. Negative margins fail."""
 
     model_config = STRICT
 
-    name: Literal["compression", "must_keep", "lowering"]
+    name: Literal["compression", "agreement", "must_keep", "lowering", "outputs"]
     subject: str
     set: str
     quantity: str
     measured: float | None
+    bound: Literal["at most", "at least"]
     threshold: float
     margin: float | None
     status: Literal["passed", "failed", "not_measured"]
@@ -131,13 +149,15 @@ class Gate(BaseModel):
 class SetRow(BaseModel):
     """One set of samples: its size, the hash of its ids, labels and inputs, and whether it gates.
 
-    ``trained_on``: how many of them compression may have trained on; stated for must_keep, None for the
-    parts whose name says it: of guide all, of watch and certify none.
+    ``decisions``: labelled ones, as many as samples, or of sequences as labelled next tokens. ``trained_on``:
+    how many of them compression may have trained on; stated for must_keep, None for the parts whose name says
+    it: of guide all, of watch and certify none.
     """
 
     model_config = STRICT
 
     samples: Count
+    decisions: Count
     sha256: Sha256
     gated: bool
     trained_on: Count | None
@@ -146,14 +166,14 @@ class SetRow(BaseModel):
 class CoarseGate(BaseModel):
     """A warning: a set too small for a gate's threshold, which only a measured 0 can meet on it.
 
-    ``samples`` decide in steps of 1/samples, which is more than ``threshold``; ``needed`` samples would do.
+    ``decisions`` change in steps of 1/decisions, more than ``threshold``; ``needed`` of them would do.
     """
 
     model_config = STRICT
 
-    gate: Literal["compression", "lowering"]
+    gate: Literal["compression", "agreement", "lowering"]
     set: str
-    samples: Count
+    decisions: Count
     threshold: float
     needed: Count
     message: str
@@ -223,5 +243,5 @@ class Statement(BaseModel):
 
     type: Annotated[Literal["https://in-toto.io/Statement/v1"], Field(alias="_type")]
     subject: Annotated[tuple[Subject, ...], Field(strict=False)]
-    predicate_type: Annotated[Literal["urn:sgsc-edge:certificate:v2"], Field(alias="predicateType")]
+    predicate_type: Annotated[Literal["urn:sgsc-edge:certificate:v3"], Field(alias="predicateType")]
     predicate: Predicate

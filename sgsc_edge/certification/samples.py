@@ -2,8 +2,10 @@
 
 For each part p: ``p_inputs`` int8 [n, ...], ``p_labels`` int64 [n], ``p_ids`` text [n],
 ``p_float_logits`` float32 [n, K], ``p_compressed_logits`` int8 [n, K] and, where a control was trained,
-``p_control_logits`` float32 [n, K]. ``must_keep_trained_on`` bool [n] marks the samples among those that may
-enter a gradient. ``measured_ids`` text [m] holds the ids of the test samples.
+``p_control_logits`` float32 [n, K]. Of a language model a sample is a sequence: inputs are tokens int64 [n,
+T], labels int64 [n, T] with -100 where there is no next token, logits [n, T, K]. ``must_keep_trained_on``
+bool [n] marks the samples among those that may enter a gradient. ``measured_ids`` text [m] holds the ids of
+the test samples.
 """
 
 from __future__ import annotations
@@ -13,11 +15,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sgsc_edge.errors import DataError, FileFormatError
+from sgsc_edge.project.schema import IGNORED
 
 CERTIFY = "certify"
 MUST_KEEP = "must_keep"
@@ -35,9 +39,11 @@ class SampleSet:
     prefixes), ``float_logits`` float32 [n, K] of the user's model, ``compressed_logits`` int8 [n, K] of
     the compressed one, ``control_logits`` float32 [n, K] of the control or None, ``trained_on`` bool [n] of
     must_keep: whether compression may have trained on the sample, None for the other parts.
+
+    Of a language model: ``inputs`` int64 [n, T], ``labels`` int64 [n, T], logits [n, T, K].
     """
 
-    inputs: NDArray[np.int8]
+    inputs: NDArray[Any]
     labels: NDArray[np.int64]
     ids: NDArray[np.str_]
     float_logits: NDArray[np.float32]
@@ -47,6 +53,22 @@ class SampleSet:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the samples are sequences of tokens, with a decision for each next token."""
+        return self.labels.ndim == 2
+
+    @property
+    def labelled(self) -> NDArray[np.bool_]:
+        """Which decisions are measured, in the shape of the labels; of a classifier all."""
+        mask: NDArray[np.bool_] = self.labels != IGNORED
+        return mask
+
+    @property
+    def decisions(self) -> int:
+        """How many decisions are measured: as many as samples, or as labelled next tokens."""
+        return int(self.labelled.sum())
 
     @property
     def sha256(self) -> str:
@@ -67,6 +89,15 @@ _FIELDS: Mapping[str, tuple[str, int | None]] = MappingProxyType(
         "ids": ("text", 1),
         "float_logits": ("float32", 2),
         "compressed_logits": ("int8", 2),
+    }
+)
+_TEXT_FIELDS = MappingProxyType(
+    {
+        **_FIELDS,
+        "inputs": ("int64", 2),
+        "labels": ("int64", 2),
+        "float_logits": ("float32", 3),
+        "compressed_logits": ("int8", 3),
     }
 )
 
@@ -91,35 +122,61 @@ def read_samples(arrays: Mapping[str, NDArray[np.generic]], *, where: str) -> di
 
 
 def _read_part(arrays: Mapping[str, NDArray[np.generic]], part: str, where: str) -> SampleSet:
+    inputs = arrays.get(f"{part}_inputs")
+    fields = _TEXT_FIELDS if inputs is not None and inputs.dtype == np.int64 else _FIELDS
     read = {
-        field: _read(arrays, f"{part}_{field}", dtype, rank, where)
-        for field, (dtype, rank) in _FIELDS.items()
+        field: _read(arrays, f"{part}_{field}", dtype, rank, where) for field, (dtype, rank) in fields.items()
     }
     control = f"{part}_control_logits"
     if control in arrays:
-        read["control_logits"] = _read(arrays, control, "float32", 2, where)
+        read["control_logits"] = _read(arrays, control, *fields["float_logits"], where)
     if part == MUST_KEEP:
         read["trained_on"] = _read(arrays, f"{part}_trained_on", "bool", 1, where)
     lengths = {field: len(array) for field, array in read.items()}
     if len(set(lengths.values())) != 1:
         raise FileFormatError(f"the arrays of '{part}' differ in length: {lengths}", where=where)
     samples = SampleSet(**read)  # type: ignore[arg-type]  # dtypes are checked above
-    classes = samples.float_logits.shape[1]
-    shapes = {array.shape[1] for field, array in read.items() if field.endswith("logits")}
+    classes = samples.float_logits.shape[-1]
+    shapes = {array.shape[-1] for field, array in read.items() if field.endswith("logits")}
     if shapes != {classes} or classes < 2:
         raise FileFormatError(
             f"the logits of '{part}' have {sorted(shapes)} classes, expected one number of at least 2",
             where=where,
         )
-    wrong = np.flatnonzero((samples.labels < 0) | (samples.labels >= classes))
+    _check_labels(samples, classes, part, where)
+    if samples.is_text:
+        _check_text(samples, read, part, where)
+    return samples
+
+
+def _check_labels(samples: SampleSet, classes: int, part: str, where: str) -> None:
+    ignored = (samples.labels == IGNORED) & samples.is_text
+    wrong = np.argwhere(((samples.labels < 0) | (samples.labels >= classes)) & ~ignored)
     if wrong.size:
-        first = int(wrong[0])
+        first = tuple(wrong[0])
         raise DataError(
-            f"label {int(samples.labels[first])} of sample {samples.ids[first]} ('{part}', index {first}) "
-            f"is not in 0..{classes - 1}",
+            f"label {int(samples.labels[first])} of sample {samples.ids[first[0]]} ('{part}', index "
+            f"{first[0]}) is not in 0..{classes - 1}",
             where=where,
         )
-    return samples
+
+
+def _check_text(samples: SampleSet, read: Mapping[str, NDArray[np.generic]], part: str, where: str) -> None:
+    """One logit row and one label for each token, and a label at least in each sequence."""
+    lengths = {array.shape[1] for field, array in read.items() if field not in ("ids", "trained_on")}
+    if len(lengths) != 1:
+        raise FileFormatError(
+            f"the sequences of '{part}' have inputs, labels and logits of lengths {sorted(lengths)}",
+            where=where,
+        )
+    if (samples.inputs < 0).any():
+        raise DataError(f"a token of '{part}' is negative", where=where)
+    unlabelled = np.flatnonzero(~samples.labelled.any(axis=1))
+    if unlabelled.size:
+        raise DataError(
+            f"no token of sample {samples.ids[unlabelled[0]]} ('{part}', index {unlabelled[0]}) has a label",
+            where=where,
+        )
 
 
 def _read(

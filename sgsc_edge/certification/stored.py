@@ -6,6 +6,7 @@ from it by few steps, so each shipped tensor must be part of a stored one:
 - weights: filters of one stored layer, at their scales and bits, in any order; of a filter the kernels (one
   for each input channel) that are left, in any order. Kernels that compute nothing may have become 0.
 - biases: of filters that lost no kernel, as stored; a lost one may have moved a constant into the bias.
+- rows of an embedding, and gains and biases of a LayerNorm: as filters of one kernel each value.
 - activations: scale and zero point of a stored quantizer.
 
 A network none of whose layers has two widths keeps its order: its whole layers are compared position by
@@ -44,7 +45,8 @@ class _Layer:
     """Integers of a layer, output channels first.
 
     ``weight`` int8 [O, I, ...], ``bits`` uint8 [O], ``scale`` float32 [O], ``bias`` int32 [O] and
-    ``bias_scale`` float32 [O]; these two are None where a node of the ``.onnx`` has no bias of its own.
+    ``bias_scale`` float32 [O]; these two are None of an embedding, and where a node of the ``.onnx`` has no
+    bias of its own. Of a LayerNorm ``weight`` is int8 [C, 1].
     """
 
     weight: Integers
@@ -98,18 +100,50 @@ def _tensors(path: Path) -> Mapping[str, NDArray[np.generic]]:
 def _stored_layers(tensors: Mapping[str, NDArray[np.generic]], path: Path) -> list[_Layer]:
     layers = []
     for name in (name.removesuffix(".weight") for name in tensors if name.endswith(".weight")):
+        if f"{name}.weight_scale" in tensors:
+            layers.append(_stored_norm(tensors, name, path))
+            continue
         parts = {part: tensors.get(f"{name}.{part}") for part in _PARTS}
+        table = parts["bias"] is parts["bias_scale"] is None and parts["scale"] is not None
         rows = tensors[f"{name}.weight"].shape[:1]
         for part, value in parts.items():
             wanted = tensors[f"{name}.weight"].shape if part == "weight" else rows
+            if table and part.startswith("bias"):
+                continue
             if value is None or value.dtype != _PARTS[part] or not rows or value.shape != wanted:
-                raise FileFormatError(
-                    f"holds no compressed layer '{name}': its {part} is missing or of another form",
-                    where=str(path),
-                    remedy=_REMEDY,
-                )
-        layers.append(_Layer(**parts))  # type: ignore[arg-type]  # none is None
+                raise _no_layer(name, part, path)
+        layers.append(_Layer(**parts))  # type: ignore[arg-type]  # none but a table's biases is None
     return layers
+
+
+def _stored_norm(tensors: Mapping[str, NDArray[np.generic]], name: str, path: Path) -> _Layer:
+    """Gain and bias of a LayerNorm: int8 [C] each, with one scale."""
+    found = {part: tensors.get(f"{name}.{part}") for part in ("weight", "weight_scale", "bias", "bias_scale")}
+    rows = tensors[f"{name}.weight"].shape
+    for part, value in found.items():
+        dtype, shape = (np.float32, ()) if part.endswith("scale") else (np.int8, rows)
+        if value is None or len(rows) != 1 or value.dtype != dtype or value.shape != shape:
+            raise _no_layer(name, part, path)
+    return _norm(*found.values())  # type: ignore[arg-type]  # none is None
+
+
+def _norm(weight: NDArray[Any], scale: NDArray[Any], bias: NDArray[Any], bias_scale: NDArray[Any]) -> _Layer:
+    rows = len(weight)
+    return _Layer(
+        weight.astype(np.int8)[:, np.newaxis],
+        np.full(rows, WIDE_BITS, np.uint8),
+        np.broadcast_to(scale, (rows,)),
+        bias.astype(np.int32),
+        np.broadcast_to(bias_scale, (rows,)),
+    )
+
+
+def _no_layer(name: str, part: str, path: Path) -> FileFormatError:
+    return FileFormatError(
+        f"holds no compressed layer '{name}': its {part} is missing or of another form",
+        where=str(path),
+        remedy=_REMEDY,
+    )
 
 
 def _stored_grids(tensors: Mapping[str, NDArray[np.generic]]) -> set[tuple[float, int]]:
@@ -135,7 +169,7 @@ class _Shipped:
         self._where = where
 
     def layers(self) -> Iterator[tuple[str, _Layer]]:
-        """Every node that multiplies by dequantized weights, with its name and its bias, if it has one."""
+        """Every node that reads dequantized weights, with its name and its bias, if it has one."""
         dequantized = {
             node.output[0]: node
             for node in self._nodes
@@ -143,12 +177,31 @@ class _Shipped:
         }
         # A MatMul reads its weights as [I, O]; they are stored as [O, I].
         turned = {node.output[0]: node.input[0] for node in self._nodes if node.op_type == "Transpose"}
+        # The bias of a MatMul is what the Add behind it reads beside its output.
+        added = {
+            one: dequantized[other]
+            for node in self._nodes
+            if node.op_type == "Add"
+            for one, other in (node.input, node.input[::-1])
+            if other in dequantized
+        }
         for node in self._nodes:
             if node.op_type in ("Conv", "Gemm", "MatMul"):
                 weight = dequantized.get(turned.get(node.input[1], node.input[1]))
-                bias = dequantized.get(node.input[2]) if len(node.input) > 2 else None
+                bias = dequantized.get(node.input[2]) if len(node.input) > 2 else added.get(node.output[0])
                 if weight is not None:
                     yield node.name, self._layer(weight, bias)
+            elif node.op_type in ("Gather", "QuantizeLinear") and node.input[0] in dequantized:
+                yield node.name, self._layer(dequantized[node.input[0]], None)
+            elif node.op_type == "LayerNormalization":
+                parts = [dequantized.get(name) for name in node.input[1:3]]
+                if len(parts) != 2 or None in parts:
+                    raise FileFormatError(
+                        f"'{node.name}' has no quantized gain and bias, as sgsc-edge writes them",
+                        where=self._where,
+                        remedy=_REMEDY,
+                    )
+                yield node.name, _norm(*(self._value(n) for part in parts if part for n in part.input[:2]))
 
     def _layer(self, weight: onnx.NodeProto, bias: onnx.NodeProto | None) -> _Layer:
         values = np.atleast_1d(self._value(weight.input[0]))
@@ -224,8 +277,8 @@ def _is_filter(shipped: _Layer, number: int, stored: _Layer, row: int, *, ordere
             return False
     if shipped.bias is None or shipped.bias_scale is None:
         return True
-    assert stored.bias is not None
-    assert stored.bias_scale is not None
+    if stored.bias is None or stored.bias_scale is None:
+        return False  # an embedding
     if shipped.bias_scale[number] != stored.bias_scale[row]:
         return False
     # A filter of zeros that nothing reads has no bias, whatever it had.

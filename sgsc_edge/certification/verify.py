@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sgsc_edge.artifacts import check_manifest, read_bytes, read_npz, restoring, write_json
+from sgsc_edge.artifacts import check_manifest, read_npz, restoring, write_json
 from sgsc_edge.certification.belonging import (
     OWN_TOOLS,
     check_one_model,
@@ -23,23 +23,20 @@ from sgsc_edge.certification.certificate import (
     read_certificate,
 )
 from sgsc_edge.certification.certify import COMPRESSED, RuntimeRun, certify
-from sgsc_edge.certification.metrics import OutputGrid
 from sgsc_edge.certification.policy import RuntimePolicy, read_policy, requiring
 from sgsc_edge.certification.records import CertificationContext, Verdict
 from sgsc_edge.certification.samples import CERTIFY, GATED_PARTS, PARTS, SampleSet, read_samples
+from sgsc_edge.certification.shipped import output_grid, shipped_model
 from sgsc_edge.certification.stored import check_stored
 from sgsc_edge.errors import ConfigError, FileFormatError
-from sgsc_edge.graph.ir import DType
-from sgsc_edge.graph.read_tflite import read_tflite
 from sgsc_edge.hints import nearest
 from sgsc_edge.runtimes import MODEL_ONNX, MODEL_TFLITE, RunResult, Status, run_runtime, specs
 
 PRESERVATION_NAME = "preservation.npz"
-REQUIRED_SUBJECTS = (MODEL_TFLITE, MODEL_ONNX, PRESERVATION_NAME)
+REQUIRED_SUBJECTS = (MODEL_ONNX, PRESERVATION_NAME)
 COMPRESSED_NAME = "compressed.safetensors"
-OPTIONAL_SUBJECTS = (COMPRESSED_NAME,)
+OPTIONAL_SUBJECTS = (MODEL_TFLITE, COMPRESSED_NAME)
 DEFAULT_TIMEOUT_S = 600.0
-MAX_TFLITE_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -101,14 +98,15 @@ def verify_folder(
     not_repeated: tuple[str, ...] = ()
     if fresh.verdict is Verdict.PASSED:
         not_repeated = check_repeated(recorded.predicate, fresh.predicate, folder / CERTIFICATE_NAME)
-        check_one_model(
-            folder / MODEL_ONNX,
-            folder / MODEL_TFLITE,
-            sets[CERTIFY].inputs,
-            made_by=recorded.predicate.tools.get(OWN_TOOLS[0], "of another version"),
-            here=fresh.predicate.tools[OWN_TOOLS[0]],
-            timeout_s=timeout_s,
-        )
+        if MODEL_TFLITE in recorded.subjects:
+            check_one_model(
+                folder / MODEL_ONNX,
+                folder / MODEL_TFLITE,
+                sets[CERTIFY].inputs,
+                made_by=recorded.predicate.tools.get(OWN_TOOLS[0], "of another version"),
+                here=fresh.predicate.tools[OWN_TOOLS[0]],
+                timeout_s=timeout_s,
+            )
         if COMPRESSED_NAME in recorded.subjects:
             check_stored(folder / COMPRESSED_NAME, folder / MODEL_ONNX)
     return replace(fresh, differences=differences(recorded, fresh), not_repeated=not_repeated)
@@ -152,10 +150,11 @@ def certify_folder(
     return certificate
 
 
-def check_runtime_names(policy: RuntimePolicy) -> None:
+def check_runtime_names(policy: RuntimePolicy, model: str) -> None:
     """ConfigError listing the runtimes of ``policy`` that do not exist, each with the nearest name.
 
-    Also where none that it requires runs the ``.tflite`` file: nothing would then be measured of it.
+    Also where none that it requires runs ``model``, the file that ships: nothing would then be measured of
+    it; and where one runs a ``.tflite``, and none ships.
     """
     known = [*specs(), COMPRESSED]
     unknown = [name for name in (*policy.required, *policy.optional) if name not in known]
@@ -165,12 +164,17 @@ def check_runtime_names(policy: RuntimePolicy) -> None:
             remedy=f"use names among: {', '.join(known)}",
             problems=tuple(f"'{name}'{nearest(name, known)}" for name in unknown),
         )
-    runs = [name for name in policy.required if name != COMPRESSED and specs()[name].artifact == MODEL_TFLITE]
-    if not runs:
-        able = [name for name, spec in specs().items() if spec.artifact == MODEL_TFLITE]
+    named = [name for name in (*policy.required, *policy.optional) if name != COMPRESSED]
+    able = [name for name, spec in specs().items() if spec.artifact == model]
+    if not set(able) & set(policy.required):
         raise ConfigError(
-            f"the policy requires no runtime that runs {MODEL_TFLITE}: it could pass unmeasured",
+            f"the policy requires no runtime that runs {model}: it could pass unmeasured",
             remedy=f"require at least one of: {', '.join(able)}",
+        )
+    if model == MODEL_ONNX and (others := [name for name in named if name not in able]):
+        raise ConfigError(
+            f"the policy names runtimes of {MODEL_TFLITE}, and the build ships none: {', '.join(others)}",
+            remedy=f"name runtimes of {model}: {', '.join(able)}",
         )
 
 
@@ -192,9 +196,9 @@ def _recompute(
     subjects: Mapping[str, str],
     settings: RunSettings,
 ) -> Certificate:
-    policy = context.policy.runtimes
-    check_runtime_names(policy)
-    grid = output_grid(folder / MODEL_TFLITE, sets)
+    policy, model = context.policy.runtimes, shipped_model(subjects)
+    check_runtime_names(policy, model)
+    grid = output_grid(folder / model, sets)
     names = [name for name in (*policy.required, *policy.optional) if name != COMPRESSED]
     return certify(
         context,
@@ -224,27 +228,6 @@ def split_result(result: RunResult, parts: Sequence[str], sets: Mapping[str, Sam
         bounds = np.cumsum([len(sets[part]) for part in parts])[:-1]
         outputs = dict(zip(parts, np.split(result.outputs, bounds), strict=True))
     return RuntimeRun(str(result.status), result.version, result.reason, result.stand_in, outputs)
-
-
-def output_grid(path: Path, sets: Mapping[str, SampleSet]) -> OutputGrid:
-    """What the model's output integers mean; FileFormatError where model and samples do not fit."""
-    graph = read_tflite(read_bytes(path, MAX_TFLITE_BYTES))
-    if len(graph.inputs) != 1 or len(graph.outputs) != 1:
-        raise FileFormatError("must have one input and one output", where=str(path))
-    source, sink = graph[graph.inputs[0]], graph[graph.outputs[0]]
-    quantization = sink.quantization
-    if (source.dtype, sink.dtype) != (DType.INT8, DType.INT8) or quantization is None:
-        raise FileFormatError("must have a quantized int8 input and output", where=str(path))
-    samples = next(iter(sets.values()))
-    expected = ((1, *samples.inputs.shape[1:]), (1, samples.float_logits.shape[1]))
-    if (source.shape, sink.shape) != expected:
-        raise FileFormatError(
-            f"maps {list(source.shape)} to {list(sink.shape)}, but {PRESERVATION_NAME} holds samples for "
-            f"{list(expected[0])} to {list(expected[1])}",
-            where=str(path),
-        )
-    probabilities = any(node.kind == "Softmax" and graph.outputs[0] in node.outputs for node in graph.nodes)
-    return OutputGrid(float(quantization.scale[0]), int(quantization.zero_point[0]), probabilities)
 
 
 def _tools() -> dict[str, str]:

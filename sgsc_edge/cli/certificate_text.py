@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sgsc_edge.certification.certificate import metric_text
 from sgsc_edge.cli.output import table
 
 if TYPE_CHECKING:
@@ -14,16 +15,17 @@ if TYPE_CHECKING:
 
 
 _LEGEND = """\
-flips -/+: decisions that float has right and this one wrong, and the reverse
-differs, max LSB: decisions unlike the compressed model's, and the largest difference from its output integers
-ties: decisions between equal outputs, where the lower class wins"""
+agrees: share of decisions that are float's
+flips -/+: {what} that float has right and this one wrong, and the reverse
+differs, max LSB: {what} unlike the compressed model's, and the largest difference from its output integers
+ties: decisions between equal outputs, where the lower {one} wins"""
 
 
 def certificate_text(certificate: Certificate, folder: Path) -> str:
     """The certify set, must_keep and test, a line a gate, warnings, differences, the verdict, the files."""
     blocks = [
         table(certificate.summary_rows()),
-        _LEGEND,
+        _legend(certificate),
         certificate.must_keep_line(),
         _test_line(certificate),
     ]
@@ -37,15 +39,23 @@ def certificate_text(certificate: Certificate, folder: Path) -> str:
     return "\n\n".join(block for block in blocks if block)
 
 
+def _legend(certificate: Certificate) -> str:
+    """Of sequences, flips are counted by sequence."""
+    if certificate.is_text:
+        return _LEGEND.format(what="sequences with a next token", one="token")
+    return _LEGEND.format(what="decisions", one="class")
+
+
 def _test_line(certificate: Certificate) -> str:
     """The test set, where the build measured one: no gate, and not repeated by ``verify``."""
     test = certificate.predicate.test
     if not test:
         return ""
     samples = max(row.samples for row in test.values())
-    shown = ((name, row.metrics["accuracy"]) for name, row in test.items())
-    figures = ", ".join(f"{name} {100 * value:.2f} %" for name, value in shown if value is not None)
-    return f"test set, as the build measured it ({samples} samples, no gate): accuracy {figures}"
+    metric = certificate.predicate.policy.gate.metric
+    shown = ((name, row.metrics[metric]) for name, row in test.items())
+    figures = ", ".join(f"{name} {metric_text(metric, value)}" for name, value in shown if value is not None)
+    return f"test set, as the build measured it ({samples} samples, no gate): {metric} {figures}"
 
 
 def search_text(search: Search) -> str:

@@ -43,19 +43,19 @@ def command(project: Path, out: Path, settings: tuple[str, ...]) -> Result:
 
 def _text(preserved: Preserved) -> str:
     selection, summary = preserved.selection, preserved.summary
-    saliency = (
-        f"Grad-CAM at {selection.grad_cam}"
-        if selection.grad_cam is not None
-        else f"gradient times activation at {selection.features}"
-    )
     head = (
         f"{selection.rest.different} training samples and a pool of {selection.pool.different}; "
-        f"saliency: {saliency}; clusters: input of {selection.features}"
+        f"saliency: {selection.saliency_at}; clusters: input of {selection.features}"
     )
-    groups = [_HEADINGS, *(_group_row(group) for group in summary.groups)]
-    hardest = [_HARDEST, *(_sample_row(one) for samples in summary.hardest.values() for one in samples)]
+    text = selection.is_text
+    groups = [_TEXT_HEADINGS if text else _HEADINGS, *(_group_row(group) for group in summary.groups)]
+    hardest = [
+        _TEXT_HARDEST if text else _HARDEST,
+        *(_sample_row(one) for samples in summary.hardest.values() for one in samples),
+    ]
     missing = [
-        f"{part} has no sample of label {', '.join(map(str, labels))}: raise preservation.fraction"
+        f"{part} has no sample of {'length' if text else 'label'} {', '.join(map(str, labels))}: "
+        "raise preservation.fraction"
         for part, labels in summary.uncovered.items()
         if labels
     ]
@@ -89,6 +89,11 @@ _HEADINGS = (
     *("part", "criterion", "samples", "share", "labels", "clusters", "float wrong"),
     *("1 - max p (10 %, 50 %, 90 %)", "saliency (10 %, 50 %, 90 %)"),
 )
+_TEXT_HEADINGS = (
+    *("part", "criterion", "sequences", "share", "lengths", "clusters", "tokens wrong"),
+    *("mean 1 - max p (10 %, 50 %, 90 %)", "saliency (10 %, 50 %, 90 %)"),
+)
+_TEXT_HARDEST = ("part", "hardest sequence", "tokens", "right", "mean 1 - max p", "mean margin", "chosen for")
 _HARDEST = ("part", "hardest sample", "label", "decided", "1 - max p", "margin", "chosen for")
 
 

@@ -33,7 +33,7 @@ def _targets(targets: Sequence[Target]) -> list[tuple[str, ...]]:
             target.description,
             ", ".join(target.runtimes.required),
             ", ".join(target.runtimes.optional),
-            _bytes(target.alignment),
+            _bytes(target.alignment) if target.is_lowered else "",
         )
         for target in targets
     )
@@ -60,8 +60,9 @@ def _weights(targets: Sequence[Target]) -> list[tuple[str, ...]]:
 def _versions(targets: Sequence[Target]) -> list[tuple[str, ...]]:
     """One row an op, one column a target."""
     ops = dict.fromkeys(op for target in targets for op in target.versions)
-    rows = ((op, *(str(target.versions.get(op, "no")) for target in targets)) for op in ops)
-    return [("op, up to version", *(target.name for target in targets)), *rows]
+    lowered = [target for target in targets if target.is_lowered]
+    rows = ((op, *(str(target.versions.get(op, "no")) for target in lowered)) for op in ops)
+    return [("op, up to version", *(target.name for target in lowered)), *rows]
 
 
 def _tolerances(targets: Sequence[Target]) -> list[tuple[str, ...]]:
@@ -70,10 +71,10 @@ def _tolerances(targets: Sequence[Target]) -> list[tuple[str, ...]]:
     for target in targets:
         for row in target.tolerances:
             steps = f"{row.steps} step{'s' if row.steps > 1 else ''}"
-            key = (row.runtime, steps, ", ".join(row.ops), row.reason)
+            key = (row.runtime, steps, ", ".join(row.ops) or "the model's outputs", row.reason)
             shared.setdefault(key, []).append(target.name)
     rows = ((", ".join(names), *key) for key, names in shared.items())
-    return [("targets", "runtime", "may differ by", "in one op", "because"), *rows]
+    return [("targets", "runtime", "may differ by", "in", "because"), *rows]
 
 
 def _limits(targets: Sequence[Target]) -> list[tuple[str, ...]]:

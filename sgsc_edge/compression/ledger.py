@@ -3,7 +3,8 @@
 Channels that an op keeps together (both sides of an Add, a depthwise channel's input and output, a group, a
 flattened map, an attention head) form one *class*: it is stored while one of them lives, and leaves the files
 when all are 0. The classes are those of ``shrink``, which makes the smaller files, so the bytes here are the
-bytes there. A row of a table is a class of its own: its place stays, its bits leave where rows are packed.
+bytes there. A row of a table is a class of its own: its place never leaves, its bits do where rows are
+packed.
 
 Classes that all layers see alike are of one *kind*: the channels of a plain layer, those of a residual
 stream. With c the number of stored classes of each kind, the size is ``base + l·c + c·P·c / 2`` bits, in

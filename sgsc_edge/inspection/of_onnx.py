@@ -8,6 +8,7 @@ listed; the float copies that DequantizeLinear makes of it are not.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +31,11 @@ from sgsc_edge.inspection.summary import (
 )
 
 _QDQ = ("QuantizeLinear", "DequantizeLinear")
-_BIASED = ("Conv", "ConvTranspose", "Gemm")
+_BIASED = ("Conv", "ConvTranspose", "Gemm", "LayerNormalization")
 _WEIGHTED = ("Conv", "Gemm", "MatMul")
+_NO_WEIGHTS = (onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL)
+"""Types of shapes, indices and masks."""
+
 _WIDTHS = {"bool": 8, "float": 32, "double": 64, "bfloat16": 16}
 
 
@@ -84,6 +88,11 @@ def _channel_axis(node: onnx.NodeProto) -> int:
     return 0 if node.op_type == "Conv" or transposed else -1
 
 
+def _swaps(node: onnx.NodeProto) -> bool:
+    """Whether a node transposes a matrix: the weights [O, I] of a MatMul, which reads them as [I, O]."""
+    return node.op_type == "Transpose" and all(list(one.ints) == [1, 0] for one in node.attribute)
+
+
 def _dtype(number: int) -> str:
     name = onnx.TensorProto.DataType.Name(number).lower()
     return "float32" if name == "float" else "float64" if name == "double" else name
@@ -116,18 +125,33 @@ class _OnnxReader:
             if node.op_type == "DequantizeLinear":
                 self.float_copies.add(node.output[0])
                 sources[node.output[0]] = node.input[0]
-        biases = [n.input[2] for n in self.graph.node if n.op_type in _BIASED and len(n.input) > 2]
-        self.biases = {sources.get(name, name) for name in biases}
-        self.channel_axes = {
-            sources.get(node.input[1], node.input[1]): _channel_axis(node)
-            for node in self.graph.node
-            if node.op_type in _WEIGHTED and len(node.input) > 1
-        }
+        self.biases = {sources.get(name, name) for name in self._bias_inputs()}
+        self.channel_axes = dict(self._channel_axes(sources))
         infos = (*self.graph.input, *self.graph.value_info, *self.graph.output)
         self.info_bytes = {info.name: info.ByteSize() for info in infos}
 
     def _qdq(self) -> list[onnx.NodeProto]:
         return [node for node in self.graph.node if node.op_type in _QDQ]
+
+    def _bias_inputs(self) -> Iterator[str]:
+        """What layers add: their own last input, or of a MatMul what the Add behind it reads beside it."""
+        products = {node.output[0] for node in self.graph.node if node.op_type == "MatMul"}
+        for node in self.graph.node:
+            if node.op_type in _BIASED and len(node.input) > 2:
+                yield node.input[2]
+            elif node.op_type == "Add":
+                yield from (two for one, two in (node.input, node.input[::-1]) if one in products)
+
+    def _channel_axes(self, sources: dict[str, str]) -> Iterator[tuple[str, int]]:
+        """The stored weights of every layer, with the axis of its output channels (an embedding's rows)."""
+        turned = {node.output[0]: node.input[0] for node in self.graph.node if _swaps(node)}
+        for node in self.graph.node:
+            if node.op_type in _WEIGHTED and len(node.input) > 1:
+                name = turned.get(node.input[1], node.input[1])
+                axis = _channel_axis(node)
+                yield sources.get(name, name), axis if name == node.input[1] else -1 - axis
+            elif node.op_type in ("Gather", "QuantizeLinear") and node.input[0] in sources:
+                yield sources[node.input[0]], 0
 
     def _quantize(self, node: onnx.NodeProto) -> None:
         """Note the parameters of a QuantizeLinear or DequantizeLinear for both of its sides."""
@@ -201,7 +225,7 @@ class _OnnxReader:
 
     def _initializer(self, tensor: onnx.TensorProto) -> TensorSummary:
         quantized = tensor.name in self.quantization
-        plain = not quantized and tensor.data_type in (onnx.TensorProto.INT64, onnx.TensorProto.INT32)
+        plain = not quantized and (tensor.data_type in _NO_WEIGHTS or not tensor.dims)
         share: Share = "bias" if tensor.name in self.biases else "other" if plain else "weights"
         return self._summary(
             tensor.name, "constant", tensor.data_type, tuple(tensor.dims), _nbytes(tensor), share

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sgsc_edge.artifacts import check_manifest, read_bytes, read_npz, sha256_bytes
+from sgsc_edge.artifacts import Manifest, check_manifest, read_bytes, read_npz, sha256_bytes
 from sgsc_edge.c_code.interface import selftest_samples
 from sgsc_edge.certification.samples import CERTIFY, read_samples
-from sgsc_edge.errors import FileFormatError
+from sgsc_edge.errors import ConfigError, FileFormatError
 from sgsc_edge.graph import reference
 from sgsc_edge.graph.ir import DType, Gather, Graph
 from sgsc_edge.graph.read_tflite import MAX_FILE_BYTES, read_tflite
 
-MODEL, SAMPLES = "model.tflite", "preservation.npz"
+MODEL, ONNX, SAMPLES = "model.tflite", "model.qdq.onnx", "preservation.npz"
 _SEED = 0
 _REAL_RANGE = 4.0
 """Real inputs of a model that takes float32 are normally distributed, within so many deviations."""
@@ -93,12 +93,27 @@ def read_source(path: Path) -> Source:
     )
 
 
+def check_lowered(folder: Path) -> Manifest:
+    """The manifest of a build folder; ConfigError where its target ships an ``.onnx`` and no ``.tflite``.
+
+    FileFormatError where a file is missing, or not the one that the manifest lists.
+    """
+    manifest = check_manifest(folder, required=(SAMPLES,))
+    if MODEL not in manifest.files and ONNX in manifest.files:
+        raise ConfigError(
+            f"ships {ONNX} and no {MODEL}: there is nothing that a microcontroller runs",
+            where=str(folder),
+            remedy="build the project for a target whose format is tflite; see: sgsc-edge targets",
+        )
+    return manifest if MODEL in manifest.files else check_manifest(folder, required=(MODEL,))
+
+
 def read_model(path: Path) -> Model:
     """Read the model of a build folder or of a ``.tflite`` file; raises as ``read_source`` does."""
     folder = path if path.is_dir() else None
     learned = False
     if folder is not None:
-        manifest = check_manifest(folder, required=(MODEL, SAMPLES))
+        manifest = check_lowered(folder)
         learned = manifest.code.get("weights") == "learned"
     elif path.suffix.lower() != ".tflite":
         raise FileFormatError(

@@ -76,7 +76,8 @@ class Build:
         """The user's data sets, the pool set apart."""
         if self.frontier is not None:
             return self.frontier.data
-        return load_data(self.project, self.project.output_size(self.model))
+        model = self.model
+        return load_data(self.project, self.project.output_size(model), self.project.vocabulary(model))
 
     @property
     def out(self) -> Path:
@@ -174,6 +175,11 @@ class Build:
     def floor(self) -> float | None:
         """The watch metric that is to be kept; None where a budget is given, or nothing is learned."""
         return self.project.config.compress.floor if self.untrained.method == "sgsc" else None
+
+    @property
+    def shipped(self) -> str:
+        """The file that ships."""
+        return TFLITE if self.target.is_lowered else ONNX
 
     @property
     def has_control(self) -> bool:

@@ -23,13 +23,9 @@ from sgsc_edge.preservation.sets import Samples
 def recorded(build: Build, samples: Samples) -> dict[str, NDArray[Any]]:
     """One part of ``preservation.npz``: the integers that every runtime is fed, and what models say."""
     inputs, labels = samples.tensors()
-    grid = build.compressed.input
-    assert grid is not None  # lowering has refused tokens
-    scale, zero_point = float(grid.scale), int(grid.zero_point)
-    integers = quantize(inputs.numpy(), scale, zero_point)
-    fed = dequantize(integers, scale, zero_point)
+    stored, fed = _fed(build, inputs)
     arrays = {
-        "inputs": to_device(integers, _input_rank(build)),
+        "inputs": stored,
         "labels": labels.numpy(),
         "ids": np.array(samples.ids, dtype="U16"),
         "float_logits": float_logits(build, inputs),
@@ -40,6 +36,20 @@ def recorded(build: Build, samples: Samples) -> dict[str, NDArray[Any]]:
     if build.has_control:
         arrays["control_logits"] = _control_logits(build, inputs)
     return arrays
+
+
+def _fed(build: Build, inputs: torch.Tensor) -> tuple[NDArray[Any], NDArray[Any]]:
+    """What is stored of ``inputs`` [n, ...], and what of it the compressed model is given, in torch's layout.
+
+    Real values are stored as device integers, and given as these dequantize; tokens are both, as they are.
+    """
+    grid = build.compressed.input
+    if grid is None:
+        return inputs.numpy(), inputs.numpy()
+    scale, zero_point = float(grid.scale), int(grid.zero_point)
+    integers = quantize(inputs.numpy(), scale, zero_point)
+    rank = _input_rank(build) if build.target.is_lowered else inputs.ndim
+    return to_device(integers, rank), dequantize(integers, scale, zero_point)
 
 
 def _input_rank(build: Build) -> int:

@@ -19,7 +19,7 @@ from sgsc_edge.artifacts import (
 from sgsc_edge.boards.description import Board
 from sgsc_edge.certification import Certificate, check_runtime_names, read_certificate
 from sgsc_edge.pipeline.context import CERTIFICATE, Build
-from sgsc_edge.pipeline.stages import STAGES, Stage, stated_policy
+from sgsc_edge.pipeline.stages import STAGES, Stage, check_format, stated_policy
 from sgsc_edge.project import Project
 from sgsc_edge.report import costs_only_the_report
 from sgsc_edge.targets import Target
@@ -53,7 +53,8 @@ def walk(this: Build) -> Certificate:
         folder.mkdir(parents=True, exist_ok=True)
     with FolderLock(folder):
         remove_leftovers(folder)
-        check_runtime_names(stated_policy(this).runtimes)
+        check_format(this)
+        check_runtime_names(stated_policy(this).runtimes, this.shipped)
         with Earlier(folder, _FILES) as earlier:
             for stage in STAGES:
                 if stage.needed(this) and not stage.view:

@@ -45,6 +45,7 @@ from sgsc_edge.compression.compress import CHANNEL_HISTORY, CONTROLLER_LOG, HIST
 from sgsc_edge.compression.fold import CompressedModel
 from sgsc_edge.compression.shrink import shrink
 from sgsc_edge.compression.snapshot import SNAPSHOT, read_snapshot
+from sgsc_edge.errors import ConfigError
 from sgsc_edge.export import export_onnx
 from sgsc_edge.footprint import compiler_for, follows_from, footprint, require_fit, verdict, write_code
 from sgsc_edge.graph.ir import Graph
@@ -75,7 +76,7 @@ from sgsc_edge.project import Project
 from sgsc_edge.report import REPORT, report_key, write_report
 from sgsc_edge.report.search import SEARCH
 from sgsc_edge.runtimes import available
-from sgsc_edge.targets import Limits, Target
+from sgsc_edge.targets import Limits, Target, available_targets
 
 log = logging.getLogger("sgsc_edge")
 
@@ -108,6 +109,31 @@ class Stage:
     view: bool = False
 
 
+# --- what the target ships ------------------------------------------------------------------------
+
+
+def check_format(build: Build) -> None:
+    """ConfigError where the target ships another format than the model or the board needs."""
+    if build.board is not None:
+        _require_lowering(build.target, "--board", "no board runs that")
+    if build.target.is_lowered and build.project.config.model.is_text:
+        able = [target.name for target in available_targets() if not target.is_lowered]
+        raise ConfigError(
+            f"a language model cannot be lowered to a .tflite yet, which target '{build.target.name}' ships",
+            where=build.project.where("model", "task"),
+            remedy=f"build it for a target that ships an .onnx: --target {' or '.join(able)}",
+        )
+
+
+def _require_lowering(target: Target, where: str, why: str) -> None:
+    if not target.is_lowered:
+        raise ConfigError(
+            f"target '{target.name}' ships an .onnx, and {why}",
+            where=where,
+            remedy="choose a target that ships a .tflite; see: sgsc-edge targets",
+        )
+
+
 # --- rehearse -------------------------------------------------------------------------------------
 
 
@@ -134,7 +160,10 @@ def _rehearse(build: Build, key: str) -> None:
     """What cannot ship is refused before anything takes long: nothing is scored or trained yet."""
 
     def ships(compressed: CompressedModel) -> None:
-        graph = lower(_onnx(build, compressed, {}), build.target)
+        model = _onnx(build, compressed, {})
+        if not build.target.is_lowered:
+            return
+        graph = lower(model, build.target)
         if build.board is not None:
             write_code(graph, "model")  # what has no kernel in C is refused
         _rehearse_limits(build, compressed)
@@ -171,17 +200,20 @@ def untrained_graph(project: Project, target: Target) -> Graph:
 
     Nothing is written. Raises ``InputError`` as a build does before it trains.
     """
-    return _untrained_graph(_nowhere(project, target))
+    return _untrained_graph(_to_lower(project, target))
 
 
 def untrained_project(project: Project, target: Target) -> tuple[Graph, Sizes]:
     """:func:`untrained_graph`, and how many samples each part of the preservation set would have."""
-    build = _nowhere(project, target)
+    build = _to_lower(project, target)
     return _untrained_graph(build), preservation_sizes(project, build.data)
 
 
-def _nowhere(project: Project, target: Target) -> Build:
-    return Build(project, target, folder=project.root)  # of which nothing is read
+def _to_lower(project: Project, target: Target) -> Build:
+    _require_lowering(target, "--target", "has no device graph")
+    build = Build(project, target, folder=project.root)  # of which nothing is read
+    check_format(build)
+    return build
 
 
 def _untrained_graph(build: Build) -> Graph:
@@ -436,9 +468,12 @@ def stated_policy(build: Build) -> Policy:
             metric=gate.metric,
             max_drop=gate.max_drop,
             max_lowering_flips=gate.max_lowering_flips,
+            min_agreement=gate.min_agreement,
             reference=build.project.gate_reference,
         ),
-        runtimes=RuntimePolicy(required=runtimes.required, optional=runtimes.optional),
+        runtimes=RuntimePolicy(
+            required=runtimes.required, optional=runtimes.optional, max_steps=build.target.output_steps
+        ),
     )
 
 
@@ -456,7 +491,7 @@ def _certify(build: Build, key: str) -> None:
     test = {}
     if build.samples.test is not None:
         samples = SampleSet(**recorded(build, build.samples.test))
-        test = measure_test(build.folder, samples, policy.runtimes)
+        test = measure_test(build.folder / build.shipped, samples, policy.runtimes)
     context = CertificationContext(
         target=build.target.name,
         policy=policy,
@@ -486,6 +521,10 @@ def _report(build: Build, key: str) -> None:
     write_report(build.folder)
 
 
+def _is_lowered(build: Build) -> bool:
+    return build.target.is_lowered
+
+
 def _has_control(build: Build) -> bool:
     return build.has_control
 
@@ -498,7 +537,7 @@ STAGES = (
     Stage("compress", _COMPRESSED, _compress_key, _compress, shared=True, needed=_has_no_floor),
     Stage("search", (*_COMPRESSED, SEARCH), _search_key, _search, shared=True, needed=_has_floor),
     Stage("export", (ONNX,), _export_key, _export),
-    Stage("lower", (TFLITE,), _lower_key, _lower),
+    Stage("lower", (TFLITE,), _lower_key, _lower, needed=_is_lowered),
     Stage("fit", (), _fit_key, _fit, needed=_has_board),
     Stage("record", (PRESERVATION, MANIFEST), _record_key, _record),
     Stage("certify", (CERTIFICATE,), _certify_key, _certify),

@@ -8,6 +8,9 @@ With a convolution of activations ``A`` [c, positions] and the logit ``y`` of th
 function), and the *intensity* is the mean of L over positions. Without a convolution the penultimate features
 ``f`` take its place with ReLU(sum_j f_j dy/df_j), gradient times activation: the same formula for
 channels of one position. Zero means that nothing speaks for the decision.
+
+Of a language model ``y`` is the sum of the decided logits of its labelled next tokens, ``f`` the features of
+each token, and the intensity the mean of ReLU(sum_j f_j dy/df_j) over the labelled ones.
 """
 
 from __future__ import annotations
@@ -49,6 +52,21 @@ def gradient_times_activation(score: Callable[[Tensor], Tensor], layer: nn.Modul
     def intensity(inputs: Tensor) -> Tensor:
         products = _attributed(attribution, name, inputs, attribute_to_layer_input=True)  # [n, ..., features]
         return products.flatten(1).sum(1).relu()
+
+    return intensity
+
+
+def gradient_times_activation_by_token(
+    score: Callable[[Tensor], Tensor], layer: nn.Module, name: str, *, at_output: bool
+) -> Saliency:
+    """Gradient times activation at each token, summed over them: of a layer's output, or of its input."""
+    from captum.attr import LayerGradientXActivation
+
+    attribution = LayerGradientXActivation(score, layer)
+
+    def intensity(inputs: Tensor) -> Tensor:
+        products = _attributed(attribution, name, inputs, attribute_to_layer_input=not at_output)  # [n, T, d]
+        return products.sum(-1).relu().sum(1)
 
     return intensity
 

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,9 +23,16 @@ from sgsc_edge.errors import ModelError
 from sgsc_edge.preservation.diversity import MAX_CLUSTERS, clusters
 from sgsc_edge.preservation.ids import sample_id
 from sgsc_edge.preservation.pool import distinct
-from sgsc_edge.preservation.saliency import Saliency, grad_cam, gradient_times_activation
+from sgsc_edge.preservation.saliency import (
+    Saliency,
+    grad_cam,
+    gradient_times_activation,
+    gradient_times_activation_by_token,
+)
+from sgsc_edge.preservation.sequences import Doubts, decided_logits, doubts, joined, pooled
 from sgsc_edge.preservation.taps import Taps, inputs_of
-from sgsc_edge.preservation.uncertainty import as_logits, uncertainty
+from sgsc_edge.preservation.uncertainty import Uncertainty, as_logits, uncertainty
+from sgsc_edge.project.schema import IGNORED
 
 MAX_FEATURES = 1024
 """Wider features are projected at random to this width for clustering (Johnson-Lindenstrauss)."""
@@ -44,10 +52,10 @@ class Scores:
     ----------
     hashes: content hashes, ascending, each once.
     index: int64 [n], positions in the data set.
-    label, prediction: int64 [n].
+    label, prediction: int64 [n]; of sequences how many next tokens have a label, and how many are right.
     saliency: float64 [n], see ``saliency``.
-    uncertainty, margin, entropy: float64 [n], see ``uncertainty``; the first is 1 - max p.
-    cluster: int64 [n]; distance: float64 [n] to the cluster's centre; see ``diversity``.
+    uncertainty, margin, entropy: float64 [n], see ``uncertainty``; the first is 1 - max p. Of sequences
+    means. cluster: int64 [n]; distance: float64 [n] to the cluster's centre; see ``diversity``.
     """
 
     hashes: tuple[str, ...]
@@ -67,7 +75,7 @@ class Scores:
 
 @dataclass(frozen=True, eq=False)
 class Decisions:
-    """What the float model decides (int64 [n]) and by which margin (float64 [n], see ``uncertainty``)."""
+    """What the float model decides (int64 [n]) and by which margin (float64 [n]); see :class:`Scores`."""
 
     prediction: NDArray[np.int64]
     margin: NDArray[np.float64]
@@ -99,16 +107,16 @@ def score(
     """
     chosen = distinct(hashes, labels)
     order, index = list(chosen), np.array(list(chosen.values()), dtype=np.int64)
-    logits, saliency, features = _observe(model, dataset, index, taps, name)
-    for values in (logits, saliency, features):
+    observe = _observe_text if taps.is_text else _observe
+    decided, doubt, saliency, features = observe(model, dataset, index, taps, name, order)
+    for values in (saliency, features):
         _check_finite(values, order, name)
     found = clusters(features, min(wanted, MAX_CLUSTERS), seed)
-    doubt = uncertainty(as_logits(logits))
     return Scores(
         hashes=tuple(order),
         index=index,
         label=np.array([labels[position] for position in index], dtype=np.int64),
-        prediction=logits.argmax(axis=1).astype(np.int64),
+        prediction=decided,
         saliency=saliency.astype(np.float64),
         uncertainty=doubt.least_confidence,
         margin=doubt.margin,
@@ -122,11 +130,18 @@ def decide(
     model: nn.Module, dataset: Dataset[tuple[Tensor, int]], hashes: Sequence[str], *, taps: Taps, name: str
 ) -> Decisions:
     """Decisions and margins of all samples of a data set, in its order; ``ModelError`` as in ``score``."""
-    modules, outputs = dict(model.named_modules()), []
+    modules, order = dict(model.named_modules()), np.arange(len(hashes))
+    outputs, found = [], []
     with torch.no_grad(), _logits_of(model, modules, taps) as (run, latest):
-        for inputs in _batches(dataset, np.arange(len(hashes)), name):
+        for inputs, labels in _batches(dataset, order, name):
             run(inputs)
-            outputs.append(latest[0].clone())
+            if taps.is_text:
+                found.append(_checked_doubts(latest[0], labels, name))
+            else:
+                outputs.append(latest[0].clone())
+    if taps.is_text:
+        text = joined(found)
+        return Decisions(text.right, text.doubt.margin)
     logits = torch.cat(outputs).numpy()
     _check_finite(logits, hashes, name)
     return Decisions(logits.argmax(axis=1).astype(np.int64), uncertainty(as_logits(logits)).margin)
@@ -137,31 +152,86 @@ def check_outputs(
 ) -> None:
     """``ModelError`` where a model in evaluation mode gives NaN or infinity for a sample of a data set."""
     with torch.no_grad():
-        outputs = [model(inputs) for inputs in _batches(dataset, np.arange(len(hashes)), name)]
+        outputs = [model(inputs) for inputs, _ in _batches(dataset, np.arange(len(hashes)), name)]
     _check_finite(torch.cat(outputs).numpy(), hashes, name)
 
 
+_Observed = tuple[NDArray[np.int64], Uncertainty, NDArray[np.float32], NDArray[np.float32]]
+"""Decisions [n], doubts, saliency [n] and features [n, d]."""
+
+
 def _observe(
-    model: nn.Module, dataset: Dataset[tuple[Tensor, int]], order: NDArray[np.int64], taps: Taps, name: str
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """Logits [n, K], saliency [n] and features [n, d]: one forward and one partial backward pass a batch."""
+    model: nn.Module,
+    dataset: Dataset[Any],
+    order: NDArray[np.int64],
+    taps: Taps,
+    name: str,
+    hashes: Sequence[str],
+) -> _Observed:
+    """One forward and one partial backward pass a batch."""
     modules = dict(model.named_modules())
     columns: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
     with _logits_of(model, modules, taps) as (run, latest), inputs_of(modules[taps.features]) as features:
         saliency = _saliency(run, modules, taps)
-        for inputs in _batches(dataset, order, name):
+        for inputs, _ in _batches(dataset, order, name):
             columns[1].append(saliency(inputs))
             columns[0].append(latest[0].detach().clone())
             columns[2].append(_flat_features(features[0].detach(), modules[taps.features]))
     logits, intensity, penultimate = (torch.cat(column).numpy() for column in columns)
-    return logits, intensity, penultimate
+    _check_finite(logits, hashes, name)
+    return logits.argmax(axis=1).astype(np.int64), uncertainty(as_logits(logits)), intensity, penultimate
+
+
+def _observe_text(
+    model: nn.Module,
+    dataset: Dataset[Any],
+    order: NDArray[np.int64],
+    taps: Taps,
+    name: str,
+    hashes: Sequence[str],
+) -> _Observed:
+    """The same of sequences; logits [n, T, V] of a batch alone are ever held."""
+    modules = dict(model.named_modules())
+    found: list[Doubts] = []
+    intensity, penultimate = [], []
+    current: list[Tensor] = []
+    layer = taps.features if taps.gradient is None else taps.gradient
+    with _logits_of(model, modules, taps) as (run, latest), inputs_of(modules[taps.features]) as features:
+
+        def decided(inputs: Tensor) -> Tensor:
+            run(inputs)
+            return decided_logits(latest[0], current[0])
+
+        saliency = gradient_times_activation_by_token(
+            decided, modules[layer], layer, at_output=taps.gradient is not None
+        )
+        for inputs, labels in _batches(dataset, order, name):
+            current[:] = [labels]
+            intensity.append(saliency(inputs) / (labels != IGNORED).sum(1))
+            found.append(_checked_doubts(latest[0].detach(), labels, name))
+            penultimate.append(_narrowed(pooled(features[0].detach(), labels)))
+    text = joined(found)
+    return text.right, text.doubt, torch.cat(intensity).numpy(), torch.cat(penultimate).numpy()
+
+
+def _checked_doubts(logits: Tensor, labels: Tensor, name: str) -> Doubts:
+    if not logits.isfinite().all():
+        raise ModelError(
+            f"the float model gives NaN or infinity for sequences of {name}",
+            where="model.factory",
+            remedy="train the float model again, or remove these sequences",
+        )
+    return doubts(logits, labels)
 
 
 @contextlib.contextmanager
 def _logits_of(
     model: nn.Module, modules: dict[str, nn.Module], taps: Taps
 ) -> Iterator[tuple[Callable[[Tensor], Tensor], list[Tensor]]]:
-    """A function from inputs [n, ...] to each decision's logit [n]; the list has its last logits [n, K]."""
+    """A function from inputs [n, ...] to each decision's logit [n]; the list has its last logits [n, K].
+
+    Of text the list has logits [n, T, V], and the function gives those of the decided tokens, [n, T].
+    """
     latest: list[Tensor] = []
     with contextlib.ExitStack() as stack:
         ending = None if taps.softmax is None else stack.enter_context(inputs_of(modules[taps.softmax]))
@@ -169,8 +239,8 @@ def _logits_of(
         def run(inputs: Tensor) -> Tensor:
             outputs: Tensor = model(inputs.clone())  # a model may change its input in place
             latest[:] = [outputs if ending is None else ending[0]]
-            decided = latest[0].detach().argmax(1, keepdim=True)
-            return latest[0].gather(1, decided).squeeze(1)
+            decided = latest[0].detach().argmax(-1, keepdim=True)
+            return latest[0].gather(-1, decided).squeeze(-1)
 
         yield run, latest
 
@@ -187,18 +257,26 @@ def _flat_features(features: Tensor, layer: nn.Module) -> Tensor:
         rows = features.flatten(1, -2).mean(1) if features.ndim > 2 else features
     else:
         rows = features.flatten(2).mean(2)
+    return _narrowed(rows)
+
+
+def _narrowed(rows: Tensor) -> Tensor:
     if rows.shape[1] > MAX_FEATURES:
         generator = torch.Generator().manual_seed(0)
         rows = rows @ (torch.randn(rows.shape[1], MAX_FEATURES, generator=generator) / MAX_FEATURES**0.5)
     return rows.clone()
 
 
-def _batches(dataset: Dataset[tuple[Tensor, int]], order: NDArray[np.int64], name: str) -> Iterator[Tensor]:
-    """Stacked inputs in the given order, with a line of progress now and then."""
+def _batches(dataset: Dataset[Any], order: NDArray[np.int64], name: str) -> Iterator[tuple[Tensor, Tensor]]:
+    """Stacked inputs and labels in the given order, with a line of progress now and then."""
     size = max(1, min(_BATCH, _BATCH_VALUES // max(dataset[int(order[0])][0].numel(), 1)))
     started = shown = time.monotonic()
     for start in range(0, len(order), size):
-        yield torch.stack([dataset[int(index)][0] for index in order[start : start + size]])
+        samples = [dataset[int(index)] for index in order[start : start + size]]
+        yield (
+            torch.stack([one for one, _ in samples]),
+            torch.stack([torch.as_tensor(two) for _, two in samples]),
+        )
         now, done = time.monotonic(), min(start + size, len(order))
         if now - shown >= _LOG_EVERY_S and done < len(order):
             shown = now

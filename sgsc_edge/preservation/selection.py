@@ -12,7 +12,7 @@ from sgsc_edge.artifacts import read_json, write_json
 from sgsc_edge.errors import FileFormatError
 from sgsc_edge.preservation.split import ChosenPart
 
-SCHEMA = "sgsc-edge-preservation/2"
+SCHEMA = "sgsc-edge-preservation/3"
 _MAX_BYTES = 2**30
 
 Count = Annotated[int, Field(ge=0)]
@@ -30,7 +30,8 @@ class SampleScores(_Frozen):
     Parameters
     ----------
     saliency: Grad-CAM intensity, see ``sgsc_edge.preservation.saliency``.
-    uncertainty, margin, entropy: 1 - max p, p of the first class minus the second, and nats.
+    uncertainty, margin, entropy: 1 - max p, p of the first class minus the second, and nats; of a sequence
+        the means over its labelled next tokens.
     cluster: of the penultimate features; numbered for the training data and for the pool on their own.
     """
 
@@ -47,6 +48,8 @@ class Selected(_Frozen):
     Parameters
     ----------
     hash: SHA-256 of the content; its first 16 digits are the id of reports.
+    label, prediction: the class, and the float model's decision; of a sequence how many next tokens have a
+        label, and how many of these the float model decides rightly.
     criterion: chose it.
     reasons: every criterion that had it among the first choices of its class.
     ranks: its rank within its class by each criterion, from 1.
@@ -67,7 +70,8 @@ class MustKept(_Frozen):
 
     Parameters
     ----------
-    prediction, margin: the float model's decision, and p of its first class minus p of the second.
+    label, prediction: as of :class:`Selected`.
+    margin: p of the float model's first class minus p of the second.
     reason: ``lowest_margin``: one of the closest right decisions of the guide part, as many as the user asked
         for; ``named``: by the user's callable.
     part: the part that has the sample too; None where none has.
@@ -96,23 +100,39 @@ class Selection(_Frozen):
 
     Parameters
     ----------
+    task: of a language model, samples are sequences.
     shares: criterion -> its share; they add up to 1.
     grad_cam: the layer of Grad-CAM; None where gradient times activation took its place.
     features: the layer whose input was clustered.
+    gradient: the layer whose output gradient times activation was taken of; None: the input of ``features``.
     rest, pool: what guide, and what watch and certify, were chosen from.
     samples: by part (guide, watch, certify), then as chosen: by class, the criteria in turn.
     must_keep: by margin, or as the user names them.
     """
 
+    task: Literal["classification", "language-model"]
     method: Literal["critical", "random"]
     shares: dict[str, float]
     seed: Count
     grad_cam: str | None
     features: str
+    gradient: str | None
     rest: SideCounts
     pool: SideCounts
     samples: Annotated[tuple[Selected, ...], Field(strict=False)]
     must_keep: Annotated[tuple[MustKept, ...], Field(strict=False)]
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the samples are sequences of tokens."""
+        return self.task == "language-model"
+
+    @property
+    def saliency_at(self) -> str:
+        """What saliency is, and where it was taken."""
+        if self.grad_cam is not None:
+            return f"Grad-CAM at {self.grad_cam}"
+        return f"gradient times activation at {self.gradient or self.features}"
 
     def part(self, name: str) -> tuple[Selected, ...]:
         """The samples of one part."""

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
@@ -21,8 +21,9 @@ from sgsc_edge.preservation.scores import Decisions, Scores, check_outputs, deci
 from sgsc_edge.preservation.select import Chosen, select
 from sgsc_edge.preservation.selection import MustKept, SampleScores, Selected, Selection, SideCounts
 from sgsc_edge.preservation.split import Sizes, check_disjoint, part_sizes
-from sgsc_edge.preservation.taps import find_taps
+from sgsc_edge.preservation.taps import find_taps, find_text_taps
 from sgsc_edge.project import Part, Project
+from sgsc_edge.project.schema import IGNORED
 from sgsc_edge.project.user_code import failed, user_code
 
 MUST_KEEP: Literal["must_keep"] = "must_keep"
@@ -33,6 +34,8 @@ _MAY_OVERLAP = frozenset(frozenset({MUST_KEEP, other}) for other in ("guide", "w
 @dataclass(frozen=True, eq=False)
 class Samples:
     """Named samples: a data set of (input, label), and each input's content hash.
+
+    Of a language model an input is tokens int64 [T], and a label the next tokens int64 [T].
 
     ``trained_on`` says of each must_keep sample whether its content is among what may enter a gradient; None
     for other samples.
@@ -52,21 +55,26 @@ class Samples:
 
     @cached_property
     def labels(self) -> tuple[int, ...]:
-        """The labels, in order."""
-        return tuple(int(self.dataset[index][1]) for index in range(len(self)))
+        """The class of each sample, in order; of a sequence, how many of its next tokens have a label.
+
+        Each class gives its part of a preservation set: of text, each length does.
+        """
+        return tuple(class_of(self.dataset[index][1]) for index in range(len(self)))
 
     def take(self, indices: Sequence[int]) -> Samples:
         """Some of the samples, in the given order."""
         return Samples(Subset(self.dataset, list(indices)), tuple(self.hashes[index] for index in indices))
 
     def tensors(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """(inputs float32 [n, ...], labels int64 [n])."""
-        inputs = [torch.as_tensor(self.dataset[index][0]) for index in range(len(self))]
-        return torch.stack(inputs), torch.tensor(self.labels, dtype=torch.int64)
+        """(inputs float32 [n, ...], labels int64 [n]); of text both int64 [n, T]."""
+        samples = [self.dataset[index] for index in range(len(self))]
+        inputs = torch.stack([torch.as_tensor(one) for one, _ in samples])
+        return inputs, torch.stack([torch.as_tensor(label, dtype=torch.int64) for _, label in samples])
 
     def key(self) -> str:
         """Hash of the samples and their labels, in order."""
-        return content_key(list(self.hashes), list(self.labels))
+        labels = (torch.as_tensor(self.dataset[index][1]) for index in range(len(self)))
+        return content_key(list(self.hashes), [one.tolist() for one in labels])
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,8 +115,19 @@ class PreservationSet:
     test: Samples | None
 
 
-def load_data(project: Project, num_classes: int) -> Data:
+def class_of(label: object) -> int:
+    """The class of a sample's label; of next tokens int64 [T], how many there are."""
+    if isinstance(label, torch.Tensor) and label.ndim:
+        return int((label != IGNORED).sum())
+    return int(cast("int", label))
+
+
+def load_data(project: Project, num_classes: int, tokens: int | None = None) -> Data:
     """Load a project's data sets and set the pool apart.
+
+    Parameters
+    ----------
+    num_classes, tokens: what labels, and the inputs of a language model, lie below.
 
     Raises
     ------
@@ -116,7 +135,7 @@ def load_data(project: Project, num_classes: int) -> Data:
     """
 
     def load(part: Part) -> Samples:
-        dataset = project.load_dataset(part, num_classes)
+        dataset = project.load_dataset(part, num_classes, tokens)
         return Samples(dataset, tuple(content_hashes(dataset, f"data.{part}")))
 
     rest = load("train")
@@ -151,7 +170,8 @@ def choose(project: Project, model: nn.Module, data: Data) -> Selection:
     where = project.where("preservation", "layer")
     shares = settings.criteria()
     with _running(project):
-        taps = find_taps(model, data.rest.dataset[0][0], settings.layer, where)
+        find = find_text_taps if project.config.model.is_text else find_taps
+        taps = find(model, data.rest.dataset[0][0], settings.layer, where)
 
         def scored(side: Samples, wanted: int, name: str) -> Scores:
             samples = (side.dataset, side.hashes, side.labels)
@@ -169,11 +189,13 @@ def choose(project: Project, model: nn.Module, data: Data) -> Selection:
         *(_selected(pool, one) for part in ("watch", "certify") for one in others if one.part == part),
     )
     selection = Selection(
+        task="language-model" if project.config.model.is_text else "classification",
         method=settings.method,
         shares=shares,
         seed=seed,
         grad_cam=taps.grad_cam,
         features=taps.features,
+        gradient=taps.gradient,
         rest=_counts(data.rest, rest),
         pool=_counts(data.pool, pool),
         samples=samples,

@@ -30,8 +30,8 @@ class Group:
     Parameters
     ----------
     share: of the part's samples.
-    classes: labels among them; clusters: clusters among them.
-    errors: samples that the float model decides wrongly.
+    classes: labels among them, of sequences lengths; clusters: clusters among them.
+    errors: samples that the float model decides wrongly; of sequences, next tokens.
     quantiles: score -> its 10 %, 50 % and 90 % quantiles.
     """
 
@@ -50,10 +50,11 @@ class Kept:
     """The must_keep samples, lowest margins first.
 
     ``trained_on`` of them may enter a gradient; ``right`` are decided rightly by the float model: only these
-    can flip.
+    can flip. Of sequences, ``right`` have a next token that is.
     """
 
     samples: tuple[MustKept, ...]
+    is_text: bool
 
     @property
     def trained_on(self) -> int:
@@ -63,6 +64,8 @@ class Kept:
     @property
     def right(self) -> int:
         """How many the float model decides rightly."""
+        if self.is_text:
+            return sum(one.prediction > 0 for one in self.samples)
         return sum(one.label == one.prediction for one in self.samples)
 
     def to_json(self) -> dict[str, Any]:
@@ -118,7 +121,8 @@ def summarize(selection: Selection) -> Summary:
         labels[part] = {str(label): own.count(label) for label in sorted(set(own))}
         uncovered[part] = tuple(sorted({int(label) for label in side.labels} - set(own)))
         hardest[part] = tuple(sorted(samples, key=lambda one: (one.scores.margin, one.hash))[:HARDEST])
-    kept = Kept(tuple(sorted(selection.must_keep, key=lambda one: (one.margin, one.hash))))
+    closest = sorted(selection.must_keep, key=lambda one: (one.margin, one.hash))
+    kept = Kept(tuple(closest), selection.is_text)
     return Summary(tuple(_groups(selection, parts)), labels, uncovered, hardest, kept)
 
 
@@ -128,12 +132,12 @@ def _groups(selection: Selection, parts: Sequence[str]) -> Iterator[Group]:
         for criterion in selection.shares:
             chosen = [one for one in samples if one.criterion == criterion]
             if chosen:
-                yield _group(part, criterion, chosen, len(samples))
+                yield _group(part, criterion, chosen, len(samples), is_text=selection.is_text)
         if len(selection.shares) > 1:
-            yield _group(part, ALL, samples, len(samples))
+            yield _group(part, ALL, samples, len(samples), is_text=selection.is_text)
 
 
-def _group(part: str, criterion: str, samples: Sequence[Selected], total: int) -> Group:
+def _group(part: str, criterion: str, samples: Sequence[Selected], total: int, *, is_text: bool) -> Group:
     quantiles = {
         name: tuple(np.quantile([value(one) for one in samples], QUANTILES).tolist())
         for name, value in _QUANTITIES.items()
@@ -145,6 +149,6 @@ def _group(part: str, criterion: str, samples: Sequence[Selected], total: int) -
         share=len(samples) / total,
         classes=len({one.label for one in samples}),
         clusters=len({one.scores.cluster for one in samples}),
-        errors=sum(one.label != one.prediction for one in samples),
+        errors=sum(one.label - one.prediction if is_text else one.label != one.prediction for one in samples),
         quantiles=quantiles,
     )

@@ -33,11 +33,15 @@ class Taps:
     features: the layer whose input holds the penultimate features: the Linear that runs last, or where
         there is none the convolution that does.
     softmax: the Softmax that ends the model, whose input holds the logits; None where it ends in logits.
+    gradient: of a language model, the layer whose output is looked at for saliency; None for the features.
+    is_text: whether the model reads tokens and gives logits for each next one.
     """
 
     grad_cam: str | None
     features: str
     softmax: str | None
+    gradient: str | None = None
+    is_text: bool = False
 
 
 def find_taps(model: nn.Module, sample: Tensor, layer: str | None, where: str) -> Taps:
@@ -73,6 +77,40 @@ def find_taps(model: nn.Module, sample: Tensor, layer: str | None, where: str) -
     return Taps(last, (linear or convolutions)[-1], softmax[-1] if softmax else None)
 
 
+def find_text_taps(model: nn.Module, sample: Tensor, layer: str | None, where: str) -> Taps:
+    """Find the taps of a language model in evaluation mode.
+
+    Parameters
+    ----------
+    sample: tokens int64 [T].
+    layer: one whose output float32 [n, T, d] saliency is taken of; None for what the last Linear reads, which
+        is the last LayerNorm's output in the usual network.
+    where: the setting ``layer`` comes from, for messages.
+
+    Raises
+    ------
+    ConfigError: ``layer`` is unknown, or does not give values for every token.
+    ModelError: no Linear runs on every token.
+    """
+    modules = dict(model.named_modules())
+    ran, result = _trace(model, modules, sample, (nn.Module,))
+    by_token = [name for name, out in ran.items() if name and out.ndim == 3 and out.shape[1] == len(sample)]
+    linear = [name for name in by_token if isinstance(modules[name], nn.Linear)]
+    if not linear:
+        raise ModelError(
+            "no nn.Linear runs on the values of every token",
+            where="model.factory",
+            remedy="end the network in an nn.Linear that gives the logits of the next tokens",
+        )
+    if layer is not None and layer not in by_token:
+        reason = f"the layer '{layer}' gives no values [n, T, d] for every token"
+        if layer not in modules:
+            reason = f"the model has no layer '{layer}'{nearest(layer, by_token)}"
+        raise ConfigError(reason, where=where, remedy=f"name a layer that does: {_listed(by_token)}")
+    softmax = [name for name in by_token if isinstance(modules[name], nn.Softmax) and ran[name] is result]
+    return Taps(None, linear[-1], softmax[-1] if softmax else None, layer, is_text=True)
+
+
 @contextlib.contextmanager
 def inputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
     """Within the block, the yielded list holds the first input of ``module``'s latest call."""
@@ -88,8 +126,13 @@ def inputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
         handle.remove()
 
 
-def _trace(model: nn.Module, modules: Mapping[str, nn.Module], sample: Tensor) -> tuple[dict[str, Any], Any]:
-    """Outputs of the layers by name, in order of their last calls, and the model's own output."""
+def _trace(
+    model: nn.Module,
+    modules: Mapping[str, nn.Module],
+    sample: Tensor,
+    kinds: tuple[type[nn.Module], ...] = (*_WEIGHTED, nn.Softmax),
+) -> tuple[dict[str, Any], Any]:
+    """Outputs of layers of some kinds by name, in order of their last calls, and the model's own output."""
     ran: dict[str, Any] = {}
     handles = []
 
@@ -102,7 +145,7 @@ def _trace(model: nn.Module, modules: Mapping[str, nn.Module], sample: Tensor) -
         handles.append(modules[name].register_forward_hook(note))
 
     for name, module in modules.items():
-        if isinstance(module, (*_WEIGHTED, nn.Softmax)):
+        if isinstance(module, kinds):
             listen(name)
     try:
         with torch.no_grad():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,34 +15,50 @@ from torch.utils.data import Dataset
 
 from sgsc_edge.errors import ConfigError, DataError
 from sgsc_edge.project.load import Part, Project
+from sgsc_edge.project.schema import IGNORED
 from sgsc_edge.project.user_code import call, failed, kind_of
 
 _PROBES = 32  # samples looked at before anything is trained
 
 
-class CheckedDataset(Dataset[tuple[Tensor, int]]):
-    """A map-style data set of (sample float32 ``shape``, label int in [0, ``num_classes``)).
+@dataclass(frozen=True)
+class Rules:
+    """What each sample must be.
 
-    Reading a sample that is anything else raises ``DataError`` naming its index; NumPy arrays and integer
+    Parameters
+    ----------
+    shape: of one input.
+    classes: labels lie below it; None: any from 0.
+    is_text: inputs are tokens int64 [T], labels the next ones int64 [T], -100 where there is none.
+    tokens: inputs of text lie below it; None: any from 0.
+    """
+
+    shape: tuple[int, ...]
+    classes: int | None = None
+    is_text: bool = False
+    tokens: int | None = None
+
+
+class CheckedDataset(Dataset[tuple[Tensor, Any]]):
+    """A map-style data set of (sample float32, label int), or of text (tokens int64 [T], labels int64 [T]).
+
+    Reading a sample that breaks ``rules`` raises ``DataError`` naming its index; NumPy arrays and integer
     tensors are converted. ``where`` is the setting that named the data set.
     """
 
-    def __init__(
-        self, dataset: Any, *, shape: tuple[int, ...], num_classes: int | None, where: str, root: Path
-    ) -> None:
+    def __init__(self, dataset: Any, rules: Rules, *, where: str, root: Path) -> None:
         self._dataset = dataset
-        self._shape = shape
-        self._num_classes = num_classes
+        self._rules = rules
         self._where = where
         self._root = root
 
     def __len__(self) -> int:
         return len(self._dataset)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, int]]:
+    def __iter__(self) -> Iterator[tuple[Tensor, Any]]:
         return (self[index] for index in range(len(self)))
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[Tensor, Any]:
         if not -len(self) <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
         try:
@@ -50,18 +67,18 @@ class CheckedDataset(Dataset[tuple[Tensor, int]]):
             raise failed(f"sample {index}", failure, self._root, self._where, DataError) from failure
         if not isinstance(item, (tuple, list)) or len(item) != 2:
             self._refuse(index, f"is {kind_of(item)}", "return (input, label) for each index")
+        if self._rules.is_text:
+            return self._tokens(index, item[0]), self._next_tokens(index, item[1])
         return self._sample(index, item[0]), self._label(index, item[1])
 
     def _sample(self, index: int, value: object) -> Tensor:
         sample = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
         if not isinstance(sample, Tensor):
             self._refuse(index, f"has an input that is {kind_of(value)}", "convert inputs to float32 tensors")
-        if sample.dtype != torch.float32 or tuple(sample.shape) != self._shape:
-            given = f"{str(sample.dtype).removeprefix('torch.')} {list(sample.shape)}"
-            expected = f"float32 {list(self._shape)}"
-            self._refuse(
-                index, f"is {given}; model.input says {expected}", _how_to_convert(sample, self._shape)
-            )
+        shape = self._rules.shape
+        if sample.dtype != torch.float32 or tuple(sample.shape) != shape:
+            what = f"is {_kind(sample)}; model.input says float32 {list(shape)}"
+            self._refuse(index, what, _how_to_convert(sample, shape))
         if not sample.isfinite().all():
             self._refuse(index, "holds NaN or infinity", "remove or repair this sample")
         return sample
@@ -78,17 +95,56 @@ class CheckedDataset(Dataset[tuple[Tensor, int]]):
                 f"has the label {value!r}, which is no integer",
                 "return the number of the class: labels.long(), or of one-hot rows labels.argmax(1)",
             )
-        if label < 0 or (self._num_classes is not None and label >= self._num_classes):
-            known = (
-                "labels start at 0"
-                if self._num_classes is None
-                else f"labels lie in 0 to {self._num_classes - 1}"
+        classes = self._rules.classes
+        if label < 0 or (classes is not None and label >= classes):
+            self._refuse(
+                index, f"has the label {label}", f"{_bounds('labels', classes)}: correct the data set"
             )
-            self._refuse(index, f"has the label {label}", f"{known}: correct the data set")
         return label
+
+    def _tokens(self, index: int, value: object) -> Tensor:
+        tokens = self._sequence(index, value, "input", "tokens")
+        limit = self._rules.tokens
+        wrong = tokens[(tokens < 0) | (tokens >= (limit if limit is not None else torch.inf))]
+        if len(wrong):
+            remedy = f"{_bounds('tokens', limit)}: correct the data set, or the embedding's size"
+            self._refuse(index, f"has the token {int(wrong[0])}", remedy)
+        return tokens
+
+    def _next_tokens(self, index: int, value: object) -> Tensor:
+        labels = self._sequence(index, value, "label", "next tokens")
+        classes = self._rules.classes
+        labelled = labels[labels != IGNORED]
+        if not len(labelled):
+            remedy = f"remove it: a sequence needs a label that is not {IGNORED}"
+            self._refuse(index, "has no next token to predict", remedy)
+        wrong = labelled[(labelled < 0) | (labelled >= (classes if classes is not None else torch.inf))]
+        if len(wrong):
+            remedy = f"{_bounds('labels', classes)}, or are {IGNORED} where there is no next token"
+            self._refuse(index, f"has the label {int(wrong[0])}", remedy)
+        return labels
+
+    def _sequence(self, index: int, value: object, which: str, what: str) -> Tensor:
+        """An input or label as int64 [T]."""
+        found = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+        (length,) = self._rules.shape
+        remedy = f"return {what} as a tensor int64 [{length}]"
+        if not isinstance(found, Tensor):
+            self._refuse(index, f"has a {which} that is {kind_of(value)}", remedy)
+        if found.dtype != torch.int64 or tuple(found.shape) != (length,):
+            self._refuse(index, f"has a {which} that is {_kind(found)}; expected int64 [{length}]", remedy)
+        return found
 
     def _refuse(self, index: int, what: str, remedy: str) -> NoReturn:
         raise DataError(f"sample {index} {what}", where=self._where, remedy=remedy)
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+
+
+def _bounds(what: str, limit: int | None) -> str:
+    return f"{what} start at 0" if limit is None else f"{what} lie in 0 to {limit - 1}"
 
 
 def _how_to_convert(sample: Tensor, shape: tuple[int, ...]) -> str:
@@ -100,7 +156,7 @@ def _how_to_convert(sample: Tensor, shape: tuple[int, ...]) -> str:
     return "correct the data set or model.input"
 
 
-def load_dataset(project: Project, part: Part, num_classes: int | None) -> CheckedDataset:
+def load_dataset(project: Project, part: Part, num_classes: int | None, tokens: int | None) -> CheckedDataset:
     """Make the data set of ``part``, check its size, some samples and, for ``train``, that classes differ."""
     section = "preservation" if part == "must_keep" else "data"
     spec = project.dataset_spec(part)
@@ -115,14 +171,10 @@ def load_dataset(project: Project, part: Part, num_classes: int | None) -> Check
     names = project.config.data.classes
     if num_classes is None and names is not None:
         num_classes = len(names)
-    checked = CheckedDataset(
-        dataset,
-        shape=project.config.model.input.shape,
-        num_classes=num_classes,
-        where=where,
-        root=project.root,
-    )
-    _probe(checked, where, classes_differ=part == "train")
+    model = project.config.model
+    rules = Rules(model.input.shape, num_classes, model.is_text, tokens)
+    checked = CheckedDataset(dataset, rules, where=where, root=project.root)
+    _probe(checked, where, classes_differ=part == "train" and not model.is_text)
     return checked
 
 
@@ -143,7 +195,7 @@ def sample_shape(dataset: Any, where: str, root: Path) -> tuple[int, ...]:
     shape: tuple[int, ...] = ()
     with contextlib.suppress(Exception):  # what is wrong with the first sample is said below
         shape = tuple(dataset[0][0].shape)
-    checked = CheckedDataset(dataset, shape=shape, num_classes=None, where=where, root=root)
+    checked = CheckedDataset(dataset, Rules(shape), where=where, root=root)
     _probe(checked, where, classes_differ=False)
     return shape
 
@@ -177,8 +229,8 @@ def _probe(dataset: CheckedDataset, where: str, *, classes_differ: bool) -> None
     if size == 0:
         raise DataError("the data set is empty", where=where, remedy="return at least one sample")
     positions = np.linspace(0, size - 1, min(size, _PROBES)).round().astype(int).tolist()
-    labels = {dataset[index][1] for index in positions}
-    if not classes_differ or len(labels) > 1:
+    found = [dataset[index][1] for index in positions]
+    if not classes_differ or len(labels := set(found)) > 1:
         return
     for _, label in dataset:
         if label not in labels:

@@ -129,19 +129,31 @@ class Project:
         return load_model(self)
 
     def output_size(self, model: nn.Module) -> int:
-        """Number of classes K of a model's logits [n, K]; raises ``ModelError`` where they are not that."""
+        """Number of classes K of a model's logits [n, K] (of a language model [n, T, K]).
+
+        Raises ``ModelError`` where they are not that.
+        """
         from sgsc_edge.project.model import output_size
 
         return output_size(self, model)
 
-    def load_dataset(self, part: Part, num_classes: int | None = None) -> CheckedDataset:
+    def vocabulary(self, model: nn.Module) -> int | None:
+        """How many tokens a language model's embedding has; None where none reads the tokens."""
+        from sgsc_edge.project.model import vocabulary
+
+        return vocabulary(self, model)
+
+    def load_dataset(
+        self, part: Part, num_classes: int | None = None, tokens: int | None = None
+    ) -> CheckedDataset:
         """The user's data set of ``part``; each sample is checked when it is read; raises ``DataError``.
 
         ``num_classes`` bounds the labels; without it the number of ``data.classes`` does, where given.
+        ``tokens`` bounds the inputs of a language model.
         """
         from sgsc_edge.project.datasets import load_dataset
 
-        return load_dataset(self, part, num_classes)
+        return load_dataset(self, part, num_classes, tokens)
 
     def augment(self) -> Callable[[Tensor, int], Tensor] | None:
         """The user's ``data.augment``: (inputs float32 [n, ...], seed) -> inputs of the same shape, checked.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -56,31 +57,70 @@ def make_model(root: Path, factory: str, seed: int, where: str) -> nn.Module:
 
 
 def output_size(project: Project, model: nn.Module) -> int:
-    """K of the logits float32 [2, K] that ``model`` gives for two all-zero samples [2, C, H, W]."""
+    """K of the logits float32 [2, K] that ``model`` gives for two all-zero samples [2, C, H, W].
+
+    Of a language model of [2, T, K], for two sequences of token 0.
+    """
     where = project.where("model", "factory")
-    shape = project.config.model.input.shape
-    training = model.training
-    model.eval()
-    try:
-        with user_code(project.root, project.config.compress.seed), torch.inference_mode():
-            logits = model(torch.zeros(2, *shape))
-    except Exception as failure:
-        what = f"the model, given two samples of model.input.shape, {[2, *shape]},"
-        remedy = "set model.input.shape to the shape of one sample, channels first, or correct the model"
-        raise failed(what, failure, project.root, where, ModelError, remedy) from failure
-    finally:
-        model.train(training)
+    logits = _run_on_zeros(project, model)
     remedy = "return one float32 tensor of logits [batch, classes], with 2 classes at least (yes or no: 2)"
+    expected: tuple[int, ...] = (2,)
+    if project.config.model.is_text:
+        expected = (2, *project.config.model.input.shape)
+        remedy = "return one float32 tensor of logits [batch, T, tokens], for each token the one that follows"
     if not isinstance(logits, Tensor):
         raise ModelError(f"the model returned {kind_of(logits)}, not a tensor", where=where, remedy=remedy)
-    if logits.ndim != 2 or logits.shape[0] != 2 or logits.shape[1] < 2 or logits.dtype != torch.float32:
+    if logits.shape[:-1] != expected or logits.shape[-1] < 2 or logits.dtype != torch.float32:
         given = f"{str(logits.dtype).removeprefix('torch.')} {list(logits.shape)}"
         raise ModelError(f"the model returned {given} for a batch of 2", where=where, remedy=remedy)
     if not logits.isfinite().all():
         raise ModelError(
             "the model returned NaN or infinity for an all-zero input", where=where, remedy="train it again"
         )
-    return int(logits.shape[1])
+    return int(logits.shape[-1])
+
+
+def vocabulary(project: Project, model: nn.Module) -> int | None:
+    """How many tokens the embedding has that a language model looks its input up in.
+
+    The smallest one where several read it; None where none does.
+    """
+    if not project.config.model.is_text:
+        return None
+    shape = (2, *project.config.model.input.shape)
+    sizes: list[int] = []
+
+    def note(module: nn.Module, args: tuple[Any, ...]) -> None:
+        if isinstance(module, nn.Embedding) and args and tuple(args[0].shape) == shape:
+            sizes.append(module.num_embeddings)
+
+    handles = [
+        one.register_forward_pre_hook(note) for one in model.modules() if isinstance(one, nn.Embedding)
+    ]
+    try:
+        _run_on_zeros(project, model)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return min(sizes, default=None)
+
+
+def _run_on_zeros(project: Project, model: nn.Module) -> object:
+    """What the model returns for two samples of zeros; ``ModelError`` where it raises."""
+    where = project.where("model", "factory")
+    sample = project.config.model.input
+    training = model.training
+    model.eval()
+    try:
+        with user_code(project.root, project.config.compress.seed), torch.inference_mode():
+            given = torch.zeros(2, *sample.shape, dtype=getattr(torch, sample.dtype))
+            return cast("object", model(given))
+    except Exception as failure:
+        what = f"the model, given two samples of model.input.shape, {[2, *sample.shape]},"
+        remedy = "set model.input.shape to the shape of one sample, channels first, or correct the model"
+        raise failed(what, failure, project.root, where, ModelError, remedy) from failure
+    finally:
+        model.train(training)
 
 
 def _load_checkpoint(model: nn.Module, project: Project, name: str) -> None:

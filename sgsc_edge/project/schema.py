@@ -24,6 +24,9 @@ from sgsc_edge.project.budgets import Budget, parse_budgets
 
 TASKS = ("classification", "language-model", "regression")
 METRICS = ("accuracy", "loss", "mse", "auc")
+IGNORED = -100
+"""The label of a token that has no next one; torch's cross-entropy ignores the same."""
+
 CHECKPOINTS = (".safetensors", ".pt", ".pth")
 _SPEC = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
@@ -140,7 +143,10 @@ class InputSection(_Section):
     shape: Annotated[
         tuple[Positive, ...], Field(strict=False), AfterValidator(_rank), Form("list of 1 to 4 integers > 0")
     ] = Field(description="Shape of one sample, channels first, without the batch dimension: `[1, 28, 28]`.")
-    dtype: Literal["float32"] = Field(default="float32", description="What the data sets give.")
+    dtype: Literal["float32", "int64"] = Field(
+        default="float32",
+        description="What the data sets give; `int64` are the tokens of a language model, shape `[T]`.",
+    )
     mean: PerChannel | None = Field(
         default=None,
         description="What your data set subtracts from raw samples, for all channels or one each. It "
@@ -155,6 +161,16 @@ class InputSection(_Section):
     color: Literal["gray", "rgb", "bgr"] | None = Field(
         default=None, description="What the channels are, for pictures of samples."
     )
+
+    @model_validator(mode="after")
+    def _tokens_are_plain(self) -> InputSection:
+        if self.dtype == "int64":
+            if len(self.shape) != 1:
+                raise ValueError(f"tokens (int64) have the shape [T], not {list(self.shape)}")
+            for name in ("mean", "std", "range", "color"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"{name} is about real values: tokens (int64) have none")
+        return self
 
     @model_validator(mode="after")
     def _fits(self) -> InputSection:
@@ -175,7 +191,8 @@ class ModelSection(_Section):
 
     factory: Spec = Field(
         description="Callable beside the project file that takes nothing and returns the float "
-        "`torch.nn.Module`, whose output is one tensor of logits `[n, classes]`."
+        "`torch.nn.Module`, whose output is one tensor of logits `[n, classes]`, of a language model "
+        "`[n, T, tokens]`."
     )
     checkpoint: (
         Annotated[
@@ -191,7 +208,11 @@ class ModelSection(_Section):
         "trained model.",
     )
     input: InputSection = Field(description="What one sample is.")
-    task: Task = Field(default="classification", description="What the model does.")
+    task: Task = Field(
+        default="classification",
+        description="What the model does. A `language-model` takes tokens int64 `[T]` and gives logits "
+        "float32 `[n, T, V]` for the next ones; a sample is one sequence.",
+    )
     saw_pool: bool | None = Field(
         default=None,
         description="Whether float training saw the samples that the pool is taken from. Unset: "
@@ -204,13 +225,28 @@ class ModelSection(_Section):
         "dropped unless kept.",
     )
 
+    @model_validator(mode="after")
+    def _task_fits_input(self) -> ModelSection:
+        tokens = self.input.dtype == "int64"
+        if self.is_text and not tokens:
+            raise ValueError("task 'language-model' takes tokens: set input.dtype to 'int64'")
+        if tokens and not self.is_text:
+            raise ValueError("input.dtype 'int64' is for tokens: set task to 'language-model'")
+        return self
+
+    @property
+    def is_text(self) -> bool:
+        """Whether samples are sequences of tokens, with a decision for each next token."""
+        return self.task == "language-model"
+
 
 class DataSection(_Section):
     """``[data]``."""
 
     train: Spec = Field(
         description="Callable -> map-style `torch` data set of (input, label): float32 inputs of the "
-        "stated shape, integer labels from 0. The same each time: no random augmentation."
+        "stated shape, integer labels from 0; of a language model tokens int64 `[T]`, and as label the "
+        "next tokens int64 `[T]`, -100 where there is none. The same each time: no random augmentation."
     )
     test: Spec | None = Field(
         default=None, description="Like `train`. Measured and shown; never trained on, never chosen from."
@@ -231,7 +267,10 @@ class DataSection(_Section):
     classes: (
         Annotated[tuple[str, ...], Field(min_length=2, strict=False), Form("list of at least 2 strings")]
         | None
-    ) = Field(default=None, description="Names of the classes, for reports and shipped files.")
+    ) = Field(
+        default=None,
+        description="Names of the classes, for reports and shipped files; of a language model the tokens.",
+    )
 
     @model_validator(mode="after")
     def _names_differ(self) -> DataSection:
@@ -310,7 +349,12 @@ class GateSection(_Section):
         description="By how much the compressed model's metric may be worse than the reference's on "
         "the certify samples (for a loss: the allowed rise); 0.01 of an accuracy is one point."
     )
-    max_lowering_flips: Annotated[float, Field(ge=0, le=1), Unit("share of the certify samples")] = Field(
+    min_agreement: Annotated[float, Field(ge=0, le=1), Unit("share of the certify decisions")] | None = Field(
+        default=None,
+        description="How many decisions of the compressed model must be the float model's, of a language "
+        "model those about next tokens. Unset: shown, and not gated.",
+    )
+    max_lowering_flips: Annotated[float, Field(ge=0, le=1), Unit("share of the certify decisions")] = Field(
         description="How many decisions of each required runtime may differ from the compressed model's."
     )
     reference: Literal["float", "control"] | None = Field(
@@ -530,7 +574,9 @@ def _given(value: object) -> bool:
 
 NOT_YET = (
     NotYet(
-        ("model", "task"), _other_than("classification"), "only 'classification' is supported in this version"
+        ("model", "task"),
+        _other_than("classification", "language-model"),
+        "only 'classification' and 'language-model' are supported in this version",
     ),
     NotYet(
         ("gate", "metric"),

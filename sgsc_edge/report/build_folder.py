@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import safetensors.numpy
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -31,12 +31,8 @@ from sgsc_edge.certification.certify import COMPRESSED as COMPRESSED_MODEL
 from sgsc_edge.certification.metrics import METRICS
 from sgsc_edge.certification.records import Measurement
 from sgsc_edge.certification.samples import CERTIFY, read_samples
-from sgsc_edge.certification.verify import (
-    PRESERVATION_NAME,
-    REQUIRED_SUBJECTS,
-    output_grid,
-    read_certified,
-)
+from sgsc_edge.certification.shipped import output_grid, shipped_model
+from sgsc_edge.certification.verify import PRESERVATION_NAME, REQUIRED_SUBJECTS, read_certified
 from sgsc_edge.errors import FileFormatError
 from sgsc_edge.graph.ir import Graph
 from sgsc_edge.graph.read_tflite import MAX_FILE_BYTES, read_tflite
@@ -132,11 +128,16 @@ class Layer:
 
 @dataclass(frozen=True)
 class WholeLayer:
-    """One layer as it was trained, with every channel: numbers of its weights and output channels."""
+    """One layer as it was trained, with every channel: numbers of its weights and output channels.
+
+    A ``table`` (embedding) has no bias; a ``norm`` has a gain and a bias for each channel, each with one
+    scale.
+    """
 
     name: str
     weights: int
     channels: int
+    kind: Literal["layer", "table", "norm"]
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,9 @@ class BuildFolder:
     Parameters
     ----------
     sets: the recorded samples by part.
-    graph, inspection: of ``model.tflite``.
+    graph: of ``model.tflite``; None where the build ships its ``.onnx``.
+    inspection: of the file that ships, ``model``.
+    input_grid: scale and zero point of the samples' integers; None where they are tokens.
     layers, whole_layers: what ships, in order of execution, then what left whole; what training started with.
     history, control_history: a row an epoch; None where the folder does not hold the history.
     channels: a row for each epoch that changed a channel's depth; none where nothing was learned.
@@ -180,8 +183,10 @@ class BuildFolder:
     certificate: Certificate
     sets: Mapping[str, SampleSet]
     stated: Stated
-    graph: Graph
+    model: str
+    graph: Graph | None
     inspection: Inspection
+    input_grid: tuple[float, int] | None
     layers: tuple[Layer, ...]
     whole_layers: tuple[WholeLayer, ...]
     plan: PlanFile | None
@@ -196,7 +201,17 @@ class BuildFolder:
     @property
     def classes(self) -> int:
         """How many classes the model tells apart."""
-        return int(next(iter(self.sets.values())).float_logits.shape[1])
+        return int(next(iter(self.sets.values())).float_logits.shape[-1])
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the samples are sequences of tokens."""
+        return next(iter(self.sets.values())).is_text
+
+    @property
+    def unit(self) -> str:
+        """What one decision is about."""
+        return "next token" if self.is_text else "sample"
 
 
 def read_build(folder: Path) -> BuildFolder:
@@ -206,7 +221,7 @@ def read_build(folder: Path) -> BuildFolder:
     certificate = read_certified(folder)
     path = folder / PRESERVATION_NAME
     sets = read_samples(read_npz(path), where=str(path))
-    model = folder / MODEL_TFLITE
+    model = folder / shipped_model(manifest.files)
     listed = manifest.files.keys()
 
     def rows(name: str, kind: type[_T]) -> tuple[_T, ...]:
@@ -219,17 +234,23 @@ def read_build(folder: Path) -> BuildFolder:
     packed = manifest.code.get("weights") == PACKED
     whole = _whole(folder / COMPRESSED) if COMPRESSED in listed else ()
     channels = entries.get(CHANNELS, "")
+    shipped = _layers(folder / MODEL_ONNX, channels, packed=packed)
     output_grid(model, sets)  # refuses a model that takes other samples than these
     _check_complete(certificate, sets, folder / CERTIFICATE_NAME)
+    graph, inspection = None, inspect_model(model)
+    if model.name == MODEL_TFLITE:
+        graph = read_tflite(read_bytes(model, MAX_FILE_BYTES), where=str(model))
     return BuildFolder(
         path=folder,
         manifest=manifest,
         certificate=certificate,
         sets=sets,
-        stated=_stated(entries, next(iter(sets.values())).float_logits.shape[1]),
-        graph=read_tflite(read_bytes(model, MAX_FILE_BYTES), where=str(model)),
-        inspection=inspect_model(model),
-        layers=_layers(folder / MODEL_ONNX, channels, packed=packed) + _gone(whole, channels),
+        stated=_stated(entries, next(iter(sets.values())).float_logits.shape[-1]),
+        model=model.name,
+        graph=graph,
+        inspection=inspection,
+        input_grid=_input_grid(graph, inspection),
+        layers=shipped + _gone(whole, channels, {layer.name for layer in shipped}),
         whole_layers=whole,
         plan=plan,
         history=rows(HISTORY, dict[str, float]) if HISTORY in listed else None,
@@ -240,6 +261,15 @@ def read_build(folder: Path) -> BuildFolder:
         boards=boards,
         left_out=left_out,
     )
+
+
+def _input_grid(graph: Graph | None, inspection: Inspection) -> tuple[float, int] | None:
+    """What the integers of the samples stand for."""
+    if graph is not None:
+        stored = graph[graph.inputs[0]].quantization
+        return None if stored is None else (float(stored.scale[0]), int(stored.zero_point[0]))
+    stated = next(tensor for tensor in inspection.tensors if tensor.kind == "input").quantization
+    return None if stated is None else (stated.scale_min, stated.zero_point_min)
 
 
 def check_is_build(folder: Path) -> None:
@@ -344,7 +374,10 @@ def _whole(path: Path) -> tuple[WholeLayer, ...]:
         if name != key:
             if not weight.ndim or not weight.size:
                 raise FileFormatError(f"'{key}' is empty", where=str(path), remedy="build again")
-            found.append(WholeLayer(name, weight.size, len(weight)))
+            kind: Literal["layer", "table", "norm"] = "table"
+            if f"{name}.bias" in tensors:
+                kind = "norm" if f"{name}.weight_scale" in tensors else "layer"
+            found.append(WholeLayer(name, weight.size, len(weight), kind))
     return tuple(found)
 
 
@@ -370,10 +403,15 @@ def common_name(parts: list[str]) -> str:
     return parts[0] if len(parts) == 1 else parts[0].rpartition("_")[0]
 
 
-def _gone(whole: tuple[WholeLayer, ...], entry: str) -> tuple[Layer, ...]:
-    """The layers that left whole, by name: training started with them, and ``entry`` does not name them."""
+def _gone(whole: tuple[WholeLayer, ...], entry: str, there: set[str]) -> tuple[Layer, ...]:
+    """The layers that left whole, by name: training started with them, and the ``.onnx`` has none of them.
+
+    ``entry`` names the layers that lost channels, ``there`` those whose weights are in the file.
+    """
     shipped = {common_name(own) for own, _ in stated_layers(entry.encode())}
-    lost = [layer for layer in whole if shipped and layer.name not in shipped]
+    lost = [
+        layer for layer in whole if shipped and layer.kind != "norm" and layer.name not in shipped | there
+    ]
     return tuple(
         Layer(layer.name, (), _bounded(layer.channels, layer.name))
         for layer in sorted(lost, key=lambda layer: layer.name)

@@ -39,8 +39,9 @@ def render(build: BuildFolder) -> bytes:
     search = read_search(build.path / SEARCH) if SEARCH in build.manifest.files else None
     return _filled(
         "report.html",
-        project=clean(build.stated.project or build.graph.name or "model"),
+        project=clean(build.stated.project or (build.graph.name if build.graph else None) or "model"),
         version=build.stated.version,
+        unit=build.unit,
         target=clean(build.certificate.predicate.target),
         verdict=verdict_view(build, sizes),
         sizes=sizes,

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from sgsc_edge.runtimes._execute import execute, run_runtime
 from sgsc_edge.runtimes._registry import Available, available, specs
-from sgsc_edge.runtimes._spec import MODEL_ONNX, MODEL_TFLITE, RunResult, RuntimeSpec, Status
+from sgsc_edge.runtimes._spec import MODEL_ONNX, MODEL_TFLITE, Inputs, RunResult, RuntimeSpec, Status
 
 __all__ = [
     "MODEL_ONNX",
     "MODEL_TFLITE",
     "Available",
+    "Inputs",
     "RunResult",
     "RuntimeSpec",
     "Status",

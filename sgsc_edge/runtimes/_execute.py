@@ -14,11 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sgsc_edge.errors import ConfigError, FileFormatError, OutputError, SgscError
 from sgsc_edge.runtimes._registry import has_package, install_hint, installed_version, python_of, specs
-from sgsc_edge.runtimes._spec import MODEL_TFLITE, RunResult, RuntimeSpec, Status
+from sgsc_edge.runtimes._spec import MODEL_TFLITE, Inputs, RunResult, RuntimeSpec, Status
 
 # The package's folder goes last on the path: another environment's own packages win over ours.
 _BOOTSTRAP = "import sys; sys.path.append(sys.argv[1]); from sgsc_edge.runtimes._worker import main; main()"
@@ -45,12 +44,12 @@ class _Shard:
 def run_runtime(
     name: str,
     artifact_path: Path,
-    inputs: NDArray[np.int8],
+    inputs: Inputs,
     *,
     timeout_s: float,
     workers: int = 2,
 ) -> RunResult:
-    """Run the runtime ``name`` over ``inputs``, int8 [n, H, W, C] (device integers, no batch dimension).
+    """Run the runtime ``name`` over ``inputs``: device integers int8 [n, H, W, C], or tokens int64 [n, T].
 
     A ``.tflite`` file is verified structurally before any interpreter sees it. ``timeout_s`` is the wall
     time of the whole run. Raises ConfigError for an unknown name and FileFormatError for a missing file;
@@ -81,7 +80,7 @@ def _structural_problem(artifact: bytes) -> str | None:
 
 
 def execute(
-    spec: RuntimeSpec, artifact: bytes, inputs: NDArray[np.int8], *, timeout_s: float, workers: int = 2
+    spec: RuntimeSpec, artifact: bytes, inputs: Inputs, *, timeout_s: float, workers: int = 2
 ) -> RunResult:
     """Run ``spec`` over ``inputs`` in at most ``workers`` processes (one where it is not slow)."""
     if len(inputs) == 0:
@@ -137,7 +136,7 @@ def _run_shards(python: str, folder: Path, shards: Sequence[_Shard], timeout_s: 
         if outcome.status is not Status.OK:
             return outcome
     parts = [outcome.outputs for outcome in outcomes if outcome.outputs is not None]
-    if len({part.shape[1] for part in parts}) != 1:
+    if len({part.shape[1:] for part in parts}) != 1:
         return RunResult(Status.FAILED, reason="workers disagree on the number of outputs")
     return RunResult(Status.OK, outputs=np.concatenate(parts))
 

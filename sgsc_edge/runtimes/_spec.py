@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +15,11 @@ from sgsc_edge.errors import InternalError
 MODEL_TFLITE = "model.tflite"
 MODEL_ONNX = "model.qdq.onnx"
 
-RunFunction = Callable[[bytes, NDArray[np.int8]], NDArray[np.int8]]
-"""``(artifact, inputs int8 [n, ...]) -> outputs int8 [n, K]``; runs inside a worker process."""
+Inputs = NDArray[Any]
+"""Samples as fed: device integers int8 [n, ...], or tokens int64 [n, T]."""
+
+RunFunction = Callable[[bytes, Any], NDArray[np.int8]]
+"""``(artifact, inputs) -> outputs int8 [n, K]``, of tokens [n, T, K]; runs inside a worker process."""
 
 
 class Status(StrEnum):
@@ -76,7 +80,7 @@ class RuntimeSpec:
 
 @dataclass(frozen=True, eq=False)
 class RunResult:
-    """What a runtime did: ``outputs`` int8 [n, K] if and only if ``status`` is ``ok``.
+    """What a runtime did: ``outputs`` int8 [n, K], of tokens [n, T, K], if and only if ``status`` is ``ok``.
 
     ``version`` is the package's, None when it is not installed. ``reason`` says why there are no outputs.
     ``stand_in`` names the runtime that ran instead, where this one has no wheel.

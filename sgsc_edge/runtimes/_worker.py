@@ -30,7 +30,7 @@ def run_shard(folder: Path, shard: int, start: int, stop: int) -> None:
         run = getattr(importlib.import_module(module), function)
         inputs = np.load(folder / "inputs.npy", mmap_mode="r", allow_pickle=False)
         outputs = np.asarray(run((folder / "artifact.bin").read_bytes(), inputs[start:stop]))
-        if outputs.dtype != np.int8 or outputs.ndim != 2 or len(outputs) != stop - start:
+        if outputs.dtype != np.int8 or outputs.ndim not in (2, 3) or len(outputs) != stop - start:
             raise ValueError(
                 f"outputs are {outputs.dtype}{list(outputs.shape)}, expected int8 [{stop - start}, classes]"
             )

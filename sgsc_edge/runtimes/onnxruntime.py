@@ -1,8 +1,9 @@
 """ONNX Runtime on the QDQ model: float in, float out, integers on both sides.
 
 It is fed ``scale * (q - zero_point)`` for the device integers q, which its first QuantizeLinear turns
-back into q (the quotient is within one float32 ulp of an integer). Its float outputs lie on the grid of
-the last DequantizeLinear and are turned back exactly; a value off the grid is an error.
+back into q (the quotient is within one float32 ulp of an integer). Tokens are fed as they are. Its float
+outputs lie on the grid of the last DequantizeLinear and are turned back exactly; a value off the grid is an
+error.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sgsc_edge.runtimes._spec import MODEL_ONNX, RuntimeSpec
+from sgsc_edge.runtimes._spec import MODEL_ONNX, Inputs, RuntimeSpec
 
 if TYPE_CHECKING:
     import onnx
@@ -42,13 +43,27 @@ class Grid(NamedTuple):
         return result
 
 
-def run(artifact: bytes, inputs: NDArray[np.int8]) -> NDArray[np.int8]:
+class Edges(NamedTuple):
+    """A model's only input and only output.
+
+    ``source`` is None where the input is tokens, int64. Shapes are those of one sample, as ONNX has them.
+    ``ends_in_softmax``: whether the outputs are probabilities.
+    """
+
+    source: Grid | None
+    sink: Grid
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    ends_in_softmax: bool
+
+
+def run(artifact: bytes, inputs: Inputs) -> NDArray[np.int8]:
     """Outputs int8 [n, K] for ``inputs`` int8 [n, H, W, C] (fed as NCHW; as [n, C, W] where the model's
-    input is a sequence) or [n, ...] of another rank (fed as they are).
+    input is a sequence) or [n, ...] of another rank (fed as they are); [n, T, K] for tokens int64 [n, T].
     """
     import onnxruntime
 
-    source, sink = read_grids(artifact)
+    edges = model_edges(artifact)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = _LOG_ERRORS_ONLY
@@ -59,14 +74,16 @@ def run(artifact: bytes, inputs: NDArray[np.int8]) -> NDArray[np.int8]:
         batch = np.asarray(inputs[start : start + _BATCH])
         if batch.ndim == 4:
             batch = batch.transpose(0, 3, 1, 2)
-            batch = batch[:, :, 0] if len(entry.shape) == 3 else batch
-        values = session.run(None, {entry.name: np.ascontiguousarray(source.to_float(batch))})[0]
-        outputs.append(sink.to_integers(np.asarray(values, np.float32)).reshape(len(batch), -1))
+            batch = batch[:, :, 0] if len(edges.input_shape) == 2 else batch
+        fed = batch if edges.source is None else edges.source.to_float(batch)
+        values = session.run(None, {entry.name: np.ascontiguousarray(fed)})[0]
+        integers = edges.sink.to_integers(np.asarray(values, np.float32))
+        outputs.append(integers if edges.source is None else integers.reshape(len(batch), -1))
     return np.concatenate(outputs)
 
 
-def read_grids(artifact: bytes) -> tuple[Grid, Grid]:
-    """Grids of a QDQ model's only input and only output; ValueError where it has none."""
+def model_edges(artifact: bytes) -> Edges:
+    """The edges of a QDQ model; ValueError where it has none that samples can be fed to and read from."""
     import onnx
 
     model = onnx.load_model_from_string(artifact)
@@ -85,7 +102,29 @@ def read_grids(artifact: bytes) -> tuple[Grid, Grid]:
             constants[node.output[0]] = node.attribute[0].t
     consumers = [node for node in graph.node if sources[0] in node.input]
     producers = [node for node in graph.node if graph.output[0].name in node.output]
-    return _grid(consumers, "QuantizeLinear", constants), _grid(producers, "DequantizeLinear", constants)
+    (entry,) = (value for value in graph.input if value.name not in constants)
+    tokens = entry.type.tensor_type.elem_type == onnx.TensorProto.INT64
+    return Edges(
+        None if tokens else _grid(consumers, "QuantizeLinear", constants),
+        _grid(producers, "DequantizeLinear", constants),
+        _sample_shape(entry),
+        _sample_shape(graph.output[0]),
+        _softmax_feeds(producers[0], graph),
+    )
+
+
+def _sample_shape(value: onnx.ValueInfoProto) -> tuple[int, ...]:
+    """A value's shape without its first dimension, the batch."""
+    _, *rest = value.type.tensor_type.shape.dim or [None]
+    return tuple(int(dim.dim_value) for dim in rest)
+
+
+def _softmax_feeds(dequantize: onnx.NodeProto, graph: onnx.GraphProto) -> bool:
+    """Whether the value behind the last QuantizeLinear and DequantizeLinear is a Softmax's."""
+    made_by = {name: node for node in graph.node for name in node.output}
+    quantize = made_by.get(dequantize.input[0])
+    source = None if quantize is None else made_by.get(quantize.input[0])
+    return source is not None and source.op_type == "Softmax"
 
 
 def _grid(nodes: list[onnx.NodeProto], op: str, constants: dict[str, onnx.TensorProto]) -> Grid:
@@ -95,6 +134,8 @@ def _grid(nodes: list[onnx.NodeProto], op: str, constants: dict[str, onnx.Tensor
     if kinds != [op]:
         raise ValueError(f"the model's edge must be one {op}, found {kinds}")
     _, scale_name, zero_name = nodes[0].input
+    if not {scale_name, zero_name} <= constants.keys():
+        raise ValueError(f"{op} '{nodes[0].name}' must have a constant scale and zero point")
     scale = numpy_helper.to_array(constants[scale_name])
     zero_point = numpy_helper.to_array(constants[zero_name])
     if scale.size != 1 or scale.dtype != np.float32 or zero_point.dtype != np.int8:

@@ -38,7 +38,7 @@ def issue(differing: int = 0, **gate: object) -> Certificate:
 def test_it_is_an_in_toto_statement_about_the_files() -> None:
     document = issue().to_json()
     assert document["_type"] == "https://in-toto.io/Statement/v1"
-    assert document["predicateType"] == "urn:sgsc-edge:certificate:v2"
+    assert document["predicateType"] == "urn:sgsc-edge:certificate:v3"
     assert document["subject"] == [
         {"name": "model.tflite", "digest": {"sha256": "1" * 64}},
         {"name": "preservation.npz", "digest": {"sha256": "2" * 64}},
@@ -47,7 +47,13 @@ def test_it_is_an_in_toto_statement_about_the_files() -> None:
     assert predicate["verdict"] == "PASSED"
     assert predicate["target"] == "tflite-int8"
     assert predicate["policy_sha256"] == sha256_bytes(canonical_json(predicate["policy"]))
-    row = {"samples": 50, "sha256": SETS["certify"].sha256, "gated": True, "trained_on": None}
+    row = {
+        "samples": 50,
+        "decisions": 50,
+        "sha256": SETS["certify"].sha256,
+        "gated": True,
+        "trained_on": None,
+    }
     assert predicate["sets"]["certify"] == row
     assert predicate["sets"]["must_keep"]["trained_on"] == 4
     assert predicate["warnings"] == []
@@ -193,11 +199,11 @@ def test_a_threshold_finer_than_the_set_is_a_warning_and_no_verdict(tmp_path: Pa
     assert (certificate.verdict, certificate.exit_code) == ("PASSED", 0)
     (line,) = certificate.warning_lines()
     assert line == (
-        "warning: the lowering gate is finer than its set can decide: one of 50 certify samples is 0.02, "
-        "more than max_lowering_flips = 0.004; 250 samples would be needed"
+        "warning: the lowering gate is finer than its set can decide: one of 50 certify decisions is 0.02, "
+        "more than max_lowering_flips = 0.004; 250 would be needed"
     )
     (found,) = certificate.to_json()["predicate"]["warnings"]
-    assert (found["gate"], found["set"], found["samples"], found["needed"]) == (
+    assert (found["gate"], found["set"], found["decisions"], found["needed"]) == (
         "lowering",
         "certify",
         50,

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from sgsc_edge.certification.gates import all_gates, coarse_gates, verdict_of
-from sgsc_edge.certification.policy import GatePolicy
+from sgsc_edge.certification.policy import GatePolicy, Policy, RuntimePolicy
 from sgsc_edge.certification.records import Gate, Measurement, RuntimeRow, Verdict
 
 
@@ -15,11 +15,14 @@ def policy(**changes: object) -> GatePolicy:
 def measured(samples: int, correct: int, *, differs: int = 0, negative: int = 0, loss: float | None = 1.0):
     return Measurement(
         samples=samples,
+        decided=samples,
         correct=correct,
+        agreeing=correct,
         metrics={"accuracy": correct / samples if samples else None, "loss": loss},
         negative_flips=tuple(map(str, range(negative))),
         positive_flips=(),
         differs_from_compressed=tuple(map(str, range(differs))),
+        differing=differs,
         decisions={str(number): 0 for number in range(differs)},
         ties=0,
         max_lsb=0,
@@ -33,7 +36,11 @@ def row(name: str = "torch", *, status: str = "ok", reason: str = "", **sets: Me
 
 
 def gates(references, compressed, runtimes=(), must_keep=False, **changes) -> tuple[Gate, ...]:
-    return all_gates(policy(**changes), references, compressed, runtimes, must_keep=must_keep)
+    steps = changes.pop("max_steps", {})
+    judged = Policy(
+        gate=policy(**changes), runtimes=RuntimePolicy(required=tuple({"tflm": 0, **steps}), max_steps=steps)
+    )
+    return all_gates(judged, references, compressed, runtimes, must_keep=must_keep)
 
 
 def test_a_drop_of_exactly_the_threshold_passes() -> None:
@@ -130,6 +137,7 @@ def test_the_verdict_is_failed_before_not_measured_before_passed() -> None:
             threshold=0.0,
             margin=None if value is None else -value,
             status=status,
+            bound="at most",
             reason="",
         )
         for status, value in (("passed", 0.0), ("failed", 1.0), ("not_measured", None))
@@ -149,9 +157,9 @@ def test_a_gate_is_coarse_where_one_sample_is_more_than_its_threshold(samples: i
         gate: needed for gate, needed in expected.items() if samples < needed
     }
     for one in found.values():
-        assert (one.set, one.samples) == ("certify", samples)
-        assert f"one of {samples} certify samples" in one.message
-        assert f"{one.needed} samples would be needed" in one.message
+        assert (one.set, one.decisions) == ("certify", samples)
+        assert f"one of {samples} certify decisions" in one.message
+        assert f"{one.needed} would be needed" in one.message
 
 
 @pytest.mark.parametrize(

@@ -78,15 +78,16 @@ def test_a_missing_file_is_the_users_input(tmp_path: Path) -> None:
 
 
 def test_unknown_runtimes_are_named_with_the_nearest() -> None:
+    names = context(required=("tflmm",), optional=("torch", "lite-rt")).policy.runtimes
     with pytest.raises(ConfigError) as caught:
-        check_runtime_names(context(required=("tflmm",), optional=("torch", "lite-rt")).policy.runtimes)
+        check_runtime_names(names, "model.tflite")
     assert caught.value.problems == ("'tflmm'; did you mean 'tflm'?", "'lite-rt'; did you mean 'litert'?")
 
 
 @pytest.mark.parametrize("required", [("torch",), ("onnxruntime",), ("torch", "onnxruntime")])
 def test_a_policy_under_which_the_tflite_file_never_runs_is_refused(required: tuple[str, ...]) -> None:
     with pytest.raises(ConfigError, match=r"no runtime that runs model\.tflite") as caught:
-        check_runtime_names(context(required=required, optional=("tflm",)).policy.runtimes)
+        check_runtime_names(context(required=required, optional=("tflm",)).policy.runtimes, "model.tflite")
     assert "tflm" in str(caught.value.remedy)
 
 
@@ -94,3 +95,27 @@ def test_the_hash_is_of_the_values_not_of_their_spelling(tmp_path: Path) -> None
     one = read(tmp_path, "[gate]\nmax_drop = 0.10\n[runtimes]\nrequired = ['tflm']\n")
     other = read(tmp_path, "runtimes.required = ['tflm']\ngate.max_drop = 1e-1\n")
     assert one.sha256 == other.sha256
+
+
+def test_a_policy_of_an_onnx_build_names_runtimes_of_the_onnx() -> None:
+    check_runtime_names(
+        context(required=("onnxruntime",), optional=("torch",)).policy.runtimes, "model.qdq.onnx"
+    )
+    with pytest.raises(ConfigError, match=r"no runtime that runs model\.qdq\.onnx"):
+        check_runtime_names(context(required=("tflm",)).policy.runtimes, "model.qdq.onnx")
+    names = context(required=("onnxruntime",), optional=("tflm",)).policy.runtimes
+    with pytest.raises(ConfigError, match=r"ships none: tflm"):
+        check_runtime_names(names, "model.qdq.onnx")
+
+
+def test_steps_are_of_required_runtimes_alone(tmp_path: Path) -> None:
+    base = context(required=("numpy",)).policy
+    path = tmp_path / "policy.toml"
+    path.write_text("[runtimes]\nrequired = ['onnxruntime']\nmax_steps = { onnxruntime = 2 }\n")
+    held = read_policy(path, base)
+    assert held.runtimes.max_steps == {"onnxruntime": 2}
+    path.write_text("[runtimes]\nrequired = ['numpy']\n")  # who is no longer required is held to nothing
+    assert read_policy(path, held).runtimes.max_steps == {}
+    path.write_text("[runtimes]\nmax_steps = { tflm = 0 }\n")
+    with pytest.raises(ConfigError, match="max_steps names tflm"):
+        read_policy(path, base)

@@ -304,7 +304,7 @@ def test_samples_for_another_model_are_refused(folder: Path) -> None:
                 arrays[name] = arrays[name][:, :3]
 
     rewrite(folder, narrow)
-    with pytest.raises(FileFormatError, match="holds samples for"):
+    with pytest.raises(FileFormatError, match="but the recorded samples are"):
         certify_folder(folder, context())
 
 

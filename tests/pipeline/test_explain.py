@@ -90,7 +90,7 @@ def test_samples_that_break_are_those_of_the_device_model(pressed: Path) -> None
     broken = 0
     for index, layer in enumerate(LAYERS):
         found = explained(pressed, layer)
-        assert found["watch"] == {"samples": len(watch), "right": int(right.sum())}
+        assert found["watch"] == {"decisions": len(watch), "right": int(right.sum())}
         by_number = {one["number"]: one for one in found["channels"]}
         for channel, number in enumerate(sorted(by_number)):
             outputs = reference.run(without(graph, index, channel), watch.inputs).reshape(len(watch), -1)

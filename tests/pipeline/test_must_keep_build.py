@@ -52,8 +52,8 @@ def test_a_number_of_guide_samples_gates_and_a_flip_of_one_fails(project: Projec
 
     shown = "must_keep: 5 samples (5 trained on), 5 decided rightly by float"
     warning = (
-        "warning: the lowering gate is finer than its set can decide: one of 24 certify samples is 0.0417, "
-        "more than max_lowering_flips = 0.001; 1000 samples would be needed"
+        "warning: the lowering gate is finer than its set can decide: one of 24 certify decisions is 0.0417, "
+        "more than max_lowering_flips = 0.001; 1000 would be needed"
     )
     assert {shown, warning} <= set(ran.out.splitlines())
     (stated,) = predicate(folder)["warnings"]

@@ -12,7 +12,7 @@ import tiny_model
 from sgsc_edge.errors import InternalError
 from sgsc_edge.runtimes import MODEL_ONNX, MODEL_TFLITE, RuntimeSpec, Status, available, run_runtime, specs
 from sgsc_edge.runtimes._registry import index
-from sgsc_edge.runtimes.onnxruntime import Grid, read_grids
+from sgsc_edge.runtimes.onnxruntime import Grid, model_edges
 
 NAMES = {"onnxruntime", "litert", "litert-reference", "tflm", "numpy", "tensorflow", "tflite-runtime"}
 INSTALLED = ("onnxruntime", "litert", "litert-reference", "tflm", "numpy")
@@ -87,13 +87,14 @@ def test_the_table_is_complete_and_names_are_unique() -> None:
 
 
 def test_grids_are_read_from_the_edges_of_the_qdq_model() -> None:
-    source, sink = read_grids(tiny_model.onnx_bytes())
+    edges = model_edges(tiny_model.onnx_bytes())
+    source, sink = edges.source, edges.sink
     assert (source, sink) == (Grid(*tiny_model.INPUT), Grid(*tiny_model.OUTPUT))
     model = onnx.load_model_from_string(tiny_model.onnx_bytes())
     model.graph.node[-1].op_type = "Identity"
     del model.graph.node[-1].input[1:]
     with pytest.raises(ValueError, match="one DequantizeLinear, found \\['Identity'\\]"):
-        read_grids(model.SerializeToString())
+        model_edges(model.SerializeToString())
 
 
 GRIDS = (Grid(np.float32(0.1), -128), Grid(np.float32(3e-5), 127), Grid(np.float32(7), 0))

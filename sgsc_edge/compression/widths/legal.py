@@ -42,7 +42,7 @@ class Device:
             target.weights,
             target.limits.arena,
             target.unpacks_any,
-            "Concatenation" in target.versions,
+            target.executes("Concatenation"),
             target.packs,
         )
 

@@ -1,8 +1,9 @@
-"""The samples whose decision changed, as pictures.
+"""The samples whose decision changed, as pictures, plots or text.
 
 A sample is here where the compressed model or a runtime decides otherwise than float, and where a runtime
 decides otherwise than the compressed model. Right decisions that were lost come first, and of these the
-samples of must_keep.
+samples of must_keep. Of a sequence, the first decision that changed in the way that matters most is shown,
+behind the text that it follows.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from sgsc_edge.certification.certify import COMPRESSED
 from sgsc_edge.certification.samples import GATED_PARTS, MUST_KEEP
 from sgsc_edge.numerics import dequantize
-from sgsc_edge.pictures import has_pictures, png, thumbnail, to_pixels
+from sgsc_edge.pictures import has_pictures, png, text_of, thumbnail, to_pixels
 from sgsc_edge.report.build_folder import BuildFolder
 from sgsc_edge.report.decided import FLOAT, Decided
 from sgsc_edge.report.text import clean, count, joined, model_name
@@ -32,6 +33,7 @@ SIDE = 96
 _PLOT_WIDTH, _PLOT_HEIGHT = 120, 60
 _PLOT_POINTS = 120
 _PLOT_LINES = 3
+_SHOWN_TOKENS = 24
 
 
 @dataclass(frozen=True)
@@ -55,16 +57,24 @@ class Plot:
 
 
 @dataclass(frozen=True)
+class View:
+    """What is seen of a sample: one of a data URI, a plot, and the text in front of a decision."""
+
+    image: str | None = None
+    plot: Plot | None = None
+    text: str | None = None
+
+
+@dataclass(frozen=True)
 class FlipCard:
-    """One sample: a PNG as a data URI, or a plot; its class, and who decided what."""
+    """One sample: a PNG as a data URI, a plot, or text; its class, and who decided what."""
 
     id: str
     part: str
     label: str
     kind: str
     decisions: tuple[Decision, ...]
-    image: str | None
-    plot: Plot | None
+    view: View
     description: str
 
 
@@ -93,15 +103,21 @@ def flips_view(build: BuildFolder, by_part: dict[str, Decided]) -> FlipsView:
             seen.add(name)
             unique.append(row)
     shown = unique[:SHOWN]
-    views = _views(build, [(part, index) for _, part, index, _ in shown])
+    places = [(part, int(by_part[part].samples[index])) for _, part, index, _ in shown]
+    views = (
+        [_text(build, by_part[part], part, index) for _, part, index, _ in shown]
+        if build.is_text
+        else _views(build, places)
+    )
     cards = tuple(
-        _card(build, by_part[part], part, index, kind, *view)
+        _card(build, by_part[part], part, index, kind, view)
         for (_, part, index, kind), view in zip(shown, views, strict=True)
     )
-    return FlipsView(_summary(by_part, len(unique), len(cards)), cards, len(unique))
+    noun = "sequence" if build.is_text else "sample"
+    return FlipsView(_summary(by_part, len(unique), len(cards), noun), cards, len(unique))
 
 
-def _summary(by_part: dict[str, Decided], total: int, shown: int) -> str:
+def _summary(by_part: dict[str, Decided], total: int, shown: int, noun: str) -> str:
     """How many samples changed. Decisions that are not known are said, and never count as agreement."""
     by_part = {part: found for part, found in by_part.items() if len(found.labels)}
     if not by_part:
@@ -118,8 +134,8 @@ def _summary(by_part: dict[str, Decided], total: int, shown: int) -> str:
     if len(among) == 1:
         return f"Nothing could be compared.{gaps}"
     if not total:
-        return f"None. On every sample of {parts}, {joined(among)} decide alike.{gaps}"
-    samples = f"{count(total, 'sample')} of {parts} {'is' if total == 1 else 'are'}"
+        return f"None. On every {noun} of {parts}, {joined(among)} decide alike.{gaps}"
+    samples = f"{count(total, noun)} of {parts} {'is' if total == 1 else 'are'}"
     some = f"; the {shown} that matter most are shown" if shown < total else ""
     return f"{samples} not decided alike by {joined(among)}{some}.{gaps}"
 
@@ -147,9 +163,7 @@ def _rank(part: str, kind: str) -> int:
     return KINDS.index(kind) + (0 if part == MUST_KEEP and kind == "lost" else 1)
 
 
-def _card(
-    build: BuildFolder, found: Decided, part: str, index: int, kind: str, image: str | None, plot: Plot | None
-) -> FlipCard:
+def _card(build: BuildFolder, found: Decided, part: str, index: int, kind: str, view: View) -> FlipCard:
     label = int(found.labels[index])
     by_class: dict[int, list[str]] = {}
     base = {name: found.by_model[name] for name in found.by_model if name == FLOAT}
@@ -171,9 +185,8 @@ def _card(
         label=name,
         kind=kind,
         decisions=tuple(decisions),
-        image=image,
-        plot=plot,
-        description=f"Sample of class {name}. {said}.",
+        view=view,
+        description=f"Next token {name}. {said}." if build.is_text else f"Sample of class {name}. {said}.",
     )
 
 
@@ -181,19 +194,28 @@ def _name(build: BuildFolder, number: int) -> str:
     return clean(build.stated.class_name(number))
 
 
-# --- pictures and plots ---------------------------------------------------------------------------
+# --- pictures, plots and text ---------------------------------------------------------------------
 
 
-def _views(build: BuildFolder, places: Sequence[tuple[str, int]]) -> list[tuple[str | None, Plot | None]]:
-    """A picture (a data URI) or a plot of each sample (part, index)."""
+def _text(build: BuildFolder, found: Decided, part: str, index: int) -> View:
+    """The end of the text that a decision follows."""
+    tokens = build.sets[part].inputs[found.samples[index], : found.positions[index] + 1]
+    shown = tokens[-_SHOWN_TOKENS:].tolist()
+    named = [_name(build, int(token)) if token < build.classes else f"{token}?" for token in shown]
+    before = "…" if len(tokens) > len(shown) else ""
+    return View(text=before + text_of(named))
+
+
+def _views(build: BuildFolder, places: Sequence[tuple[str, int]]) -> list[View]:
+    """A picture or a plot of each sample (part, index)."""
     inputs = [_as_fed(build, part, index) for part, index in places]
     if not inputs:
         return []
     stated = build.stated.input
     shape = stated.shape if stated is not None else inputs[0].shape
     if has_pictures(shape) and inputs[0].shape == tuple(shape):
-        return [(_data_uri(pixels), None) for pixels in to_pixels(inputs, stated)]
-    return [(None, _plot(values)) for values in inputs]
+        return [View(image=_data_uri(pixels)) for pixels in to_pixels(inputs, stated)]
+    return [View(plot=_plot(values)) for values in inputs]
 
 
 def _as_fed(build: BuildFolder, part: str, index: int) -> NDArray[np.float32]:
@@ -201,11 +223,10 @@ def _as_fed(build: BuildFolder, part: str, index: int) -> NDArray[np.float32]:
 
     Images [C, H, W]; sequences [C, L]; others as they are.
     """
-    quantization = build.graph[build.graph.inputs[0]].quantization
     integers = build.sets[part].inputs[index]
     values: NDArray[np.float32] = integers.astype(np.float32)
-    if quantization is not None:
-        values = dequantize(integers, float(quantization.scale[0]), int(quantization.zero_point[0]))
+    if build.input_grid is not None:
+        values = dequantize(integers, *build.input_grid)
     if values.ndim == 3:
         values = values.transpose(2, 0, 1)
         stated = build.stated.input

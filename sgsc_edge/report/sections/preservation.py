@@ -63,12 +63,14 @@ def preservation_view(build: BuildFolder) -> PreservationView | None:
     if selection is None:
         return None
     summary = summarize(selection)
-    grad_cam = (
-        f"Grad-CAM at {clean(selection.grad_cam)}" if selection.grad_cam else "gradient times activation"
+    closest = (
+        "the sequences of which it is least sure (mean of 1 − the largest probability)"
+        if build.is_text
+        else "its closest decisions (1 − the largest probability)"
     )
     meanings = {
-        "saliency": f"the strongest evidence of the float model ({grad_cam})",
-        "uncertainty": "its closest decisions (1 − the largest probability)",
+        "saliency": f"the strongest evidence of the float model ({clean(selection.saliency_at)})",
+        "uncertainty": closest,
         "diversity": f"every cluster of what {clean(selection.features)} is given, its centre first",
         "random": "by content hash and seed alone",
     }

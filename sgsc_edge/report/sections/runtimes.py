@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from sgsc_edge.certification import TestSummary
 from sgsc_edge.certification.boards import BoardStatement
+from sgsc_edge.certification.certificate import differing
 from sgsc_edge.certification.certify import COMPRESSED
 from sgsc_edge.certification.records import Measurement, Predicate
 from sgsc_edge.certification.samples import CERTIFY, MUST_KEEP
@@ -37,6 +38,7 @@ class RuntimeRow:
     status: str
     gate: str
     metrics: tuple[str, ...]
+    agrees: str
     flips: str
     differs: str
     ties: str
@@ -179,8 +181,9 @@ def _row(
         status=status,
         gate=gate,
         metrics=figures,
+        agrees="–" if measured is None or measured.agreement is None else percent(measured.agreement),
         flips=flips,
-        differs="–" if measured is None else str(len(measured.differs_from_compressed)),
+        differs="–" if measured is None else differing(measured),
         ties="–" if measured is None else str(measured.ties),
         max_lsb="–" if measured is None or measured.max_lsb is None else str(measured.max_lsb),
         note=note,

@@ -1,8 +1,9 @@
 """Bytes: of the parameters beside float and plain 8 bits, and of the model file by what they are there for.
 
-What a build stores is read from its ``.tflite``; where the target packs each channel in C code, from that
-code. Plain 8 bits is the same network with every channel that training started with, at 8 bits and a scale
-for each channel, stored as the build is. The float parameters are counted by the build.
+What a build stores is read from the file that it ships, its ``.tflite`` or ``.onnx``; where the target packs
+each channel in C code, from that code. Plain 8 bits is the same network with every channel that training
+started with, at 8 bits and a scale for each channel, stored as the build is. The float parameters are counted
+by the build.
 """
 
 from __future__ import annotations
@@ -10,10 +11,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sgsc_edge.c_code.write import c_code
-from sgsc_edge.report.build_folder import PACKED, BuildFolder
+from sgsc_edge.inspection.summary import TensorSummary
+from sgsc_edge.report.build_folder import PACKED, BuildFolder, WholeLayer
 from sgsc_edge.report.text import percent
-from sgsc_edge.runtimes import MODEL_ONNX, MODEL_TFLITE
-from sgsc_edge.size import EIGHT_BITS, bytes_in_plain_c
+from sgsc_edge.runtimes import MODEL_ONNX
+from sgsc_edge.size import (
+    EIGHT_BITS,
+    ONNX_SCALE_BYTES,
+    RESCALING_BYTES,
+    Storage,
+    bytes_in_onnx,
+    bytes_in_plain_c,
+)
 
 FLOAT32, PLAIN = "float32", "plain int8"
 
@@ -31,26 +40,29 @@ class SizeRow:
 
 @dataclass(frozen=True)
 class SizesView:
-    """Parameters as stored, and the file by use."""
+    """Parameters as stored, and the file ``name`` by use; ``onnx_bytes``: None where that is the
+    ``.onnx``."""
 
     parameters: tuple[SizeRow, ...]
     missing: tuple[str, ...]
+    name: str
     file: tuple[SizeRow, ...]
     file_bytes: int
-    onnx_bytes: int
+    onnx_bytes: int | None
 
 
 def sizes_view(build: BuildFolder) -> SizesView:
-    """From ``model.tflite``, ``compressed.safetensors`` and ``plan.json``."""
+    """From the file that ships, ``compressed.safetensors`` and ``plan.json``."""
     float_bytes = build.plan.float_bytes if build.plan else None
     packed = packed_bytes(build)
     if packed is None:
-        in_8_bits, stored = EIGHT_BITS.bytes, stored_bytes(build)
-        what, where, how = "weights, biases and their scales", f" in {MODEL_TFLITE}", ""
+        stored = stored_bytes(build)
+        what, where, how = "weights, biases and their scales", f" in {build.model}", ""
     else:
-        in_8_bits, stored = bytes_in_plain_c, packed
-        what, where, how = "weights, biases and multipliers", " in C code", ", each channel at its own width"
-    plain = sum(in_8_bits(layer.weights, layer.channels) for layer in build.whole_layers)
+        stored = packed
+        place = " in C code" if build.graph is not None else f" packed as C code does; {build.model} does not"
+        what, where, how = "weights, biases and multipliers", place, ", each channel at its own width"
+    plain = sum(_bytes_in_8_bits(build, layer, packed=packed is not None) for layer in build.whole_layers)
     found = [
         (FLOAT32, float_bytes, "4 bytes for each of the model's parameters"),
         (PLAIN, plain or None, f"every channel at 8 bits: {what}{where}"),
@@ -73,17 +85,38 @@ def sizes_view(build: BuildFolder) -> SizesView:
             for name, size, note in present
         ),
         missing=tuple(name for name, size, _ in found if size is None),
+        name=build.model,
         file=tuple(
             SizeRow(name, size, size / totals.file_bytes, percent(size / totals.file_bytes, 1), "")
             for name, size in uses
         ),
         file_bytes=totals.file_bytes,
-        onnx_bytes=(build.path / MODEL_ONNX).stat().st_size,
+        onnx_bytes=None if build.graph is None else (build.path / MODEL_ONNX).stat().st_size,
     )
 
 
+def _bytes_in_8_bits(build: BuildFolder, layer: WholeLayer, *, packed: bool) -> int:
+    """Bytes of a layer with every channel at 8 bits, stored as the build is."""
+    if layer.kind == "norm":
+        return 2 * (layer.weights + ONNX_SCALE_BYTES + 1)
+    if layer.kind == "table":
+        return layer.weights + layer.channels * (RESCALING_BYTES if packed else ONNX_SCALE_BYTES + 1)
+    if packed:
+        return bytes_in_plain_c(layer.weights, layer.channels)
+    in_8_bits = bytes_in_onnx if build.graph is None else EIGHT_BITS.bytes
+    return in_8_bits(layer.weights, layer.channels)
+
+
+def _bytes_if_packed(tensor: TensorSummary) -> int:
+    """Bytes of a layer's weights, each filter in the fewest bits that hold it, with bias and multipliers."""
+    if not tensor.channel_bits:
+        return tensor.payload_bytes + tensor.parameter_bytes if tensor.share == "weights" else 0
+    channels = len(tensor.channel_bits)
+    return Storage.packing(tensor.channel_bits).bytes(tensor.payload_bytes, channels)
+
+
 def stored_bytes(build: BuildFolder) -> int:
-    """Bytes of weights and biases with their scales and zero points in the ``.tflite``."""
+    """Bytes of weights and biases with their scales and zero points in the file that ships."""
     return sum(
         tensor.payload_bytes + tensor.parameter_bytes
         for tensor in build.inspection.tensors
@@ -92,8 +125,13 @@ def stored_bytes(build: BuildFolder) -> int:
 
 
 def packed_bytes(build: BuildFolder) -> int | None:
-    """Bytes of the C code's constants, where the target packs each channel at its own width."""
+    """Bytes of the C code's constants, where the target packs each channel at its own width.
+
+    A network that is not lowered has no C code: what its layers would take there.
+    """
     if build.manifest.code.get("weights") != PACKED:
         return None
+    if build.graph is None:
+        return sum(map(_bytes_if_packed, build.inspection.tensors))
     name = build.graph.name or "model"
     return c_code(build.graph, name=name, model_hash="0" * 64, learned=True).constant_bytes

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sgsc_edge.certification import Verdict
 from sgsc_edge.certification.certify import COMPRESSED
-from sgsc_edge.certification.records import Gate, Predicate
+from sgsc_edge.certification.records import Gate, Measurement, Predicate
 from sgsc_edge.certification.samples import CERTIFY, MUST_KEEP
 from sgsc_edge.report.build_folder import BuildFolder
 from sgsc_edge.report.sections.sizes import FLOAT32, PLAIN, SizesView
@@ -17,6 +17,7 @@ _WORDS = {Verdict.PASSED: "Passed", Verdict.FAILED: "Failed", Verdict.NOT_MEASUR
 _TITLES = {
     "must_keep": "must_keep on",
     "lowering": "Same decisions on",
+    "outputs": "Same outputs on",
 }
 
 _REFERENCES = {"float": "float", "control": "the control"}
@@ -91,13 +92,14 @@ def _sentence(predicate: Predicate) -> str:
         reason = first.reason or "nothing was measured"
         return f"{_title(first, predicate)}: {reason}{more}. Unmeasured is no pass."
     certify = predicate.sets[CERTIFY]
+    unit = "certify sample" if certify.decisions == certify.samples else "certify sequence"
     gate = next(gate for gate in predicate.gates if gate.name == "compression")
     name = predicate.policy.gate.metric
     fallen = gate.measured or 0.0
     worse = "not worse" if fallen <= 0 else f"{change(name, fallen)} worse"
     kept = ", no right must_keep decision was lost" if MUST_KEEP in predicate.sets else ""
     return (
-        f"On {count(certify.samples, 'certify sample')} the compressed model's {name} is {worse} than "
+        f"On {count(certify.samples, unit)} the compressed model's {name} is {worse} than "
         f"{_REFERENCES[predicate.policy.gate.reference]}'s (allowed: {change(name, gate.threshold)}){kept}, "
         f"and {_lowered(predicate)}."
     )
@@ -108,10 +110,12 @@ def _lowered(predicate: Predicate) -> str:
     shares = [gate.measured or 0.0 for gate in predicate.gates if gate.name == "lowering"]
     runtimes = count(len(shares), "required runtime")
     worst, allowed = max(shares, default=0.0), percent(predicate.policy.gate.max_lowering_flips)
+    certify = predicate.sets[CERTIFY]
+    unit = "sample" if certify.decisions == certify.samples else "next token"
     if not worst:
-        return f"{runtimes} decided every sample as it did"
-    samples = count(round(worst * predicate.sets[CERTIFY].samples), "sample")
-    return f"{runtimes} differ from it on {samples} at most ({percent(worst)}, allowed: {allowed})"
+        return f"{runtimes} decided every {unit} as it did"
+    differing = count(round(worst * certify.decisions), unit)
+    return f"{runtimes} differ from it on {differing} at most ({percent(worst)}, allowed: {allowed})"
 
 
 def _failure(gate: Gate, predicate: Predicate) -> str:
@@ -122,6 +126,8 @@ def _failure(gate: Gate, predicate: Predicate) -> str:
 def _title(gate: Gate, predicate: Predicate) -> str:
     if gate.name == "compression":
         return f"Compressed model against {_REFERENCES[predicate.policy.gate.reference]}"
+    if gate.name == "agreement":
+        return "Agreement with float"
     return f"{_TITLES[gate.name]} {model_name(gate.subject)}"
 
 
@@ -129,12 +135,11 @@ def _row(gate: Gate, predicate: Predicate) -> GateRow:
     def value(number: float) -> str:
         if gate.name == "compression":
             return change(predicate.policy.gate.metric, number)
-        return f"{number:g}" if gate.name == "must_keep" else percent(number)
+        return f"{number:g}" if gate.name in ("must_keep", "outputs") else percent(number)
 
     measured = "–" if gate.measured is None else value(gate.measured)
-    return GateRow(
-        gate.status, _title(gate, predicate), gate.quantity, measured, value(gate.threshold), gate.reason
-    )
+    limit = value(gate.threshold) if gate.bound == "at most" else f"{value(gate.threshold)} or more"
+    return GateRow(gate.status, _title(gate, predicate), gate.quantity, measured, limit, gate.reason)
 
 
 def _facts(build: BuildFolder, sizes: SizesView) -> Sequence[Fact]:
@@ -149,7 +154,8 @@ def _facts(build: BuildFolder, sizes: SizesView) -> Sequence[Fact]:
     lost = compressed.negative_flips if compressed.samples else None
     missing = len(required) - len(measured)
     apart = sum(bool(found.differs_from_compressed) for found in measured)
-    ran = [f"required, on {count(len(differing), 'certify sample')}"] if measured else []
+    unit = f"certify {'sequence' if build.is_text else 'sample'}"
+    ran = [f"required, on {count(len(differing), unit)}"] if measured else []
     return (
         Fact(
             f"{name.capitalize()} on certify",
@@ -157,10 +163,12 @@ def _facts(build: BuildFolder, sizes: SizesView) -> Sequence[Fact]:
             f"{model_name(reference)}: {metric(name, before.metrics[name] if before else None)}",
         ),
         _size(sizes),
-        Fact(
+        _agreement(compressed)
+        if build.is_text
+        else Fact(
             "Right decisions lost",
             "–" if lost is None else f"{len(lost)}",
-            f"of {count(compressed.samples, 'certify sample')}, against float",
+            f"of {count(compressed.samples, unit)}, against float",
         ),
         Fact(
             "Runtimes that differ",
@@ -170,9 +178,19 @@ def _facts(build: BuildFolder, sizes: SizesView) -> Sequence[Fact]:
     )
 
 
+def _agreement(compressed: Measurement) -> Fact:
+    """Hardly a sequence keeps each of its decisions: of text the share of decisions says more."""
+    share = compressed.agreement
+    return Fact(
+        "Next-token agreement",
+        "–" if share is None else percent(share),
+        f"of {count(compressed.decided, 'next token')}, with float",
+    )
+
+
 def _size(sizes: SizesView) -> Fact:
     """The last bar: what ships."""
     built, others = sizes.parameters[-1], sizes.parameters[:-1]
     named = [row for row in others if row.name in (FLOAT32, PLAIN)]
     shares = ", ".join(f"{percent(built.nbytes / row.nbytes, 1)} of {row.name}" for row in named)
-    return Fact("Parameters", f"{built.nbytes:,} B", shares or f"of {sizes.file_bytes:,} B of model.tflite")
+    return Fact("Parameters", f"{built.nbytes:,} B", shares or f"of {sizes.file_bytes:,} B of {sizes.name}")
