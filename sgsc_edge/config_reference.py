@@ -129,7 +129,9 @@ def _default(info: FieldInfo) -> str:
 def _toml(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    return f'"{value}"' if isinstance(value, str) else "[]" if value == () else f"{value}"
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    return f'"{value}"' if isinstance(value, str) else f"{value}"
 
 
 def _unit(info: FieldInfo) -> str:

@@ -149,7 +149,10 @@ class Compression:
         Raises
         ------
         ConfigError: no network of this architecture is as small as the budget.
+        FileFormatError: ``weights`` are none of this architecture.
         """
+        if self.weights is not None:
+            _take(self.weights, self.restore())
         model = self.calibrated()
         for name, storage in self._rehearsed(model).items():
             model.module.get_submodule(name).snap_to(storage)  # type: ignore[operator]

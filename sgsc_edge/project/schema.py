@@ -432,7 +432,7 @@ class CompressSection(_Section):
         description="Fixed weight on the loss of guide samples; 0 leaves them out. Unset: it starts "
         "at 1 and rises while the watch metric is below its floor.",
     )
-    controller: Literal["sensitivity", "random"] | bool = Field(
+    controller: Annotated[Literal["random"] | bool, Form('`true`, `false`, `"random"`')] = Field(
         default=True,
         description="Whether channels get bits back when the watch set falls: the most sensitive ones "
         "(`true`), or for comparison any (`random`). Off together with `lambda = 0`, nothing guards the "
@@ -475,8 +475,8 @@ class CompressSection(_Section):
     @property
     def restores(self) -> Literal["sensitivity", "random"] | None:
         """By what the controller ranks the channels that get bits back; None where it does not act."""
-        if isinstance(self.controller, str):
-            return self.controller
+        if self.controller == "random":
+            return "random"
         return "sensitivity" if self.controller else None
 
     def chosen_method(self, *, narrow: bool = False) -> Method:
