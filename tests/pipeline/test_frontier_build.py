@@ -156,20 +156,21 @@ def test_a_point_that_does_not_fit_the_board_keeps_no_other_from_it(
     project = tmp_path / "project"
     shutil.copytree(ran[0].parents[1], project)
     folder = project / "build" / TARGET
-    large, small = (api.fit(folder / label, M4).flash.total for label in ("0.5x", "290B"))
+    large, small = (api.fit(folder / label, M4).flash.total for label in ("290B", "150B"))
     assert small < large
     board = small_board(tmp_path, flash=f"{large - 1} B")
     done = sgsc_edge(
         *("build", project, "--target", TARGET, "--out", project / "build", "--board", board),
-        *("--budget", "0.5x,290B", "--json"),
+        *("--budget", "0.5x,290B,150B", "--json"),
     )
     assert done.code == 2, done.err
-    first, second = done.document["builds"]
-    assert "bytes of flash" in first["error"]["message"]
-    assert second["exit_code"] == 0
+    *refused, last = done.document["builds"]
+    for build in refused:
+        assert "bytes of flash" in build["error"]["message"]
+    assert last["exit_code"] == 1
     assert "compress ..." not in done.err
     (overview,) = done.document["frontiers"]
-    assert [point["verdict"] for point in overview["points"]] == [None, "PASSED"]
+    assert [point["verdict"] for point in overview["points"]] == [None, None, "FAILED"]
     assert "not built: " in (folder / "frontier.html").read_text()
 
 
