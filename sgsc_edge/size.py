@@ -119,7 +119,8 @@ class Storage:
             least, most = min(widths), max(widths)
             spread = f"{least} bits" if least == most else f"{least} to {most} bits"
             return f"{spread} by channel (mean {sum(widths) / len(widths):.1f}), packed"
-        scales = f"int{self.bits} per {'channel' if self.per_channel else 'tensor'}"
+        own = self.per_channel and not self.table
+        scales = f"int{self.bits} per {'channel' if own else 'tensor'}"
         return f"{scales}, {len(self.wide)} channels int{WIDE_BITS}" if self.wide else scales
 
 

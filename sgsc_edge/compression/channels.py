@@ -9,7 +9,7 @@ it counts as alive.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -129,12 +129,12 @@ def follow(model: QuantizedModel, alive: Mapping[str, torch.Tensor]) -> Iterator
             if inputs and str(node.target).startswith(QUANTIZER_PREFIX):
                 values[node.name] = inputs[0]
             continue
-        shape, axis, held = model.shapes[node.name], *structure.get(node.name, (None, None))
+        shape, axis, moves = model.shapes[node.name], *structure.get(node.name, (None, None))
         channels = 1 if axis is None else shape[axis]
         called = model.module.get_submodule(str(node.target)) if node.op == "call_module" else None
         beside = sum(values[name].elements for name in waiting.get(node.name, ()))
         if not isinstance(called, QuantLayer):
-            values[node.name] = _Value(_through(node, model, inputs, channels, held), shape)
+            values[node.name] = _Value(_through(node, model, inputs, channels, moves), shape)
         elif called.is_table:
             columns = torch.ones(channels)
             yield LayerUse(str(node.target), called, columns, alive[str(node.target)], (shape, shape), beside)
@@ -207,10 +207,48 @@ def coupling_of(model: QuantizedModel) -> Coupling:
     return _COUPLINGS[model]
 
 
-def _structure(model: QuantizedModel) -> Mapping[str, tuple[int | None, list[Slots] | None]]:
-    """For each node the axis of its channels, and of what it moves the input's channels that each holds."""
-    coupling = coupling_of(model)
-    return {node.name: (axis, coupling.sources.get(node)) for node, axis in coupling.axes.items()}
+@dataclass(frozen=True, eq=False)
+class _Moves:
+    """Which channels of its input each channel holds, behind an op that moves elements.
+
+    Parameters
+    ----------
+    held: int64 [channels, most that one holds]; fewer are filled up by repeating.
+    cells: how often each input channel follows itself, where that is all; else 0.
+    """
+
+    held: torch.Tensor
+    cells: int
+
+    @staticmethod
+    def of(sources: Sequence[Slots], inputs: int) -> _Moves:
+        """From the channels that each one holds, of so many."""
+        most = max(map(len, sources))
+        held = torch.tensor([[*own, *[own[0]] * (most - len(own))] for own in sources])
+        cells, rest = divmod(len(sources), inputs)
+        repeats = most == 1 and not rest and torch.equal(held[:, 0], torch.arange(len(held)) // max(cells, 1))
+        return _Moves(held, cells if repeats else 0)
+
+    def __call__(self, live: torch.Tensor) -> torch.Tensor:
+        """Liveness behind the op; a channel lives as much as the liveliest that it holds."""
+        return live.repeat_interleave(self.cells) if self.cells else live[self.held].amax(1)
+
+
+_STRUCTURES: WeakKeyDictionary[QuantizedModel, Mapping[str, tuple[int | None, _Moves | None]]]
+_STRUCTURES = WeakKeyDictionary()
+
+
+def _structure(model: QuantizedModel) -> Mapping[str, tuple[int | None, _Moves | None]]:
+    """For each node the axis of its channels, and where they come from if it moves elements; found once."""
+    if model not in _STRUCTURES:
+        coupling = coupling_of(model)
+        values = coupling.values
+        moves = {
+            node: _Moves.of(held, len(coupling.slots[values.inputs(node)[0]]))
+            for node, held in coupling.sources.items()
+        }
+        _STRUCTURES[model] = {node.name: (axis, moves.get(node)) for node, axis in coupling.axes.items()}
+    return _STRUCTURES[model]
 
 
 _WAITING: WeakKeyDictionary[QuantizedModel, Mapping[str, frozenset[str]]] = WeakKeyDictionary()
@@ -258,18 +296,13 @@ def _waiting(model: QuantizedModel) -> Mapping[str, frozenset[str]]:
 
 
 def _through(
-    node: fx.Node, model: QuantizedModel, inputs: list[_Value], channels: int, held: list[Slots] | None
+    node: fx.Node, model: QuantizedModel, inputs: list[_Value], channels: int, moves: _Moves | None
 ) -> torch.Tensor:
-    """Liveness of so many channels behind an op that is no layer.
-
-    Parameters
-    ----------
-    held: for each channel those of the input that it holds, where the op moves elements.
-    """
+    """Liveness of so many channels behind an op that is no layer."""
     kind = model.kinds[node.name]
     lives = [value.live for value in inputs]
-    if held is not None:
-        return torch.stack([lives[0][torch.from_numpy(own)].amax() for own in held])
+    if moves is not None:
+        return moves(lives[0])
     if kind in _KEEP_ZERO and len(lives[0]) == channels:
         return lives[0]
     if kind in ("Add", "Mul") and all(len(live) == channels for live in lives):

@@ -70,9 +70,9 @@ class Rewriting:
             if node.op in ("placeholder", "call_module"):
                 self.depends.add(node)
             elif node.op in ("call_function", "call_method"):
-                if self.depends.intersection(node.all_input_nodes) and not _asks_shape(node):
+                if self.depends.intersection(node.all_input_nodes) and not asks_shape(node):
                     self.depends.add(node)
-                elif _same(value := self.values[node], others[node]):
+                elif same(value := self.values[node], others[node]):
                     self._fold(node, value, numbers)
 
     def _fold(self, node: fx.Node, value: Any, numbers: bool) -> None:
@@ -143,13 +143,15 @@ class Rewriting:
         return self.module.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
-def _asks_shape(node: fx.Node) -> bool:
+def asks_shape(node: fx.Node) -> bool:
+    """Whether a node reads of a tensor nothing but its shape."""
     if node.op == "call_method":
         return node.target in _SHAPE_METHODS
     return node.target is getattr and node.args[1] in _SHAPE_ATTRIBUTES
 
 
-def _same(value: Any, other: Any) -> bool:
+def same(value: Any, other: Any) -> bool:
+    """Whether two values, tensors or numbers, are equal; not where they are anything else."""
     if isinstance(value, torch.Tensor):
         return isinstance(other, torch.Tensor) and value.shape == other.shape and bool((value == other).all())
     return type(value) is type(other) and isinstance(value, int | float) and value == other

@@ -19,7 +19,7 @@ from torch import fx, nn
 
 from sgsc_edge.compression.canonical import rewrite
 from sgsc_edge.compression.kinds import MODULE_KINDS, REMEDIES, Constant, call_name, kind_of, name_of
-from sgsc_edge.compression.operators import OPERATORS
+from sgsc_edge.compression.tracer import graph_of
 from sgsc_edge.errors import ModelError, UnsupportedError
 from sgsc_edge.placement import Step
 
@@ -70,24 +70,6 @@ def _line(error: Exception) -> str:
     return f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
 
 
-class _Tracer(fx.Tracer):
-    """Keeps the operators of a graph that was traced before.
-
-    Parameters
-    ----------
-    follow_buffers: whether what is computed from buffers becomes part of the graph: a mask may be sliced to
-        the input's length then, and no branch may depend on a buffer.
-    """
-
-    def __init__(self, *, follow_buffers: bool) -> None:
-        super().__init__()
-        self.proxy_buffer_attributes = follow_buffers
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Whether a module is called, rather than traced."""
-        return isinstance(m, OPERATORS) or super().is_leaf_module(m, module_qualified_name)
-
-
 def trace(model: nn.Module, sample: torch.Tensor) -> Traced:
     """Trace a model on one sample.
 
@@ -104,15 +86,15 @@ def trace(model: nn.Module, sample: torch.Tensor) -> Traced:
     """
     if type(model) in MODULE_KINDS:
         model = nn.Sequential(model)  # a single layer is a call of itself, not of the functions inside
+    batch = torch.stack([sample, sample.roll(1, -1)])
     try:
-        graph_module = _graph_of(model)
+        graph_module = graph_of(model, batch)
     except Exception as error:
         raise ModelError(
             f"the model cannot be traced: {error}",
             where=f"{type(model).__name__}.forward{_line(error)}",
-            remedy="make forward free of control flow that depends on its input (asserts on shapes are some)",
+            remedy="make forward free of control flow that depends on values or on the batch size",
         ) from error
-    batch = torch.stack([sample, sample.roll(1, -1)])
     _check_signature(graph_module)
     rewritten = rewrite(graph_module, batch)
     _lift_constants(graph_module)
@@ -128,14 +110,6 @@ def trace(model: nn.Module, sample: torch.Tensor) -> Traced:
     traced = Traced(graph_module, MappingProxyType(kinds), MappingProxyType(shapes))
     _check_pools(traced)
     return traced
-
-
-def _graph_of(model: nn.Module) -> fx.GraphModule:
-    try:
-        graph = _Tracer(follow_buffers=False).trace(model)
-    except TypeError:  # a real buffer is sliced by a size that is being traced
-        graph = _Tracer(follow_buffers=True).trace(model)
-    return fx.GraphModule(model, graph, type(model).__name__)
 
 
 def _check_signature(graph_module: fx.GraphModule) -> None:

@@ -141,6 +141,7 @@ class LanguageModel(nn.Module):
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         _, length = tokens.size()
+        assert length <= LENGTH + 4, "longer than the table of positions"
         positions = torch.arange(0, length, dtype=torch.long, device=tokens.device).unsqueeze(0)
         return self.head(self.norm(self.blocks(self.tokens(tokens) + self.positions(positions))))
 

@@ -11,7 +11,7 @@ import torch
 from compression.models import randomised
 from compression.node_by_node import MOVING, largest_differences
 from compression.sequence_networks import HEADS, KINDS, Block, Mean, build, compressed, signals, with_height
-from compression.shrink_networks import layers
+from compression.shrink_networks import kill, layers
 from compression.test_shrink_property import kill_some
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
@@ -274,6 +274,39 @@ def test_a_dense_layer_over_positions_reads_no_channels_and_makes_those_of_the_l
     uses = {use.name: use for use in follow(quantized, alive)}
     assert uses["1"].inputs.tolist() == [1] * 24
     assert uses["3"].inputs.reshape(4, 24).tolist() == [[0] * 4 + [1] * 20] * 4
+
+
+def test_hidden_features_of_positions_leave_and_no_device_integer_changes() -> None:
+    class Positions(nn.Module):
+        """Dense layers over the channels of each position, added to the convolution that they read."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = nn.Conv1d(2, 4, 3, padding=1), nn.Linear(96, 3)
+            self.up, self.down = nn.Linear(4, 6), nn.Linear(6, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = torch.relu(self.conv(x))
+            y = self.down(torch.relu(self.up(x.transpose(1, 2)))).permute(0, 2, 1)
+            return self.head(torch.flatten(x + y, 1))
+
+    torch.manual_seed(0)
+    model = compressed(Positions())
+    parts = dict(layers(model))
+    kill(parts["up"], [1, 4], bias=True)
+    kill(parts["up"], [2])  # a constant that is not 0
+    for name in ("conv", "down"):
+        kill(parts[name], [3], bias=True)
+    shrunk = shrink(model, signals()[0])
+    shapes = {name: tuple(layer.weight.shape) for name, layer in layers(shrunk.model)}
+    assert shapes == {"conv": (3, 2, 3), "up": (3, 3), "down": (3, 3), "head": (3, 72)}
+    integers, values = fed(model, 40)
+    np.testing.assert_array_equal(output_integers(shrunk.model, values), output_integers(model, values))
+    before, after = lowered(model), lowered(shrunk.model)
+    for profile in PROFILES:
+        expected = run(before, integers, profile)
+        np.testing.assert_array_equal(run(after, integers, profile), expected)
+        assert len(np.unique(expected, axis=0)) > 1
 
 
 @pytest.mark.parametrize(("axis", "expected"), [(1, [1, 1, 1, 1]), (2, [1, 0, 1, 1]), (-2, [1, 1, 1, 1])])

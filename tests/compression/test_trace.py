@@ -81,6 +81,26 @@ def test_what_cannot_be_traced_is_told_with_its_line() -> None:
     assert raised.value.where == f"Apply.forward ({Path(__file__).name}:{line})"
 
 
+def test_decisions_on_the_inputs_shape_are_taken_while_tracing() -> None:
+    def checked(x: torch.Tensor) -> torch.Tensor:
+        _, _, height, width = x.shape
+        assert height <= 8, "too large"
+        return x.relu() if width == x.size(-2) else x + 1.0
+
+    traced = trace(Apply(checked), inputs()[0])
+    assert list(traced.kinds.values()) == ["Input", "Relu"]
+    with pytest.raises(ModelError, match="too large"):
+        trace(Apply(checked), torch.zeros(1, 9, 9))
+
+
+def test_decisions_on_the_number_of_samples_are_refused() -> None:
+    def branch(x: torch.Tensor) -> torch.Tensor:
+        return x if x.size(0) == 2 else x + 1.0
+
+    with pytest.raises(ModelError, match="cannot be traced"):
+        trace(Apply(branch), inputs()[0])
+
+
 @pytest.mark.parametrize(
     ("function", "op"),
     [

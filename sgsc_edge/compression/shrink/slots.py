@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import fx, nn
 
 from sgsc_edge.compression.fold import FoldedLayer
+from sgsc_edge.compression.integers import FoldedSoftmax
 from sgsc_edge.compression.shrink.values import CONSTANT, LAYER, QUANTIZE, TABLE, Values
 
 ELEMENTWISE = frozenset({"Add", "Mul"})
@@ -299,7 +300,8 @@ def _softmax(coupling: Coupling, node: fx.Node) -> None:
     """Zeros become equal shares, head by head; multiplied by values of 0 they do no harm."""
     values = coupling.values
     (source,) = values.inputs(node)
-    last = len(values.shape(node)) - 1
+    called = values.module.get_submodule(str(node.target)) if node.op == "call_module" else None
+    along_last = isinstance(called, FoldedSoftmax)
     waiting = list(node.users)
     while waiting:
         reader = waiting.pop()
@@ -309,7 +311,7 @@ def _softmax(coupling: Coupling, node: fx.Node) -> None:
         elif kind != "MatMul":
             _pin_all(coupling, node)
             return
-    if coupling.axes[source] == last:
+    if not along_last or coupling.axes[source] == len(values.shape(node)) - 1:
         _pin_all(coupling, node)
     else:
         coupling.join(coupling.slots[source], coupling.slots[node])
