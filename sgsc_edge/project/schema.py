@@ -514,6 +514,15 @@ class Config(_Section):
         "`[targets.tflite-int4.compress]`.",
     )
 
+    @model_validator(mode="after")
+    def _must_keep_fits(self) -> Config:
+        if self.model.is_text and isinstance(self.preservation.must_keep, int):
+            raise ValueError(
+                "preservation.must_keep: a number asks for samples that are decided rightly, and a sequence "
+                "has many decisions: name sequences by a callable"
+            )
+        return self
+
 
 def setting_names() -> list[str]:
     """Every key of ``sgsc.toml`` that ``--set`` takes, in the order of the tables.
