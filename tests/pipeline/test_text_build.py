@@ -146,7 +146,7 @@ def test_loss_and_agreement_of_next_tokens_gate(folder: Path) -> None:
     assert gates["compression", "torch"]["quantity"] == "loss rise against float"
     for key in (("compression", "torch"), ("agreement", "torch"), ("lowering", "onnxruntime")):
         assert gates[key]["status"] == "passed", gates[key]
-    assert gates["outputs", "onnxruntime"]["measured"] <= 1
+    assert gates["outputs", "onnxruntime"]["measured"] <= 1  # of 8 that the target allows
     certify = predicate["sets"]["certify"]
     assert certify["decisions"] > 2 * certify["samples"]
     measured = predicate["runtimes"][1]["sets"]["certify"]
