@@ -97,7 +97,7 @@ def _embedding(rewriting: Rewriting, node: fx.Node) -> None:
         rows = constant.flatten()
         whole = torch.equal(rows, torch.arange(embedding.num_embeddings))
         table = Table(embedding.weight if whole else embedding.weight.detach()[rows].clone())
-    if sum(str(other.target) == str(node.target) for other in rewriting.module.graph.nodes) > 1:
+    if len(rewriting.calls(node)) > 1:
         raise UnsupportedError(
             node=str(node.target),
             op="Embedding",
@@ -158,13 +158,12 @@ def _split(rewriting: Rewriting, node: fx.Node) -> None:
     parts = rewriting.values[node]
     last = rewriting.rank(source) - 1
     axis = argument_of(node, 2, "dim", 0) % (last + 1)
-    uses = [other for other in rewriting.module.graph.nodes if other.target == source.target]
     picks = [user for user in node.users if user.target is operator.getitem]
     if (
         not isinstance(linear, nn.Linear)
         or axis != last
         or len(source.users) > 1
-        or len(uses) > 1
+        or len(rewriting.calls(source)) > 1
         or len(picks) < len(node.users)
     ):
         raise UnsupportedError(

@@ -1,16 +1,4 @@
-"""The end of training: integers, scales and int32 biases, as every later stage uses them.
-
-BatchNorm's algebra, with ``σ = sqrt(var + ε)``, for a layer with integers W and scales s::
-
-    γ (s·W∗x + b − μ)/σ + β  =  (|γ|/σ · s) · (sign(γ)·W)∗x  +  γ (b − μ)/σ + β
-
-so it changes the scale, the bias and the sign of a channel's integers, and nothing else. A BatchNorm
-without a layer before it becomes a 1×1 depthwise convolution of integers ±127 with scale ``|γ|/(127·σ)``.
-
-Biases are int32 at scale ``input scale × weight scale``. Where a channel's scale is so small that its bias
-would not fit, the channel's integers are rounded to a larger scale here, once, so that every format
-holds the same numbers.
-"""
+"""The end of training: integers, scales and int32 biases, as every later stage uses them."""
 
 from __future__ import annotations
 
@@ -30,6 +18,14 @@ from sgsc_edge.compression.integers import (
     FoldedTable,
     dequantize,
 )
+from sgsc_edge.compression.kinds import Constant, name_of
+from sgsc_edge.compression.layer_integers import (
+    check_finite,
+    fold_layer,
+    fold_table,
+    norm_factors,
+    with_bias,
+)
 from sgsc_edge.compression.layers import (
     QUANTIZER_PREFIX,
     BatchNorm,
@@ -43,13 +39,8 @@ from sgsc_edge.compression.layers import (
 )
 from sgsc_edge.compression.norms import QuantNorm
 from sgsc_edge.compression.operators import MaskedSoftmax, MatMul, Table
-from sgsc_edge.compression.trace import Constant, name_of
-from sgsc_edge.errors import FileFormatError, ModelError, UnsupportedError
+from sgsc_edge.errors import FileFormatError, UnsupportedError
 from sgsc_edge.placement import RULES, Output
-from sgsc_edge.size import EIGHT_BITS, WIDE_BITS, Storage
-
-BIAS_LIMIT = float(2**30)
-"""Largest bias in int32 steps: half of the range stays free for the sum of products."""
 
 _MAX_STEPS = 255
 """Largest difference of two integers of an activation."""
@@ -270,7 +261,7 @@ def _folded(
         assert isinstance(grid, FixedQuantizer)
         return FoldedConstant(grid.integers(called.value), grid.scale, grid.zero_point)
     if isinstance(called, QuantNorm):
-        _check_finite(str(node.target), *called.parameters())
+        check_finite(str(node.target), *called.parameters())
         return FoldedNorm(called)
     if isinstance(called, MatMul):
         a, b = (_grid(source, module, groups).scale for source in node.args)  # type: ignore[arg-type]
@@ -282,11 +273,11 @@ def _folded(
     if not isinstance(called, QuantLayer | BatchNorm):
         return None
     if isinstance(called, QuantLayer) and isinstance(called.layer, Table):
-        return FoldedTable(*_fold_table(called, str(node.target)))
+        return FoldedTable(*fold_table(called, str(node.target)))
     input_scale = _grid(node.all_input_nodes[0], module, groups).scale
     if isinstance(called, QuantLayer):
         assert not isinstance(called.layer, Table)
-        return FoldedLayer(called.layer, _fold_layer(called, input_scale, str(node.target)))
+        return FoldedLayer(called.layer, fold_layer(called, input_scale, str(node.target)))
     channels, *spatial = model.shapes[node.name][1:]
     if len(spatial) not in _CONVOLUTIONS:
         raise UnsupportedError(
@@ -297,8 +288,8 @@ def _folded(
         )
     depthwise = _CONVOLUTIONS[len(spatial)](channels, channels, 1, groups=channels, device="meta")
     weight = torch.full((channels, 1, *[1] * len(spatial)), 127, dtype=torch.int8)
-    scale, shift = _norm_factors(called, torch.zeros(channels), str(node.target))
-    return FoldedLayer(geometry(depthwise), _with_bias(weight, scale / 127, shift, input_scale))
+    scale, shift = norm_factors(called, torch.zeros(channels), str(node.target))
+    return FoldedLayer(geometry(depthwise), with_bias(weight, scale / 127, shift, input_scale))
 
 
 def _grid(node: fx.Node, module: fx.GraphModule, groups: Mapping[str, int]) -> FixedQuantizer:
@@ -308,82 +299,6 @@ def _grid(node: fx.Node, module: fx.GraphModule, groups: Mapping[str, int]) -> F
     grid = module.get_submodule(name)
     assert isinstance(grid, FixedQuantizer)
     return grid
-
-
-def _norm_factors(norm: BatchNorm, bias: torch.Tensor, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """(γ/σ [C], γ (bias − μ)/σ + β [C]) of a BatchNorm in evaluation mode."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    gamma = norm.weight if norm.affine else torch.ones_like(norm.running_mean)
-    beta = norm.bias if norm.affine else torch.zeros_like(norm.running_mean)
-    factor = (gamma / (norm.running_var + norm.eps).sqrt()).detach()
-    shift = (factor * (bias - norm.running_mean) + beta).detach()
-    _check_finite(name, factor, shift)
-    return factor, shift
-
-
-def _fold_layer(layer: QuantLayer, input_scale: torch.Tensor, name: str) -> dict[str, torch.Tensor]:
-    alive = layer.mask.reshape(-1, *[1] * (layer.weight.ndim - 1)).to(torch.int8)
-    weight, scale = layer.quantizer.integers(layer.weight) * alive, layer.quantizer.scale().detach()
-    bias = torch.zeros_like(scale) if layer.bias is None else layer.bias.detach()
-    _check_finite(name, layer.weight.detach(), scale, bias)
-    if layer.norm is not None:
-        factor, bias = _norm_factors(layer.norm, bias, name)
-        scale = scale * factor
-    return _with_bias(weight, scale, bias * layer.mask, input_scale, layer.storage)
-
-
-def _fold_table(layer: QuantLayer, name: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(weight int8 [rows, C], bits uint8 [rows], scale float32 [rows]) of a table."""
-    _check_finite(name, layer.weight.detach(), layer.quantizer.scale().detach())
-    weight = layer.quantizer.integers(layer.weight) * layer.mask[:, None].to(torch.int8)
-    bits = torch.full((len(weight),), WIDE_BITS, dtype=torch.uint8)
-    return weight, bits, layer.quantizer.scale().detach().contiguous()
-
-
-def _with_bias(
-    weight: torch.Tensor,
-    scale: torch.Tensor,
-    bias: torch.Tensor,
-    input_scale: torch.Tensor,
-    storage: Storage = EIGHT_BITS,
-) -> dict[str, torch.Tensor]:
-    """Move the scale's sign into the integers and round the bias.
-
-    Parameters
-    ----------
-    weight: int8, output channels first; scale: float32 [O], of any sign; bias: float32 [O].
-    """
-    shape = (-1, *[1] * (weight.ndim - 1))
-    weight = torch.where((scale < 0).reshape(shape), -weight, weight)
-    smallest = torch.finfo(torch.float32).tiny / input_scale.clamp_max(1)
-    floor = torch.maximum(bias.abs() / (input_scale * BIAS_LIMIT), smallest)
-    wanted = scale.abs()
-    scale = torch.maximum(wanted, floor)
-    if not storage.per_channel:
-        scale = scale.max().expand_as(scale).contiguous()
-    coarser = (wanted / scale).reshape(shape)
-    weight = torch.where(coarser < 1, (weight * coarser).round().to(torch.int8), weight)
-    bias_scale = input_scale * scale
-    return {
-        "weight": weight,
-        "bits": torch.tensor(
-            (EIGHT_BITS if storage.packed else storage).widths(len(scale)), dtype=torch.uint8
-        ),
-        "scale": scale,
-        "bias": (bias.double() / bias_scale.double()).round().to(torch.int32),
-        "bias_scale": bias_scale,
-    }
-
-
-def _check_finite(name: str, *tensors: torch.Tensor) -> None:
-    for tensor in tensors:
-        if not bool(tensor.isfinite().all()):
-            raise ModelError(
-                "a weight or BatchNorm statistic is not finite after training",
-                where=f"layer '{name}'",
-                remedy="lower compress.learning_rate",
-            )
 
 
 def _needs_rounding_in_onnx(node: fx.Node, model: QuantizedModel) -> bool:

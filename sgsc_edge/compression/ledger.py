@@ -3,8 +3,7 @@
 Channels that an op keeps together (both sides of an Add, a depthwise channel's input and output, a group, a
 flattened map, an attention head) form one *class*: it is stored while one of them lives, and leaves the files
 when all are 0. The classes are those of ``shrink``, which makes the smaller files, so the bytes here are the
-bytes there. A row of a table is a class of its own: its place never leaves, its bits do where rows are
-packed.
+bytes there. A row of a table is a class of its own: its place stays, its bits leave where rows are packed.
 
 Classes that all layers see alike are of one *kind*: the channels of a plain layer, those of a residual
 stream. With c the number of stored classes of each kind, the size is ``base + l·c + c·P·c / 2`` bits, in
@@ -74,7 +73,7 @@ class Ledger:
         known = _LEDGERS.setdefault(model, {})
         storages = tuple(layer.storage for _, layer in model.layers())
         if storages not in known:
-            known[storages] = _Books(model).close()
+            known[storages] = Books(model).close()
         return known[storages]
 
     def size(self, counts: Integers) -> int:
@@ -119,8 +118,8 @@ class Ledger:
         return total
 
 
-class _Books:
-    """A ledger in the making: what each layer and constant adds, class by class."""
+class Books:
+    """A ledger in the making: the classes of a model, and what each layer and constant adds to them."""
 
     def __init__(self, model: QuantizedModel) -> None:
         self.coupling = coupling_of(model)
@@ -159,16 +158,16 @@ class _Books:
                 self._table(node)
             elif self.values.kinds[node] == "LayerNormalization":
                 self._norm(node)
-        fixed = self._fixed()
+        fixed = self.fixed()
         read = (row for _, ins, units in self.reads for row in (ins, units))
         seen = np.stack([fixed, self.linear, *self.outputs, *read])
         _, first, kinds = np.unique(seen, axis=1, return_index=True, return_inverse=True)
         pairs = np.zeros((len(first), len(first)), np.int64)
         for kernel, ins, units in self.reads:
             pairs += kernel * np.outer(units[first], ins[first])
-        members = {self.names[node.name]: self.classes[node] for node in self._masked()}
+        members = {self.names[node.name]: self.classes[node] for node in self.masked()}
         tables = {self.names[node.name]: rows for node, rows in self.rows.items()}
-        grouped = {self.names[node.name] for node in self._masked() if self._shape(node).groups > 1}
+        grouped = {self.names[node.name] for node in self.masked() if self.shape(node).groups > 1}
         return Ledger(
             members | tables,
             frozenset((members | tables).keys() - grouped),
@@ -181,14 +180,14 @@ class _Books:
             np.array(self.outputs, np.int64).reshape(-1, self.size)[:, first],
         )
 
-    def _masked(self) -> Iterator[fx.Node]:
+    def masked(self) -> Iterator[fx.Node]:
         """The calls of layers whose channels have masks; a BatchNorm on its own has none."""
         return (node for node in self.values.layers() if node.name in self.names)
 
     def _join_calls(self) -> None:
         """A layer that is called twice has one mask for both."""
         calls = defaultdict(list)
-        for node in self._masked():
+        for node in self.masked():
             calls[self.names[node.name]].append(node)
         for first, *others in calls.values():
             for other in others:
@@ -197,7 +196,8 @@ class _Books:
     def _tables(self) -> Iterator[fx.Node]:
         return (node for node in self.values.nodes if self.values.kinds[node] == TABLE)
 
-    def _shape(self, node: fx.Node) -> LayerShape:
+    def shape(self, node: fx.Node) -> LayerShape:
+        """How a layer's outputs read its inputs."""
         return LayerShape.of(self.values.layer(node))
 
     def _tally(self, classes: Integers, each: Integers | None = None) -> Integers:
@@ -213,8 +213,8 @@ class _Books:
         self.outputs.append(outs)
         self.linear += outs * storage.channel_bits
         self._fill_up(storage, each)
-        columns = self._columns(node)
-        if self._shape(node).groups > 1 or not len(columns):
+        columns = self.columns(node)
+        if self.shape(node).groups > 1 or not len(columns):
             self.linear += units * kernel * weight.shape[1]
         else:
             self.reads.append((kernel, self._tally(columns), units))
@@ -227,7 +227,7 @@ class _Books:
         unused = UNITS - 1 if storage.packed else int((widths % UNITS).max())
         self.base += UNITS * storage.layer_bytes + unused
 
-    def _columns(self, node: fx.Node) -> Integers:
+    def columns(self, node: fx.Node) -> Integers:
         """The classes of a layer's inputs, int64 [I]; empty where they are no channels."""
         (source,) = self.values.inputs(node)
         return self.classes[source][: len(self.coupling.columns(node))]
@@ -265,7 +265,7 @@ class _Books:
             each = UNITS * constant.value.numel() // constant.value.shape[axis]
             self.linear += self._tally(self.classes[node]) * each
 
-    def _fixed(self) -> Integers:
+    def fixed(self) -> Integers:
         """1 for the classes that never leave, int64 [classes].
 
         Those are the pinned ones, and those in which an op makes something else of 0 (a BatchNorm or an Add

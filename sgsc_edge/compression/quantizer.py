@@ -34,16 +34,19 @@ class _FakeQuantize(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, scale: torch.Tensor, zero_point: int) -> torch.Tensor:
+    def forward(ctx: Any, x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor) -> torch.Tensor:
         low, high = -128 - zero_point, 127 - zero_point
-        ctx.save_for_backward(x)
-        ctx.range = (float(scale) * (low - 0.5), float(scale) * (high + 0.5))
+        ctx.save_for_backward(x, scale * (low - 0.5), scale * (high + 0.5))
+        if not torch.compiler.is_compiling():  # with numbers it is ten times as fast
+            low, high = int(low), int(high)  # type: ignore[assignment]
         return (x * (1 / scale)).round_().clamp_(low, high).mul_(scale)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        (x,) = ctx.saved_tensors
-        return torch.ops.aten.hardtanh_backward(gradients[0], x, *ctx.range), None, None
+        x, low, high = ctx.saved_tensors
+        if torch.compiler.is_compiling():  # numbers would break the graph, and the steps are fused there
+            return gradients[0] * ((x > low) & (x < high)), None, None
+        return torch.ops.aten.hardtanh_backward(gradients[0], x, float(low), float(high)), None, None
 
 
 class _Tie(torch.autograd.Function):
@@ -65,8 +68,9 @@ class _Tie(torch.autograd.Function):
 class WeightQuantizer(nn.Module):
     """Symmetric quantizer of a weight's output channels (axis 0).
 
-    Parameters: ``log2_range`` [O] float32, of the largest value of a channel; ``bits`` [O] float32, the
-    channels' bit depths, learned where they require gradients (see also :meth:`tie`). Depths are real numbers
+    Buffers: ``log2_range`` [O] float32, of the largest value of a channel; ``bits`` [O] float32, the
+    channels' bit depths (see also :meth:`tie`). They are learned where they require gradients, by an
+    optimizer of their own (see ``compressor``): they are no parameters of the module. Depths are real numbers
     while they are learned; the integers then reach ``round(2^(b-1) - 1)``. Below :data:`FLOOR_BITS` a channel
     keeps three values, until its layer's mask removes it: how far its depth has fallen says how little it is
     worth. Once ``settled``, depths are whole, and 1 bit is the two values -1 and 1. Where the range is
@@ -78,8 +82,8 @@ class WeightQuantizer(nn.Module):
     proportional to the loss that those errors cost.
     """
 
-    log2_range: nn.Parameter
-    bits: nn.Parameter
+    log2_range: torch.Tensor
+    bits: torch.Tensor
     first: torch.Tensor | None
 
     def __init__(self, weight: torch.Tensor, bits: float = MAX_BITS) -> None:
@@ -88,8 +92,8 @@ class WeightQuantizer(nn.Module):
         self.shared = False
         self.settled = False
         self.register_buffer("first", None, persistent=False)
-        self.bits = nn.Parameter(torch.full((channels,), bits), requires_grad=False)
-        self.log2_range = nn.Parameter(_fitting(weight))
+        self.register_buffer("bits", torch.full((channels,), bits))
+        self.register_buffer("log2_range", _fitting(weight))
 
     def tie(self, first: torch.Tensor) -> None:
         """Let groups of channels, such as an attention head's, learn one depth each.
@@ -236,7 +240,8 @@ def _rounded(weight: torch.Tensor, log2_range: torch.Tensor, bits: torch.Tensor 
 def _to_grid(steps: torch.Tensor, bits: torch.Tensor) -> torch.Tensor:
     """Steps of a weight rounded to whole ones; to -1 or 1 in channels of 1 bit (bits: float32 [O])."""
     whole = steps.round()
-    if not bool((two := bits == 1).any()):
+    two = bits == 1
+    if not torch.compiler.is_compiling() and not bool(two.any()):
         return whole
     return torch.where(two.reshape(-1, *[1] * (steps.ndim - 1)), torch.where(steps < 0, -1.0, 1.0), whole)
 
@@ -269,7 +274,7 @@ class ActivationQuantizer(nn.Module):
         low, high = x.amin().clamp_max(0), x.amax().clamp_min(0)
         self.batches += 1
         # A plain mean over the first batches, an exponential one later.
-        rate = max(1 / int(self.batches), 0.01)
+        rate = (1 / self.batches.double()).clamp_min(0.01)
         self.low += rate * (low - self.low)
         self.high += rate * (high - self.high)
 
@@ -283,12 +288,13 @@ class ActivationQuantizer(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The tensor on its grid, float32, same shape."""
-        if self.observing and self.fixed is None:
+        if self.observing and self.training and self.fixed is None:
             self._observe(x)
         if not self.enabled:
             return x
         scale, zero_point = self.parameters_of_grid()
-        rounded: torch.Tensor = _FakeQuantize.apply(x, scale, int(zero_point))  # type: ignore[no-untyped-call]
+        # In mixed precision, too: half of a grid's steps would fall together.
+        rounded: torch.Tensor = _FakeQuantize.apply(x.float(), scale, zero_point)  # type: ignore[no-untyped-call]
         return rounded
 
 

@@ -133,6 +133,11 @@ class Rewriting:
         """Axes of a node's value."""
         return int(self.values[node].ndim)
 
+    def calls(self, node: fx.Node) -> list[fx.Node]:
+        """All calls of the module that a node calls."""
+        nodes = self.module.graph.nodes
+        return [other for other in nodes if other.op == "call_module" and other.target == node.target]
+
     def called(self, node: fx.Node) -> nn.Module | None:
         """The module that a node calls."""
         return self.module.get_submodule(str(node.target)) if node.op == "call_module" else None

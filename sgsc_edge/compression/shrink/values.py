@@ -24,7 +24,7 @@ from sgsc_edge.compression.integers import (
     FoldedSoftmax,
     FoldedTable,
 )
-from sgsc_edge.compression.trace import kind_of, name_of
+from sgsc_edge.compression.kinds import kind_of, name_of
 from sgsc_edge.placement import RULES, Output
 
 QUANTIZE, LAYER, CONSTANT, TABLE = "Quantize", "Layer", "Constant", "Table"
