@@ -56,12 +56,18 @@ setup: $(STAMPS)/dev  ## create .venv with everything a developer needs
 
 DIGITS := examples/digits
 MNIST  := examples/mnist
+NAMES  := examples/names
 
 $(DIGITS)/float.safetensors: $(DIGITS)/train.py $(DIGITS)/model.py $(DIGITS)/data.py | $(STAMPS)/demo
 	$(BIN)/python $(DIGITS)/train.py
 
 $(MNIST)/float.safetensors: $(addprefix $(MNIST)/,train.py model.py data.py sources.py idx.py) | $(STAMPS)/demo
 	$(BIN)/python $(MNIST)/train.py
+
+$(NAMES)/float.safetensors: $(addprefix $(NAMES)/,train.py model.py data.py) | $(STAMPS)/demo
+	@$(BIN)/python -c "import sys; sys.path.insert(0, '$(NAMES)'); import data; data.names()" 2>/dev/null \
+	  || $(PIP) $(PIP_INDEX_FLAGS) --no-build-isolation -e '.[names]'
+	$(BIN)/python $(NAMES)/train.py
 
 .PHONY: demo
 demo: $(STAMPS)/demo $(DIGITS)/float.safetensors  ## digits, from float training to a certified int8 .tflite
@@ -76,6 +82,10 @@ demo: $(STAMPS)/demo $(DIGITS)/float.safetensors  ## digits, from float training
 .PHONY: mnist
 mnist: $(STAMPS)/demo $(MNIST)/float.safetensors  ## the same for the paper's MNIST CNN (several minutes)
 	$(BIN)/sgsc-edge build $(MNIST) --target tflite-int8 --out $(MNIST)/build
+
+.PHONY: names
+names: $(STAMPS)/demo $(NAMES)/float.safetensors  ## a character language model on first names, to a certified int8 .onnx
+	$(BIN)/sgsc-edge build $(NAMES) --target onnx-int8 --out $(NAMES)/build
 
 # --- checks -----------------------------------------------------------------------------------------------
 

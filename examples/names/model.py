@@ -38,7 +38,7 @@ class Attention(nn.Module):
 
         query, key, value = by_head(self.query(x)), by_head(self.key(x)), by_head(self.value(x))
         scores = query @ key.transpose(-2, -1) * size**-0.5
-        weights = scores.masked_fill(self.later, float("-inf")).softmax(-1)
+        weights = scores.masked_fill(self.later[:length, :length], float("-inf")).softmax(-1)
         return self.output((weights @ value).transpose(1, 2).reshape(n, length, width))
 
 
@@ -59,7 +59,7 @@ class Block(nn.Module):
 
 
 class Names(nn.Module):
-    """Tokens int64 [n, LENGTH] -> logits float32 [n, LENGTH, TOKENS] for the next token at each place."""
+    """Tokens int64 [n, T] -> logits float32 [n, T, TOKENS] for the next token at each place; T <= length."""
 
     def __init__(self, blocks: int, width: int, heads: int, length: int = LENGTH) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class Names(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits of every next token."""
-        x = self.characters(tokens) + self.places(self.place)
+        x = self.characters(tokens) + self.places(self.place[: tokens.shape[1]])
         return self.head(self.norm(self.blocks(x)))
 
 

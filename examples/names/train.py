@@ -20,8 +20,8 @@ from torch.nn import functional as F
 import sgsc_edge
 from sgsc_edge.artifacts import write_bytes
 
-STEPS = 3000
-BATCH = 128
+STEPS = 2000
+BATCH = 64
 PEAK_LEARNING_RATE = 3e-3
 
 
@@ -47,7 +47,12 @@ def main() -> None:
 
 
 def train(tokens: Tensor, following: Tensor, *, seed: int, steps: int) -> nn.Module:
-    """AdamW under a one-cycle schedule; returns the network in eval mode."""
+    """AdamW under a one-cycle schedule; returns the network in eval mode.
+
+    Nothing is learned behind the longest name's end, so the places there are left out.
+    """
+    longest = int((following != data.IGNORED).sum(1).max())
+    tokens, following = tokens[:, :longest], following[:, :longest]
     torch.manual_seed(seed)
     network = model.build().train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=PEAK_LEARNING_RATE, weight_decay=0.1)

@@ -110,13 +110,13 @@ class Selection(_Frozen):
     must_keep: by margin, or as the user names them.
     """
 
-    task: Literal["classification", "language-model"]
+    task: Literal["classification", "language-model"] = "classification"
     method: Literal["critical", "random"]
     shares: dict[str, float]
     seed: Count
     grad_cam: str | None
     features: str
-    gradient: str | None
+    gradient: str | None = None
     rest: SideCounts
     pool: SideCounts
     samples: Annotated[tuple[Selected, ...], Field(strict=False)]

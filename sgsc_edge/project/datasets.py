@@ -103,7 +103,7 @@ class CheckedDataset(Dataset[tuple[Tensor, Any]]):
         return label
 
     def _tokens(self, index: int, value: object) -> Tensor:
-        tokens = self._sequence(index, value, "input", "tokens")
+        tokens = self._sequence(index, value, "an input", "tokens")
         limit = self._rules.tokens
         wrong = tokens[(tokens < 0) | (tokens >= (limit if limit is not None else torch.inf))]
         if len(wrong):
@@ -112,7 +112,7 @@ class CheckedDataset(Dataset[tuple[Tensor, Any]]):
         return tokens
 
     def _next_tokens(self, index: int, value: object) -> Tensor:
-        labels = self._sequence(index, value, "label", "next tokens")
+        labels = self._sequence(index, value, "a label", "next tokens")
         classes = self._rules.classes
         labelled = labels[labels != IGNORED]
         if not len(labelled):
@@ -130,9 +130,9 @@ class CheckedDataset(Dataset[tuple[Tensor, Any]]):
         (length,) = self._rules.shape
         remedy = f"return {what} as a tensor int64 [{length}]"
         if not isinstance(found, Tensor):
-            self._refuse(index, f"has a {which} that is {kind_of(value)}", remedy)
+            self._refuse(index, f"has {which} that is {kind_of(value)}", remedy)
         if found.dtype != torch.int64 or tuple(found.shape) != (length,):
-            self._refuse(index, f"has a {which} that is {_kind(found)}; expected int64 [{length}]", remedy)
+            self._refuse(index, f"has {which} that is {_kind(found)}; expected int64 [{length}]", remedy)
         return found
 
     def _refuse(self, index: int, what: str, remedy: str) -> NoReturn:

@@ -532,6 +532,15 @@ class Config(_Section):
     )
 
     @model_validator(mode="after")
+    def _must_keep_fits(self) -> Config:
+        if self.model.is_text and isinstance(self.preservation.must_keep, int):
+            raise ValueError(
+                "preservation.must_keep: a number asks for samples that are decided rightly, and a sequence "
+                "has many decisions: name sequences by a callable"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _floor_fits(self) -> Config:
         floor = self.compress.floor
         if self.gate.metric == "accuracy" and floor is not None and floor > 1:

@@ -12,12 +12,14 @@ from pathlib import Path
 
 from sgsc_edge.artifacts import read_bytes, scratch_errors
 from sgsc_edge.c_names import LONGEST_NAME
+from sgsc_edge.config_text import parse_toml
 from sgsc_edge.errors import ConfigError
 from sgsc_edge.hints import nearest
 from sgsc_edge.project.load import FILE_NAME, load_project
 from sgsc_edge.scaffold.prove import prove
 from sgsc_edge.scaffold.write import Scaffolded, build_command, check_folder, quoted, superseded, write_files
 from sgsc_edge.shipped import example_names, shipped
+from sgsc_edge.targets import available_targets
 
 log = logging.getLogger("sgsc_edge")
 
@@ -32,11 +34,14 @@ _MAX_BYTES = 2**24  # of the starter's checkpoint
 
 
 def new_example(folder: Path, name: str, target: str, *, force: bool) -> Scaffolded:
-    """Write an example as it is; its network is not trained yet."""
+    """Write an example as it is, not trained yet; a language model is to be built for an ``.onnx`` target."""
     files = _files(folder, name)
     check_folder(folder, files, force=force)
     notes = superseded(folder)
     written = write_files(folder, files)
+    model = parse_toml(files[FILE_NAME].decode(), FILE_NAME).tables["model"]
+    if model.get("task") == "language-model":
+        target = next(one.name for one in available_targets() if not one.is_lowered)
     steps = (f"python {quoted(folder / _TRAIN)}", build_command(folder, target))
     return Scaffolded(folder, written, (), notes, steps)
 

@@ -6,6 +6,7 @@ import hashlib
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,13 @@ import safetensors.torch
 import torch
 from example_modules import EXAMPLES, load_example
 
+from sgsc_edge.errors import DataError
 from sgsc_edge.preservation.pool import content_hashes
 from sgsc_edge.project import load_project
 
 digits = load_example("digits", "data", "model", "train")
 mnist = load_example("mnist", "data", "model", "train")
+names = load_example("names", "data", "model", "train")
 
 
 def test_digits_split_is_fixed_stratified_and_disjoint() -> None:
@@ -93,7 +96,7 @@ def test_digits_training_reaches_98_percent(tmp_path: Path) -> None:
     assert safetensors.torch.load(checkpoint.read_bytes()).keys() == digits.model.build().state_dict().keys()
 
 
-@pytest.mark.parametrize("name", ["digits", "mnist"])
+@pytest.mark.parametrize("name", ["digits", "mnist", "names"])
 def test_project_files_are_valid_and_say_that_the_pool_was_left_out(name: str) -> None:
     project = load_project(EXAMPLES / name)
     assert project.saw_pool is False
@@ -109,3 +112,73 @@ def test_digits_training_depends_on_the_seed_alone() -> None:
 
     assert torch.equal(weights(0), weights(0))
     assert not torch.equal(weights(0), weights(1))
+
+
+# --- names ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def few_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A names.txt of a few names, one of them twice, one that no token spells."""
+    (tmp_path / "names.txt").write_text(
+        "Emma\nolivia\nemma\nzoë\nal\n" + "\n".join(f"{a}{b}a" for a in "bcdfg" for b in "aeiou")
+    )
+    monkeypatch.setenv("SGSC_EDGE_DATA", str(tmp_path))
+    names.data.names.cache_clear()
+    yield
+    names.data.names.cache_clear()
+
+
+def test_names_are_different_spelled_in_tokens_and_split_by_their_own_hash(few_names: None) -> None:
+    found = names.data.names()
+    assert len(found) == 28
+    assert {"emma", "olivia", "al"} <= set(found)
+    train, test = names.data.train(), names.data.test()
+    assert len(train) + len(test) == len(found)
+    assert not set(content_hashes(train)) & set(content_hashes(test))
+    assert all(names.data.is_test(name) == names.data.is_test(name) for name in found)
+
+
+def test_a_name_is_read_behind_its_dot_and_answered_up_to_the_last_one(few_names: None) -> None:
+    tokens, following = names.data.encode(["abc"])[0]
+    assert tokens.tolist()[:5] == [0, 1, 2, 3, 0]
+    assert following.tolist()[:5] == [1, 2, 3, 0, -100]
+    assert (following[4:] == -100).all()
+
+
+def test_the_names_model_is_the_papers_and_reads_only_what_is_in_front() -> None:
+    network = names.model.build().eval()
+    assert sum(parameter.numel() for parameter in network.parameters()) == 205_595
+    tokens = torch.randint(27, (2, 32), generator=torch.Generator().manual_seed(0))
+    other = tokens.clone()
+    other[:, 20:] = 0
+    with torch.no_grad():
+        whole, changed, short = network(tokens), network(other), network(tokens[:, :20])
+    assert whole.shape == (2, 32, 27)
+    torch.testing.assert_close(whole[:, :20], changed[:, :20])
+    torch.testing.assert_close(whole[:, :20], short)
+
+
+def test_names_training_lowers_the_loss_and_depends_on_the_seed_alone(
+    few_names: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(names.model, "build", lambda: names.model.Names(blocks=1, width=16, heads=2))
+    tokens, following = names.data.stack(names.data.train())
+
+    def trained(seed: int, steps: int) -> float:
+        network = names.train.train(tokens, following, seed=seed, steps=steps)
+        return names.train.mean_loss(network, tokens, following)
+
+    assert trained(0, 40) == trained(0, 40) != trained(1, 40)
+    assert trained(0, 40) < trained(0, 2) - 0.5
+
+
+def test_without_names_the_error_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SGSC_EDGE_DATA", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "faker.providers.person.en", None)
+    names.data.names.cache_clear()
+    with pytest.raises(DataError, match="Faker is not installed") as caught:
+        names.data.names()
+    assert "sgsc-edge[names]" in str(caught.value.remedy)

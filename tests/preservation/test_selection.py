@@ -106,7 +106,7 @@ def spoil_key(document: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (spoil_schema, "is no sgsc-edge-preservation/2 document"),
+        (spoil_schema, "is no sgsc-edge-preservation/3 document"),
         (spoil_part, "samples.0.part"),
         (spoil_hash, "samples.1.hash"),
         (spoil_score, "samples.0.scores.margin"),

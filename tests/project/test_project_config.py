@@ -108,7 +108,7 @@ def test_a_name_that_a_project_may_have_fits_in_c(name: str) -> None:
         (("[1, 8, 8]", "[1, 0, 8]"), 6, "model.input.shape[1]: must be greater than 0, not 0"),
         (("[1, 8, 8]", "[]"), 6, "model.input.shape: a sample has 1 to 4 dimensions, not 0"),
         (("[1, 8, 8]", "64"), 6, "model.input.shape: must be a list, not 64"),
-        (('"float32"', '"float16"'), 6, "model.input.dtype: must be 'float32', not 'float16'"),
+        (('"float32"', '"float16"'), 6, "model.input.dtype: must be 'float32' or 'int64', not 'float16'"),
         (('"float32"', '"float32", mean = [0.1, 0.2]'), 6, "model.input: mean has 2 values"),
         (('"float32"', '"float32", std = 0'), 6, "model.input: std must be greater than 0"),
         (('"float32"', '"float32", range = [1, 0]'), 6, "model.input: range must be [low, high]"),
@@ -180,9 +180,11 @@ def test_a_wrong_value_is_reported_at_its_line(
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("model.task=regression", "only 'classification' is supported in this version"),
-        ("model.task=language-model", "only 'classification' is supported in this version"),
-        ("model.task=metrics:mine", "only 'classification' is supported in this version"),
+        ("model.task=regression", "only 'classification' and 'language-model' are supported in this version"),
+        (
+            "model.task=metrics:mine",
+            "only 'classification' and 'language-model' are supported in this version",
+        ),
         ("gate.metric=auc", "only 'accuracy' and 'loss' are supported in this version"),
         ("gate.metric=mse", "only 'accuracy' and 'loss' are supported in this version"),
         ("gate.metric=metrics:mine", "only 'accuracy' and 'loss' are supported in this version"),

@@ -143,7 +143,9 @@ def test_a_starter_that_cannot_be_trained_leaves_nothing(
 def test_every_example_is_a_project(tmp_path: Path, name: str) -> None:
     made = init(tmp_path / "copy", example=name)
     assert made.next[0] == f"python {tmp_path / 'copy' / 'train.py'}"
-    assert load_project(tmp_path / "copy").config.model.saw_pool is False
+    config = load_project(tmp_path / "copy").config
+    assert config.model.saw_pool is False
+    assert f"--target {'onnx-int8' if config.model.is_text else 'tflite-int8'}" in made.next[1]
 
 
 def test_a_folder_of_no_use_is_found_before_anything_is_trained(
