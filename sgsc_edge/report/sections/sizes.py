@@ -8,10 +8,12 @@ by the build.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from sgsc_edge.c_code.write import c_code
 from sgsc_edge.inspection.summary import TensorSummary
+from sgsc_edge.inspection.text import plain_name
 from sgsc_edge.report.build_folder import PACKED, BuildFolder, WholeLayer
 from sgsc_edge.report.text import percent
 from sgsc_edge.runtimes import MODEL_ONNX
@@ -107,12 +109,18 @@ def _bytes_in_8_bits(build: BuildFolder, layer: WholeLayer, *, packed: bool) -> 
     return in_8_bits(layer.weights, layer.channels)
 
 
-def _bytes_if_packed(tensor: TensorSummary) -> int:
-    """Bytes of a layer's weights, each filter in the fewest bits that hold it, with bias and multipliers."""
-    if not tensor.channel_bits:
-        return tensor.payload_bytes + tensor.parameter_bytes if tensor.share == "weights" else 0
-    channels = len(tensor.channel_bits)
-    return Storage.packing(tensor.channel_bits).bytes(tensor.payload_bytes, channels)
+def _bytes_if_packed(tensor: TensorSummary, tables: Collection[str]) -> int:
+    """Bytes of a layer's weights, each filter in the fewest bits that hold it, with bias and multipliers.
+
+    ``tables``: names of the embeddings, which have no bias. A LayerNorm's gain and bias stay as they are.
+    """
+    if tensor.channel_bits:
+        storage = Storage.packing(
+            tensor.channel_bits, table=plain_name(tensor.name).removesuffix(".weight") in tables
+        )
+        return storage.bytes(tensor.payload_bytes, len(tensor.channel_bits))
+    of_norm = tensor.share in ("weights", "bias") and tensor.dtype == "int8"
+    return tensor.payload_bytes + tensor.parameter_bytes if of_norm else 0
 
 
 def stored_bytes(build: BuildFolder) -> int:
@@ -132,6 +140,7 @@ def packed_bytes(build: BuildFolder) -> int | None:
     if build.manifest.code.get("weights") != PACKED:
         return None
     if build.graph is None:
-        return sum(map(_bytes_if_packed, build.inspection.tensors))
+        tables = {layer.name for layer in build.whole_layers if layer.kind == "table"}
+        return sum(_bytes_if_packed(tensor, tables) for tensor in build.inspection.tensors)
     name = build.graph.name or "model"
     return c_code(build.graph, name=name, model_hash="0" * 64, learned=True).constant_bytes
