@@ -22,6 +22,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from sgsc_edge.compression.learned import Learned
+from sgsc_edge.compression.strategy import Plain, Strategy
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -29,10 +31,8 @@ from benchmarks.record import ROOT, Row, finish
 from sgsc_edge.compression.compress import Compression
 from sgsc_edge.compression.goal import Goal
 from sgsc_edge.compression.layers import QuantizedModel
-from sgsc_edge.compression.learned import Learned
 from sgsc_edge.compression.loop import Recipe, steps_per_epoch
 from sgsc_edge.compression.pressing import CHECKS, REMOVALS
-from sgsc_edge.compression.strategy import Plain, Strategy
 from sgsc_edge.project.schema import CompressSection
 
 TRAINED, GUIDE, WATCH = 48_000, 3_000, 1_500

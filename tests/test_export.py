@@ -8,6 +8,7 @@ import torch
 from compression.models import Busy, Plain, Repeating, inputs, randomised
 from torch import nn
 
+from sgsc_edge.compression.calibration import calibrate
 from sgsc_edge.compression.fold import CompressedModel, fold
 from sgsc_edge.compression.layers import quantize_model
 from sgsc_edge.export import OPSET, export_onnx, output_integers
@@ -16,13 +17,8 @@ from sgsc_edge.export import OPSET, export_onnx, output_integers
 def compressed_model(network: type[nn.Module], *, keep_softmax: bool = False) -> CompressedModel:
     torch.manual_seed(0)
     quantized = quantize_model(randomised(network()), inputs()[0], keep_softmax=keep_softmax)
-    quantized.observe(True)
-    quantized.enable(False)
+    calibrate(quantized, [inputs()])
     quantized.module.eval()
-    with torch.no_grad():
-        quantized.module(inputs())
-    quantized.observe(False)
-    quantized.enable(True)
     return fold(quantized)
 
 

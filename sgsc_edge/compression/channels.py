@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import fx, nn
 
-from sgsc_edge.compression.layers import QUANTIZER_PREFIX, Living, QuantizedModel, QuantLayer
+from sgsc_edge.compression.layers import QUANTIZER_PREFIX, QuantizedModel, QuantLayer
 
 _KEEP_ZERO = frozenset(
     {
@@ -103,16 +103,12 @@ def _groups(layer: QuantLayer) -> int:
     return 1 if isinstance(layer.layer, nn.Linear) else layer.layer.groups
 
 
-def follow(
-    model: QuantizedModel, alive: Mapping[str, torch.Tensor], *, constants_live: bool = False
-) -> Iterator[LayerUse]:
+def follow(model: QuantizedModel, alive: Mapping[str, torch.Tensor]) -> Iterator[LayerUse]:
     """The layers in order, with the liveness that reaches their inputs.
 
     Parameters
     ----------
     alive: layer name -> liveness of its own output channels, float32 [O].
-    constants_live: whether a depthwise channel lives that reads a dead one: it is a constant, its bias, and
-        will leave the files.
     """
     values: dict[str, _Value] = {}
     waiting = _waiting(model)
@@ -127,7 +123,7 @@ def follow(
         if isinstance(called, QuantLayer):
             outputs, reads = alive[str(node.target)], inputs[0].live
             along_last = isinstance(called.layer, nn.Linear) and len(shape) > 2
-            if is_depthwise(called) and not constants_live:
+            if is_depthwise(called):
                 outputs = outputs * reads.repeat_interleave(len(outputs) // len(reads))
             if along_last:  # it reads and makes the last axis, and axis 1 holds positions
                 reads = torch.ones(called.weight.shape[1])
@@ -149,21 +145,6 @@ def set_masks(model: QuantizedModel, masks: Mapping[str, torch.Tensor]) -> None:
     for name, layer in model.layers():
         layer.quantizer.fit_range(layer.weight, (layer.mask == 0) & (masks[name] > 0))
         layer.set_mask(masks[name])
-    skip_dead(model)
-
-
-def skip_dead(model: QuantizedModel) -> None:
-    """Let training compute what lives alone, until masks change: dead channels cost no time."""
-    uses: dict[str, list[LayerUse]] = {}
-    masks = {name: layer.mask for name, layer in model.layers()}
-    for use in follow(model, masks, constants_live=True):
-        uses.setdefault(use.name, []).append(use)
-    for calls in uses.values():
-        layer = calls[0].layer
-        inputs = torch.stack([use.inputs for use in calls]).amax(0) > 0
-        # Positions, not channels, lie along axis 1 of a sequence that a Linear reads.
-        along_first = not isinstance(layer.layer, nn.Linear) or all(len(use.shapes[1]) == 2 for use in calls)
-        layer.living = Living.of(layer, inputs, layer.mask > 0) if along_first else None
 
 
 def _padded(layer: QuantLayer, shape: tuple[int, ...], out: tuple[int, ...]) -> tuple[int, ...]:

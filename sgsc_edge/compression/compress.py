@@ -1,7 +1,8 @@
 """The compression stage: a float model in, integers out.
 
-Four methods: ``sgsc`` learns depths under a goal (``learned``), ``mixed`` trains at the smallest widths that
-the watch set stands, ``qat8`` at fixed 8 bits, ``ptq`` only calibrates activation ranges and rounds.
+Four methods: ``sgsc`` learns depths under a goal (``compressor``), ``mixed`` trains at the smallest
+widths that the watch set stands, ``qat8`` at fixed 8 bits, ``ptq`` only calibrates activation ranges and
+rounds.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,18 +21,18 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from sgsc_edge.artifacts import write_bytes, write_json
-from sgsc_edge.compression.controller import Controller
+from sgsc_edge.compression.calibration import CALIBRATION_SAMPLES, Batches, calibrate, re_estimate_norms
+from sgsc_edge.compression.compressor import IMPORTANCE_SAMPLES, Compressor
 from sgsc_edge.compression.fit import check_budget
 from sgsc_edge.compression.fold import CompressedModel, fold
 from sgsc_edge.compression.goal import Goal
 from sgsc_edge.compression.layers import QuantizedModel, quantize_model
-from sgsc_edge.compression.learned import Learned
-from sgsc_edge.compression.loop import Recipe, Trainer, calibrate, re_estimate_norms, steps_per_epoch
-from sgsc_edge.compression.strategy import Plain, Strategy, task_losses
+from sgsc_edge.compression.loop import Recipe, Trainable, Trainer, steps_per_epoch
+from sgsc_edge.compression.objective import Guided, Objective, by_labels
+from sgsc_edge.compression.task import Task, right
 from sgsc_edge.compression.widths.legal import ANY_DEVICE, Device
 from sgsc_edge.compression.widths.plan import Plan
 from sgsc_edge.compression.widths.snapping import Choices
-from sgsc_edge.compression.widths.storing import Storing
 from sgsc_edge.size import Storage
 
 log = logging.getLogger("sgsc_edge")
@@ -43,7 +45,6 @@ HISTORY = "history.jsonl"
 CONTROLLER_LOG = "controller.jsonl"
 CHANNEL_HISTORY = "channels.jsonl"
 PLAN = "plan.json"
-_SENSITIVITY_SAMPLES = 512
 MUST_KEEP_SHARE = 1 / 16
 """Share of must_keep samples among the guarded ones that a batch draws; more where they are many."""
 
@@ -113,7 +114,7 @@ class Compression:
     def calibrated(self) -> QuantizedModel:
         """A fresh model whose activation ranges are set from the training data."""
         model = self.quantized()
-        calibrate(model, self.train, self.recipe.batch_size)
+        calibrate(model, self._calibration)
         return model
 
     def rehearse(self, then: Callable[[CompressedModel], None]) -> None:
@@ -154,85 +155,117 @@ class Compression:
             )
         if self.method == "mixed" and self.goal.presses:
             log.warning("compress: method 'mixed' takes no budget or gamma; every channel stays")
-        model = self.calibrated()
-        actions: list[dict[str, object]] = []
-        channels: list[dict[str, object]] = []
+        actions: list[dict[str, Any]] = []
+        channels: list[dict[str, Any]] = []
         plan: Plan | None = None
         if self.method == "ptq":
             write_bytes(folder / HISTORY, b"")
-        elif self.method == "qat8":
-            plain = Plain(model, self.recipe.epochs, quantized=True)
-            self._trainer(model, plain, folder, "compress", key).run()
+            model = self.calibrated()
+            plan, compressed = _in_8_bits(model, self.device), fold(model)
         else:
-            learned = self._learned(model)
-            self._trainer(model, learned, folder, "compress", key, self.guide_share).run()
-            actions, channels, plan = learned.controller.actions, learned.channels, learned.plan
+            compressor, objective = self.compressor()
+            self._trainer(compressor, objective, folder, "compress", key, self.guide_share).run()
+            compressed, plan = compressor.finish(), compressor.plan
+            if self.method in LEARNED:
+                actions, channels = compressor.controller.actions, compressor.channels
         for name, rows in ((CONTROLLER_LOG, actions), (CHANNEL_HISTORY, channels)):
             write_bytes(
                 folder / name, "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows).encode()
             )
-        chosen = plan or _in_8_bits(model, self.device)
-        write_json(folder / PLAN, {"float_bytes": float_bytes(self.model), **chosen.to_json()})
-        return fold(model)
+        assert plan is not None  # depths have settled
+        write_json(folder / PLAN, {"float_bytes": float_bytes(self.model), **plan.to_json()})
+        return compressed
 
     def run_control(self, folder: Path, key: str) -> QuantizedModel:
         """The float control: the same epochs on the same samples without quantization."""
-        model = self.calibrated()
-        plain = Plain(model, self.recipe.epochs, quantized=False)
-        self._trainer(model, plain, folder, "control", key).run()
-        model.enable(False)
-        return model
+        control = _Control(self.calibrated(), self._calibration)
+        task = Task(control.quantized.ends_with_softmax)
+        self._trainer(control, by_labels(task), folder, "control", key).run()
+        return control.quantized
 
     def restore(self) -> CompressedModel:
         """A compressed model of this architecture whose integers are yet to be loaded."""
         return fold(self.quantized())
 
-    def figures(self, model: QuantizedModel) -> dict[str, float]:
-        """Accuracy and loss (nats) of a model on the guide and the watch set, for the history."""
-        guide = _judge(model, DataLoader(Subset(self.train, self.guide), _EVALUATED)) if self.guide else {}
+    def figures(self, module: nn.Module) -> dict[str, float]:
+        """Accuracy and loss (nats) of a module on the guide and the watch set, for the history."""
+        guide = (
+            self._judge(module, DataLoader(Subset(self.train, self.guide), _EVALUATED)) if self.guide else {}
+        )
         return {f"guide_{name}": value for name, value in guide.items()} | {
-            f"watch_{name}": value for name, value in self._watched(model).items()
+            f"watch_{name}": value for name, value in self._watched(module).items()
         }
 
-    def _watched(self, model: QuantizedModel) -> dict[str, float]:
-        return _judge(model, zip(*(torch.split(part, _EVALUATED) for part in self.watch), strict=True))
+    def _watched(self, module: nn.Module) -> dict[str, float]:
+        return self._judge(module, zip(*(torch.split(part, _EVALUATED) for part in self.watch), strict=True))
 
-    def _score(self, model: QuantizedModel) -> float:
+    def _score(self, module: nn.Module) -> float:
         """The guarded metric, higher is better."""
-        figures = self._watched(model)
+        figures = self._watched(module)
         return figures["accuracy"] if self.guard.metric == "accuracy" else -figures["loss"]
 
-    def _learned(self, model: QuantizedModel) -> Learned:
-        float_model = self.quantized()
-        float_model.enable(False)
-        module = float_model.module
-        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a third faster
-        baseline = self._score(float_model) if self.guard.baseline is None else self.guard.baseline
-        controller = Controller(
-            baseline,
-            trip=2 * self.guard.max_drop,
-            release=self.guard.max_drop,
-            revives=self.goal.budget is None,
-        )
-        self._check_watch(controller.trip)
+    @torch.no_grad()
+    def _judge(
+        self, module: nn.Module, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]
+    ) -> dict[str, float]:
+        """Accuracy and mean loss (nats) of a module on labelled batches, in evaluation mode."""
+        decided, loss, seen = 0, 0.0, 0.0
+        training = module.training
+        module.eval()
+        for inputs, labels in batches:
+            outputs = module(inputs)
+            decided += right(outputs, labels)
+            sums, counts = self.task.losses(outputs, labels)
+            loss, seen = loss + float(sums.double().sum()), seen + float(counts.sum())
+        module.train(training)
+        return {"accuracy": decided / seen, "loss": loss / seen}
+
+    @cached_property
+    def task(self) -> Task:
+        """What the outputs are."""
+        return Task(self.quantized().ends_with_softmax)
+
+    @property
+    def _calibration(self) -> Batches:
+        return _Spaced(self.train, self.recipe.batch_size)
+
+    def compressor(self) -> tuple[Compressor, Objective]:
+        """What trains by the method, and what it minimises."""
+        presses, plain = self.method == "sgsc", self.method == "qat8"
+        if not plain:
+            self._check_watch(2 * self.guard.max_drop)
         samples, batch_size = len(self.train), self.recipe.batch_size  # type: ignore[arg-type]
-        # The smallest widths are where the other method begins; what presses on the size is of this one.
-        presses = self.method == "sgsc"
-        return Learned(
-            model,
-            self.goal if presses else replace(self.goal, budget=None, alpha=0.0, gamma=0.0),
-            controller,
-            epochs=self.recipe.epochs,
-            steps=steps_per_epoch(samples, batch_size, self.guide_share),
-            teacher=self._teacher(float_model),
+        # The smallest widths are where the other methods begin; what presses on the size is of the first.
+        compressor = Compressor(
+            self.model,
+            self.sample,
+            steps=self.recipe.epochs * steps_per_epoch(samples, batch_size, self.guide_share),
+            data=self._calibration,
+            target=self.device.in_8_bits if plain else self.device,
+            budget=self.goal.budget if presses else None,
+            alpha=self.goal.alpha if presses else 0.0,
+            gamma=self.goal.gamma if presses else 0.0,
+            depths=self.goal.depths,
+            guide_weight=1.0 if plain else self.goal.guide_weight,
+            controller=None if plain else self.goal.controller,
+            watch=self._score,
+            max_drop=self.guard.max_drop,
+            baseline=self.guard.baseline,
+            importance=self._importance(samples),
+            keep_softmax=self.keep_softmax,
+            input_grid=self.input_grid,
+        )
+        if plain:
+            return compressor, by_labels(self.task)
+        guided = Guided(
+            self.task,
+            self._teacher(),
             samples=samples,
             guide=self.guarded,
             must_keep=self.must_keep,
-            watch=lambda: self._score(model),
-            sensitivity_batch=self._sensitivity_batch(samples),
-            refresh=lambda: re_estimate_norms(model, self.train, batch_size),
-            storing=Storing(model, self.device),
+            guide_weight=lambda: compressor.guide_weight,
         )
+        return compressor, guided
 
     def _check_watch(self, trip: float) -> None:
         """Say so where one sample of the watch set is enough to make the controller act."""
@@ -245,19 +278,24 @@ class Compression:
                 math.ceil(1 / trip),
             )
 
-    def _teacher(self, model: QuantizedModel) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    def _teacher(self) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
         """The float model's answers to a batch; computed once where every sample always looks the same."""
+        model = self.quantized()
+        model.enable(False)
+        model.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a third faster
         if self.augment is not None:
             return lambda inputs, indices: logits(model, inputs)
         with model.evaluating() as module:
             answers = torch.cat([module(inputs) for inputs, _ in DataLoader(self.train, _EVALUATED)])
         return lambda inputs, indices: answers[indices]
 
-    def _sensitivity_batch(self, samples: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _importance(self, samples: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Evenly spaced guide samples, or training samples where the guide takes no part."""
         candidates = self.guide if self.guide_share else range(samples)
-        pairs = [self.train[i] for i in candidates[:: max(len(candidates) // _SENSITIVITY_SAMPLES, 1)]]
-        return torch.stack([x for x, _ in pairs]), torch.tensor([int(y) for _, y in pairs])
+        pairs = [self.train[i] for i in candidates[:: max(len(candidates) // IMPORTANCE_SAMPLES, 1)]]
+        return torch.stack([x for x, _ in pairs]), torch.stack(
+            [torch.as_tensor(y, dtype=torch.int64) for _, y in pairs]
+        )
 
     @property
     def guide_share(self) -> float:
@@ -276,19 +314,19 @@ class Compression:
 
     def _trainer(
         self,
-        model: QuantizedModel,
-        strategy: Strategy,
+        trained: Trainable,
+        objective: Objective,
         folder: Path,
         label: str,
         key: str,
         guide_share: float = 0.0,
     ) -> Trainer:
         return Trainer(
-            model=model,
+            trained=trained,
             data=self.train,
             recipe=self.recipe,
-            strategy=strategy,
-            figures=lambda: self.figures(model),
+            objective=objective,
+            figures=lambda: self.figures(trained.model),
             checkpoint=folder / f".{label}.checkpoint.pt",
             history=folder / (HISTORY if label == "compress" else f"{label}.jsonl"),
             key=key,
@@ -316,13 +354,50 @@ def logits(model: QuantizedModel, inputs: torch.Tensor) -> torch.Tensor:
         return torch.cat([module(chunk) for chunk in torch.split(inputs, _EVALUATED)])
 
 
-def _judge(model: QuantizedModel, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> dict[str, float]:
-    """Accuracy and mean loss (nats) of a model on labelled batches, in evaluation mode."""
-    right, loss, seen = 0, 0.0, 0
-    with model.evaluating() as module:
-        for inputs, labels in batches:
-            outputs = module(inputs)
-            right += int((outputs.argmax(1) == labels).sum())
-            loss += float(task_losses(model, outputs, labels).double().sum())
-            seen += len(labels)
-    return {"accuracy": right / seen, "loss": loss / seen}
+class _Control:
+    """A float model that is trained as it is."""
+
+    learning_share = 0.0
+
+    def __init__(self, model: QuantizedModel, data: Batches) -> None:
+        self.quantized, self.data = model, data
+        model.enable(False)
+
+    @property
+    def model(self) -> nn.Module:
+        return self.quantized.module
+
+    def penalty(self, loss: torch.Tensor) -> torch.Tensor:
+        return loss.new_zeros(())
+
+    def step(self, *optimizers: torch.optim.Optimizer) -> None:
+        """Nothing moves beside the parameters."""
+
+    def refresh(self) -> None:
+        re_estimate_norms(self.quantized, self.data)
+
+    def record(self, epoch: int) -> None:
+        """Nothing is compressed."""
+
+    def figures(self) -> dict[str, float]:
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.model.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.model.load_state_dict(state)
+
+
+@dataclass(frozen=True, eq=False)
+class _Spaced:
+    """Batches of evenly spaced samples of a data set, as many as calibration asks for."""
+
+    data: Dataset[Any]
+    batch_size: int
+
+    def __iter__(self) -> Iterator[Any]:
+        total = len(self.data)  # type: ignore[arg-type]
+        wanted = min(CALIBRATION_SAMPLES, total)
+        chosen = [index * total // wanted for index in range(wanted)]
+        return iter(DataLoader(Subset(self.data, chosen), self.batch_size))

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+from sgsc_edge.compression.quantizer import FLOOR_BITS, MAX_BITS
+
+Restores = Literal["sensitivity", "random"]
 
 GUIDE_SHARE = 0.25
 """Share of a batch that is drawn from the guide set."""
@@ -17,14 +22,22 @@ class Goal:
     budget: stored bytes that must not be exceeded; None with a fixed ``gamma``.
     alpha, gamma: the paper's fixed weights α and γ.
     guide_weight: λ; None lets the watch metric move it, 0 makes guide samples ordinary training samples.
-    guard: whether the controller acts.
+    controller: which channels get bits back when the watch metric falls; None where none do.
+    depths: the range in which bit depths are learned; they start at its upper end. At 2 bits or less at its
+        lower end, depths go on falling below the smallest grid and tell how little a channel is worth.
     """
 
     budget: int | None
     alpha: float = 0.0
     gamma: float = 0.0
     guide_weight: float | None = None
-    guard: bool = True
+    controller: Restores | None = "sensitivity"
+    depths: tuple[float, float] = (FLOOR_BITS, MAX_BITS)
+
+    @property
+    def guard(self) -> bool:
+        """Whether the controller acts."""
+        return self.controller is not None
 
     @property
     def guide_share(self) -> float:

@@ -19,6 +19,7 @@ from sgsc_edge.compression.goal import Goal
 from sgsc_edge.compression.layers import QuantizedModel
 from sgsc_edge.compression.ledger import Ledger
 from sgsc_edge.compression.sensitivity import fisher_information, sensitivity
+from sgsc_edge.compression.task import Task
 
 log = logging.getLogger("sgsc_edge")
 
@@ -44,7 +45,7 @@ class Guarding:
     Attributes
     ----------
     guide_weight: λ.
-    forget: ids of parameters that were set anew; see :class:`sgsc_edge.compression.strategy.Strategy`.
+    forget: names of tensors that were set anew: their optimizer starts anew, too.
     """
 
     def __init__(
@@ -56,12 +57,13 @@ class Guarding:
         watch: Callable[[], float],
         refresh: Callable[[], None],
         batch: tuple[torch.Tensor, torch.Tensor],
+        task: Task,
     ) -> None:
         self.model, self.goal, self.controller = model, goal, controller
         self.layers = dict(model.layers())
-        self.watch, self.refresh, self.batch = watch, refresh, batch
+        self.watch, self.refresh, self.batch, self.task = watch, refresh, batch, task
         self.guide_weight = 1.0 if goal.guide_weight is None else goal.guide_weight
-        self.forget: set[int] = set()
+        self.forget: set[str] = set()
 
     @property
     def looks(self) -> bool:
@@ -98,12 +100,12 @@ class Guarding:
     def protect(self, step: int, metric: float) -> bool:
         """Let the controller judge a measurement; whether it gave channels bits back."""
         depths = {name: layer.quantizer.bits.detach() * layer.mask for name, layer in self.layers.items()}
-        scores = self.sensitivity() if self.controller.acts(metric) else {}
+        scores = self._ranking(step) if self.controller.acts(metric) else {}
         changed = self.controller.check(step, metric, depths, scores, Ledger.of(self.model).members)
         for name, bits in changed.items():
             layer = self.layers[name]
             layer.quantizer.set_bits(torch.where(bits > 0, bits, layer.quantizer.bits))
-            self.forget.update((id(layer.quantizer.bits), id(layer.quantizer.log2_range)))
+            self.forget.update((f"{name}.quantizer.bits", f"{name}.quantizer.log2_range"))
         if changed:
             living = {name: (bits > 0).to(bits.dtype) for name, bits in (depths | changed).items()}
             set_masks(self.model, living)
@@ -112,10 +114,17 @@ class Guarding:
             )
         return bool(changed)
 
+    def _ranking(self, step: int) -> Masks:
+        """By what the controller ranks channels: sensitivity, or for comparison chance."""
+        if self.goal.controller == "sensitivity":
+            return self.sensitivity()
+        generator = torch.Generator().manual_seed(step)
+        return {name: torch.rand(len(layer.mask), generator=generator) for name, layer in self.layers.items()}
+
     def sensitivity(self) -> Masks:
         """See :func:`sgsc_edge.compression.sensitivity.sensitivity`."""
-        return sensitivity(self.model, *self.batch)
+        return sensitivity(self.model, self.task, *self.batch)
 
     def fisher(self) -> Masks:
         """See :func:`sgsc_edge.compression.sensitivity.fisher_information`."""
-        return fisher_information(self.model, *self.batch)
+        return fisher_information(self.model, self.task, *self.batch)

@@ -28,9 +28,6 @@ BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 Convolution = nn.Conv1d | nn.Conv2d
 Layer = Convolution | nn.Linear
 
-_WORTHWHILE = 0.75
-"""Largest share of a layer's products that live for which picking them out saves time."""
-
 
 class QuantLayer(nn.Module):
     """A Conv1d, Conv2d or Linear whose weight is fake-quantized per output channel.
@@ -53,27 +50,14 @@ class QuantLayer(nn.Module):
         self.enabled = True
         self.register_buffer("mask", torch.ones(layer.weight.shape[0]))
         self.masked = False
-        self.living: Living | None = None
         self.storage = EIGHT_BITS
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the layer (NCHW, [n, C, L] or [n, features]), its BatchNorm and the mask."""
         weight = self.quantizer(self.weight) if self.enabled else self.weight
-        if self.living is not None and self.training:
-            return self._of_the_living(self.living, x, weight)
         y = apply_layer(self.layer, x, weight, self.bias)
         y = y if self.norm is None else self.norm(y)
         return y * self.mask.reshape(-1, *[1] * (self.weight.ndim - 2)) if self.masked else y
-
-    def _of_the_living(self, living: Living, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """:meth:`forward` in training, without the products that are 0."""
-        ins, outs = living.inputs, living.outputs
-        bias = None if self.bias is None else self.bias[outs]
-        y = apply_layer(living.layer, x.index_select(1, ins), weight[outs][:, living.columns], bias)
-        if self.norm is not None:
-            y = _normalized(self.norm, y, outs)
-        full = y.new_zeros(len(y), len(self.mask), *y.shape[2:])
-        return full.index_copy(1, outs, y)
 
     def snap_to(self, storage: Storage) -> None:
         """Take the widths, and the ranges that round best, with which the weights will be stored."""
@@ -93,60 +77,6 @@ class QuantLayer(nn.Module):
         """Let channels live (1) or be 0 with their bias and norm (0); float32 or bool [O]."""
         self.mask.copy_(mask)
         self.masked = not bool(mask.all())
-        self.living = None
-
-
-@dataclass(frozen=True, eq=False)
-class Living:
-    """The part of a layer that computes anything else than 0.
-
-    Parameters
-    ----------
-    inputs, outputs: int64, channels that live.
-    columns: int64, what the living outputs read along the weight's second axis.
-    layer: geometry of that part.
-    """
-
-    inputs: torch.Tensor
-    outputs: torch.Tensor
-    columns: torch.Tensor
-    layer: Layer
-
-    @staticmethod
-    def of(layer: QuantLayer, inputs: torch.Tensor, outputs: torch.Tensor) -> Living | None:
-        """The living part of a layer, or None where leaving out the rest saves too little.
-
-        Parameters
-        ----------
-        inputs, outputs: bool, which channels of axis 1 live before and behind it.
-        """
-        if layer.norm is not None and (layer.norm.momentum is None or layer.norm.running_mean is None):
-            return None  # statistics of another kind than _normalized keeps
-        groups = 1 if isinstance(layer.layer, nn.Linear) else layer.layer.groups
-        part = geometry(layer.layer)
-        if groups > 1:
-            if not len(inputs) == len(outputs) == groups:
-                return None
-            inputs = outputs
-            part.groups = int(outputs.sum())
-        share = float(outputs.double().mean()) * (1.0 if groups > 1 else float(inputs.double().mean()))
-        if share > _WORTHWHILE or not share:
-            return None
-        ins, outs = inputs.nonzero().flatten(), outputs.nonzero().flatten()
-        return Living(ins, outs, ins if groups == 1 else torch.zeros(1, dtype=torch.int64), part)
-
-
-def _normalized(norm: BatchNorm, y: torch.Tensor, channels: torch.Tensor) -> torch.Tensor:
-    """A BatchNorm in training on some of its channels; the others keep their statistics."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    assert norm.momentum is not None
-    mean, var = norm.running_mean[channels], norm.running_var[channels]
-    weight, bias = (norm.weight[channels], norm.bias[channels]) if norm.affine else (None, None)
-    y = F.batch_norm(y, mean, var, weight, bias, True, norm.momentum, norm.eps)
-    with torch.no_grad():
-        norm.running_mean[channels], norm.running_var[channels] = mean, var
-    return y
 
 
 def geometry(layer: Layer) -> Layer:
@@ -217,18 +147,14 @@ class QuantizedModel:
 
     @contextmanager
     def evaluating(self) -> Iterator[fx.GraphModule]:
-        """The module in evaluation mode, ranges frozen and without gradients; restored afterwards."""
-        observing = [quantizer.observing for quantizer in self.activation_quantizers()]
+        """The module in evaluation mode, without gradients; restored afterwards."""
         training = self.module.training
-        self.observe(False)
         self.module.eval()
         try:
             with torch.no_grad():
                 yield self.module
         finally:
             self.module.train(training)
-            for quantizer, state in zip(self.activation_quantizers(), observing, strict=True):
-                quantizer.observing = state
 
 
 def quantize_model(

@@ -70,7 +70,7 @@ class Ledger:
         known = _LEDGERS.setdefault(model, {})
         storages = tuple(layer.storage for _, layer in model.layers())
         if storages not in known:
-            known[storages] = _Books(model).close()
+            known[storages] = Books(model).close()
         return known[storages]
 
     def size(self, counts: Integers) -> int:
@@ -115,8 +115,8 @@ class Ledger:
         return total
 
 
-class _Books:
-    """A ledger in the making: what each layer and constant adds, class by class."""
+class Books:
+    """A ledger in the making: the classes of a model, and what each layer and constant adds to them."""
 
     def __init__(self, model: QuantizedModel) -> None:
         shape = next(model.shapes[node.name] for node in model.module.graph.nodes if node.op == "placeholder")
@@ -148,15 +148,15 @@ class _Books:
                 self._layer(node)
             elif self.values.kinds[node] == CONSTANT:
                 self._constant(node)
-        fixed = self._fixed()
+        fixed = self.fixed()
         read = (row for _, ins, units in self.reads for row in (ins, units))
         seen = np.stack([fixed, self.linear, *self.outputs, *read])
         _, first, kinds = np.unique(seen, axis=1, return_index=True, return_inverse=True)
         pairs = np.zeros((len(first), len(first)), np.int64)
         for kernel, ins, units in self.reads:
             pairs += kernel * np.outer(units[first], ins[first])
-        members = {self.names[node.name]: self._members(node) for node in self._masked()}
-        grouped = {self.names[node.name] for node in self._masked() if self._shape(node).groups > 1}
+        members = {self.names[node.name]: self.members(node) for node in self.masked()}
+        grouped = {self.names[node.name] for node in self.masked() if self.shape(node).groups > 1}
         return Ledger(
             members,
             frozenset(members.keys() - grouped),
@@ -169,27 +169,28 @@ class _Books:
             np.array(self.outputs, np.int64).reshape(-1, self.size)[:, first],
         )
 
-    def _masked(self) -> Iterator[fx.Node]:
+    def masked(self) -> Iterator[fx.Node]:
         """The calls of layers whose channels have masks; a BatchNorm on its own has none."""
         return (node for node in self.values.layers() if node.name in self.names)
 
     def _join_calls(self) -> None:
         """A layer that is called twice has one mask for both."""
         calls = defaultdict(list)
-        for node in self._masked():
+        for node in self.masked():
             if node not in self.coupling.irregular:
                 calls[self.names[node.name]].append(node)
         for first, *others in calls.values():
             for other in others:
                 self.coupling.join(self.coupling.slots[first], self.coupling.slots[other])
 
-    def _members(self, node: fx.Node) -> Integers:
+    def members(self, node: fx.Node) -> Integers:
         """The class of each channel of a layer, int64 [O]."""
         if node in self.coupling.irregular:  # its slots are no channels, and none of them leaves
             return np.full(len(self.values.layer(node).weight), self.classes[node][0])
         return self.classes[node]
 
-    def _shape(self, node: fx.Node) -> LayerShape:
+    def shape(self, node: fx.Node) -> LayerShape:
+        """How a layer's outputs read its inputs."""
         return LayerShape.of(self.values.layer(node))
 
     def _tally(self, classes: Integers, each: Integers | None = None) -> Integers:
@@ -211,7 +212,7 @@ class _Books:
         # A layer's last byte is filled up; it counts as if there were as much to fill as there can be.
         unused = UNITS - 1 if storage.packed else int((each % UNITS).max())
         self.base += UNITS * storage.layer_bytes + unused
-        if self._shape(node).groups > 1:
+        if self.shape(node).groups > 1:
             self.linear += units * kernel * weight.shape[1]
         else:
             self.reads.append((kernel, self._tally(self.classes[source]), units))
@@ -233,7 +234,7 @@ class _Books:
             each = UNITS * constant.value.numel() // constant.value.shape[axis]
             self.linear += self._tally(self.classes[node]) * each
 
-    def _fixed(self) -> Integers:
+    def fixed(self) -> Integers:
         """1 for the classes that never leave, int64 [classes].
 
         Those are the pinned ones, and those in which an op makes something else of 0 (a BatchNorm or an Add

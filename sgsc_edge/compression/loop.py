@@ -1,4 +1,4 @@
-"""The training loop: fine-tunes a quantized model, epoch by epoch, and can go on after a kill.
+"""The training loop of ``build``: fine-tunes a model, epoch by epoch, and can go on after a kill.
 
 Everything random in an epoch follows from the seed and the epoch's number, so a run that was stopped
 between two epochs ends with the same bytes as one that was not.
@@ -14,21 +14,19 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from sgsc_edge.artifacts import write_bytes
-from sgsc_edge.compression.layers import BATCH_NORMS, QuantizedModel
-from sgsc_edge.compression.strategy import Strategy
+from sgsc_edge.compression.objective import Objective
+from sgsc_edge.compression.schedule import rate
 from sgsc_edge.errors import FileFormatError, ModelError
 
 log = logging.getLogger("sgsc_edge")
-
-CALIBRATION_SAMPLES = 1024
-_WARM_UP = 0.05
 
 
 @dataclass(frozen=True)
@@ -48,25 +46,58 @@ class Recipe:
     seed: int
 
 
+class Trainable(Protocol):
+    """What the loop trains: a :class:`sgsc_edge.compression.compressor.Compressor`, or a model as it is."""
+
+    @property
+    def model(self) -> nn.Module:
+        """The module whose parameters are trained."""
+
+    @property
+    def learning_share(self) -> float:
+        """Share of the steps after which the learning rate decays."""
+
+    def penalty(self, loss: torch.Tensor) -> torch.Tensor:
+        """A term of the loss beside the objective: a scalar."""
+
+    def step(self, *optimizers: torch.optim.Optimizer) -> None:
+        """Called after every optimizer step."""
+
+    def refresh(self) -> None:
+        """Called before the model is evaluated."""
+
+    def record(self, epoch: int) -> None:
+        """Called after every epoch."""
+
+    def figures(self) -> dict[str, float]:
+        """What history.jsonl records."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must hold: tensors and plain values."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what :meth:`state_dict` gave."""
+
+
 @dataclass(frozen=True, eq=False)
 class Trainer:
     """Fine-tunes one model.
 
     Parameters
     ----------
-    model: trained in place.
+    trained: its model is trained in place.
     data: (input, label) samples; the pool is not among them.
-    strategy: what is minimised.
+    objective: what is minimised.
     guide: indices of guide samples; ``guide_share`` of every batch is drawn from them.
-    figures: called after each epoch; what history.jsonl records of the model beside the strategy's figures.
+    figures: called after each epoch; what history.jsonl records of the model beside its own figures.
     augment: distorts a batch of inputs, given a seed.
     checkpoint, history: files; a checkpoint of the same ``key`` is continued.
     """
 
-    model: QuantizedModel
+    trained: Trainable
     data: Dataset[Any]
     recipe: Recipe
-    strategy: Strategy
+    objective: Objective
     figures: Callable[[], Mapping[str, float]]
     checkpoint: Path
     history: Path
@@ -84,9 +115,8 @@ class Trainer:
         ModelError: the loss is not finite.
         FileFormatError: the checkpoint is damaged.
         """
-        optimizer = torch.optim.Adam(self.strategy.parameter_groups(self.recipe.learning_rate))
-        for group in optimizer.param_groups:
-            group["peak"] = group["lr"]
+        parameters = [p for p in self.trained.model.parameters() if p.requires_grad]
+        optimizer = torch.optim.Adam(parameters, self.recipe.learning_rate)
         rows = self._resume(optimizer)
         if rows:
             self._write_history(rows)  # a kill may have come between the checkpoint and it
@@ -101,21 +131,19 @@ class Trainer:
         ) as progress:
             for epoch in range(len(rows), self.recipe.epochs):
                 loss = self._epoch(epoch, optimizer, progress)
-                re_estimate_norms(self.model, self.data, self.recipe.batch_size)
-                own = self.strategy.end_epoch(epoch)
+                self.trained.refresh()
+                self.trained.record(epoch + 1)
+                own = self.trained.figures()
                 rows.append({"epoch": epoch + 1, "loss": loss, **self.figures(), **own})
                 self._save(optimizer, rows)
                 log.info("%s: %s", self.label, _readable(rows[-1], self.recipe.epochs))
-        self.model.observe(False)
-        self.model.enable(True)
 
     def _epoch(self, epoch: int, optimizer: torch.optim.Optimizer, progress: Any) -> float:
         """One pass over the data; returns the mean loss."""
         seed = self.recipe.seed * 100_003 + epoch
         torch.manual_seed(seed)
         order = list(self._batches(torch.Generator().manual_seed(seed)))
-        self.strategy.start_epoch(epoch)
-        self.model.module.train()
+        self.trained.model.train()
         total = len(order) * self.recipe.epochs
         summed, seen = 0.0, 0
         for step, (inputs, labels, indices) in enumerate(
@@ -125,16 +153,16 @@ class Trainer:
             if len(inputs) == 1 and seen:
                 continue  # BatchNorm cannot train on a single sample
             for group in optimizer.param_groups:
-                constant = group.get("constant", False)
-                group["lr"] = group["peak"] * (1.0 if constant else _rate(step, total, self.strategy.steady))
+                share = rate(step, total, self.trained.learning_share)
+                group["lr"] = self.recipe.learning_rate * share
             optimizer.zero_grad(set_to_none=True)
             if self.augment is not None:
                 inputs = self.augment(inputs, (self.recipe.seed * 1_000_003 + step) % 2**32)
-            loss = self.strategy.loss(inputs, labels, indices)
+            loss = self.objective(self.trained.model, inputs, labels, indices)
+            loss = loss + self.trained.penalty(loss)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-            self.strategy.after_step(step)
-            self._forget(optimizer)
+            self.trained.step(optimizer)
             value = loss.item()
             if not math.isfinite(value):
                 raise ModelError(
@@ -158,22 +186,13 @@ class Trainer:
             used += drawn
             yield [*part.tolist(), *picks]
 
-    def _forget(self, optimizer: torch.optim.Optimizer) -> None:
-        """Drop the moments of parameters that the strategy has set anew."""
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                if id(parameter) in self.strategy.forget:
-                    optimizer.state.pop(parameter, None)
-        self.strategy.forget.clear()
-
     def _save(self, optimizer: torch.optim.Optimizer, rows: list[dict[str, float]]) -> None:
         buffer = io.BytesIO()
         state = {
             "key": self.key,
             "history": json.dumps(rows),
-            "model": self.model.module.state_dict(),
+            "trained": self.trained.state_dict(),
             "optimizer": optimizer.state_dict(),
-            "strategy": self.strategy.state(),
         }
         torch.save(state, buffer)
         write_bytes(self.checkpoint, buffer.getvalue())
@@ -191,9 +210,8 @@ class Trainer:
             if state["key"] != self.key:
                 return []
             rows: list[dict[str, float]] = json.loads(state["history"])
-            self.model.module.load_state_dict(state["model"])
+            self.trained.load_state_dict(state["trained"])
             optimizer.load_state_dict(state["optimizer"])
-            self.strategy.load(state["strategy"])
         except Exception as error:
             raise FileFormatError(
                 f"the checkpoint cannot be read: {error}",
@@ -232,68 +250,8 @@ def steps_per_epoch(samples: int, batch_size: int, guide_share: float) -> int:
     return math.ceil(samples / (batch_size - guide_samples(batch_size, guide_share)))
 
 
-def calibrate(model: QuantizedModel, data: Dataset[Any], batch_size: int) -> None:
-    """Set every activation range from the float model's values on :data:`CALIBRATION_SAMPLES` samples."""
-    training = model.module.training
-    model.module.eval()
-    model.enable(False)
-    model.observe(True)
-    with torch.no_grad():
-        for inputs in _batches(data, batch_size, CALIBRATION_SAMPLES):
-            model.module(inputs)
-    model.observe(False)
-    model.enable(True)
-    model.module.train(training)
-
-
-def re_estimate_norms(model: QuantizedModel, data: Dataset[Any], batch_size: int) -> None:
-    """Replace every BatchNorm's running statistics by those of the present weights.
-
-    While weights move, the running averages lag behind; whatever is decided by evaluation needs them fresh.
-    """
-    norms = [module for module in model.module.modules() if isinstance(module, BATCH_NORMS)]
-    if not norms:
-        return
-    momenta = [norm.momentum for norm in norms]
-    with model.evaluating() as module:
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # the plain mean over all batches
-            norm.train()
-        for inputs in _batches(data, batch_size, CALIBRATION_SAMPLES):
-            module(inputs)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-
-
-def _batches(data: Dataset[Any], batch_size: int, samples: int) -> Iterator[torch.Tensor]:
-    """Inputs of evenly spaced samples, in batches; a last batch of one is left out."""
-    total = _size(data)
-    chosen = [index * total // samples for index in range(samples)] if total > samples else range(total)
-    for inputs, _ in DataLoader(Subset(data, list(chosen)), batch_size):
-        if len(inputs) > 1 or total == 1:
-            yield inputs
-
-
 def _size(data: Dataset[Any]) -> int:
     return len(data)  # type: ignore[arg-type]
-
-
-def _rate(step: int, total: int, steady: float = 0.0) -> float:
-    """Linear warm-up, then cosine decay to 0: the share of the peak learning rate at a step.
-
-    ``steady`` is the share of the steps before the decay begins.
-
-    >>> [round(_rate(step, 100), 2) for step in (0, 4, 52, 99)]
-    [0.2, 1.0, 0.51, 0.0]
-    >>> [round(_rate(step, 100, steady=0.6), 2) for step in (0, 59, 80, 99)]
-    [0.2, 1.0, 0.5, 0.0]
-    """
-    warm = max(round(_WARM_UP * total), 1)
-    if step < warm:
-        return (step + 1) / warm
-    first = max(warm, round(steady * total))
-    return 0.5 * (1 + math.cos(math.pi * max(step - first, 0) / max(total - first, 1)))
 
 
 def _silent() -> bool:

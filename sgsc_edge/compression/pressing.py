@@ -10,8 +10,8 @@ from sgsc_edge.compression.goal import Goal
 from sgsc_edge.compression.guarding import Guarding
 from sgsc_edge.compression.layers import QuantizedModel
 from sgsc_edge.compression.path import Path
-from sgsc_edge.compression.pressure import Pressure
-from sgsc_edge.compression.quantizer import FLOOR_BITS, MAX_BITS
+from sgsc_edge.compression.pressure import Depths, Pressure
+from sgsc_edge.compression.quantizer import FLOOR_BITS
 
 CHECKS = 12
 """Looks at the watch set in the learning phase; the controller, when it holds, takes four times as many."""
@@ -43,28 +43,36 @@ class Pressing:
         self.path = None
         if goal.budget is not None:
             self.path = Path(goal.budget, stored_bytes(model, living_masks(model)), steps)
-        for layer in self.layers.values():
-            layer.quantizer.bits.requires_grad_(True)
 
-    def term(self, loss: torch.Tensor) -> torch.Tensor:
-        """The size term of a batch, given its other terms: a scalar."""
-        return loss.new_zeros(()) if self._holding else self.pressure.term(loss)
+    def term(self, loss: torch.Tensor, depths: Depths) -> torch.Tensor:
+        """The size term of a batch, given its other terms and the depths that are trained: a scalar."""
+        return loss.new_zeros(()) if self._holding else self.pressure.term(loss, depths)
 
-    def after_step(self, step: int) -> None:
-        """Keep depths in range, move the multiplier, let the controller look, let channels go."""
-        with torch.no_grad():
-            for layer in self.layers.values():
-                layer.quantizer.bits.clamp_(1.0, MAX_BITS)
-        done = step + 1
-        if not self._holding:
+    def is_due(self, done: int) -> bool:
+        """Whether :meth:`act` does anything after so many steps."""
+        return self._presses(done) or self._looks(done) or self._removes(done)
+
+    def act(self, done: int) -> None:
+        """After so many steps: move the multiplier, let the controller look, let channels go."""
+        if self._presses(done):
             self.pressure.press(done)
         # The look comes first: what was just removed has had no step to recover from.
-        if done % self._pace(4 * CHECKS if self._holding else CHECKS, least=_STEPS_BETWEEN) == 0:
+        if self._looks(done):
             self._check(done)
-        # A budget is due in the end, whatever the controller says; a fixed weight can wait.
-        waits = self._holding and self.path is None
-        if done % self._pace(REMOVALS) == 0 and not waits:
+        if self._removes(done):
             self._remove(done)
+
+    def _presses(self, done: int) -> bool:
+        return not self._holding and self.pressure.is_due(done)
+
+    def _looks(self, done: int) -> bool:
+        times = 4 * CHECKS if self._holding else CHECKS
+        return self.guarding.looks and done % self._pace(times, least=_STEPS_BETWEEN) == 0
+
+    def _removes(self, done: int) -> bool:
+        """A budget is due in the end, whatever the controller says; a fixed weight can wait."""
+        waits = self._holding and self.path is None
+        return done % self._pace(REMOVALS) == 0 and not waits
 
     @property
     def _holding(self) -> bool:
@@ -76,8 +84,6 @@ class Pressing:
 
     def _check(self, step: int) -> None:
         """Look at the watch set: λ follows how far it is below its floor, the controller gives bits back."""
-        if not self.guarding.looks:
-            return
         metric = self.guarding.metric()
         self.guarding.follow(metric)
         if self.guarded:

@@ -12,6 +12,7 @@ has become. With a fixed γ the term is γ times the mean depth, and nothing is 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -37,6 +38,10 @@ _SIZED_EVERY = 5
 """Steps between two measurements of the size."""
 
 
+Depths = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
+"""Layer name -> (indices int64 of some of its channels, their depths float32)."""
+
+
 class Pressure:
     """Presses on the depths of a model.
 
@@ -58,30 +63,28 @@ class Pressure:
         if budget is not None:
             self.path = Path(budget, math.ceil(self._relaxed_bytes()), steps)
 
-    def term(self, loss: torch.Tensor) -> torch.Tensor:
-        """The term of a batch, given its other terms: a scalar."""
+    def term(self, loss: torch.Tensor, depths: Depths) -> torch.Tensor:
+        """The term of a batch, given its other terms and the depths that are trained: a scalar."""
         self.scale += _SMOOTHING * (float(loss.detach()) - self.scale)
         if self.path is None:
-            counted = [(layer.quantizer.bits, layer.weight[0].numel()) for layer in self.layers.values()]
-            total = sum(len(bits) * size for bits, size in counted)
-            mean = torch.stack([bits.sum() * size for bits, size in counted]).sum() / total
-            return self.gamma * self.relief * mean
+            sizes = {name: layer.weight[0].numel() for name, layer in self.layers.items()}
+            total = sum(layer.weight.numel() for layer in self.layers.values())
+            sums = [bits.sum() * sizes[name] for name, (_, bits) in depths.items()]
+            return self.gamma * self.relief * torch.stack(sums).sum() / total
         # The gradient of log R, as it was when it was last taken: it changes slowly, and is dear to follow.
-        slopes = [(self.slopes[name] * layer.quantizer.bits).sum() for name, layer in self.layers.items()]
+        slopes = [(self.slopes[name][kept] * bits).sum() for name, (kept, bits) in depths.items()]
         return self.multiplier * self.relief * torch.stack(slopes).sum() * self.scale
 
+    def is_due(self, step: int) -> bool:
+        """Whether it is time to :meth:`press`."""
+        return self.path is not None and step % _SIZED_EVERY == 0
+
     def press(self, step: int) -> None:
-        """After some steps, move the multiplier by how far R is above its path, and take the slopes anew."""
-        if self.path is None or step % _SIZED_EVERY:
-            return
+        """Move the multiplier by how far R is above its path, and take the slopes anew."""
+        assert self.path is not None
         excess = math.log(self._relaxed_bytes() / self.path.at(step))
         gain = _GAIN * _SIZED_EVERY / self.steps
         self.multiplier = min(max(self.multiplier + gain * excess, 0.0), _STRONGEST)
-
-    def renew(self) -> None:
-        """Take the slopes as they are now: they are no part of a checkpoint."""
-        if self.path is not None:
-            self._relaxed_bytes()
 
     def ease(self) -> None:
         """Press less from now on."""
@@ -89,7 +92,7 @@ class Pressure:
 
     def _relaxed_bytes(self) -> float:
         """R; takes the slopes ∂ log R / ∂ bits, [O] by layer, along."""
-        bits = {name: layer.quantizer.bits for name, layer in self.layers.items()}
+        bits = {name: layer.quantizer.bits.detach().requires_grad_() for name, layer in self.layers.items()}
         width = {
             name: FLOOR_BITS if layer.storage.packed else float(layer.storage.bits)
             for name, layer in self.layers.items()
@@ -101,15 +104,20 @@ class Pressure:
             alive[name] = torch.where(wide, 1.0, depths / width[name]) * self.layers[name].mask
             stored[name] = torch.where(wide, depths, width[name])
         total = torch.stack([use.stored_bytes(stored[use.name]) for use in follow(self.model, alive)]).sum()
-        if total.requires_grad:
-            slopes = torch.autograd.grad(total.log(), list(bits.values()))
-            self.slopes = dict(zip(bits, slopes, strict=True))
+        slopes = torch.autograd.grad(total.log(), list(bits.values()))
+        self.slopes = dict(zip(bits, slopes, strict=True))
         return float(total.detach())
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint must hold."""
-        return {"multiplier": self.multiplier, "scale": self.scale, "relief": self.relief}
+        return {
+            "multiplier": self.multiplier,
+            "scale": self.scale,
+            "relief": self.relief,
+            "slopes": self.slopes,
+        }
 
     def load(self, state: dict[str, Any]) -> None:
         """Take back :meth:`state`."""
         self.multiplier, self.scale, self.relief = state["multiplier"], state["scale"], state["relief"]
+        self.slopes = state["slopes"]

@@ -49,8 +49,9 @@ class _FakeQuantize(torch.autograd.Function):
 class WeightQuantizer(nn.Module):
     """Symmetric quantizer of a weight's output channels (axis 0).
 
-    Parameters: ``log2_range`` [O] float32, of the largest value of a channel; ``bits`` [O] float32, the
-    channels' bit depths, learned where they require gradients. Depths are real numbers while they are
+    Buffers: ``log2_range`` [O] float32, of the largest value of a channel; ``bits`` [O] float32, the
+    channels' bit depths. They are learned where they require gradients, by an optimizer of their own (see
+    ``compressor``): they are no parameters of the module. Depths are real numbers while they are
     learned; the integers then reach ``round(2^(b-1) - 1)``. Below :data:`FLOOR_BITS` a channel keeps three
     values, until its layer's mask removes it: how far its depth has fallen says how little it is worth.
     Once ``settled``, depths are whole, and 1 bit is the two values -1 and 1. Where the range is ``shared``,
@@ -62,16 +63,16 @@ class WeightQuantizer(nn.Module):
     proportional to the loss that those errors cost.
     """
 
-    log2_range: nn.Parameter
-    bits: nn.Parameter
+    log2_range: torch.Tensor
+    bits: torch.Tensor
 
     def __init__(self, weight: torch.Tensor, bits: float = MAX_BITS) -> None:
         super().__init__()
         channels = weight.shape[0]
         self.shared = False
         self.settled = False
-        self.bits = nn.Parameter(torch.full((channels,), bits), requires_grad=False)
-        self.log2_range = nn.Parameter(_fitting(weight))
+        self.register_buffer("bits", torch.full((channels,), bits))
+        self.register_buffer("log2_range", _fitting(weight))
 
     def _limit(self) -> torch.Tensor:
         """The largest integer before rounding, float32 [O]."""
@@ -201,8 +202,8 @@ def _to_grid(steps: torch.Tensor, bits: torch.Tensor) -> torch.Tensor:
 class ActivationQuantizer(nn.Module):
     """Asymmetric int8 quantizer of a tensor; its range always contains 0.
 
-    While ``observing`` it averages the batches' extremes; otherwise its range is frozen. ``enabled`` is
-    off for the float control and while calibrating.
+    While ``observing``, in training mode, it averages the batches' extremes; otherwise its range is frozen.
+    ``enabled`` is off for the float control and while calibrating.
 
     State: ``low``, ``high`` float32 scalars; ``batches`` seen.
     """
@@ -240,7 +241,7 @@ class ActivationQuantizer(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The tensor on its grid, float32, same shape."""
-        if self.observing and self.fixed is None:
+        if self.observing and self.training and self.fixed is None:
             self._observe(x)
         if not self.enabled:
             return x

@@ -9,7 +9,7 @@ import torch
 
 from sgsc_edge.compression.layers import QuantizedModel, QuantLayer
 from sgsc_edge.compression.quantizer import MAX_BITS
-from sgsc_edge.compression.strategy import task_losses
+from sgsc_edge.compression.task import Task
 
 _BATCH = 64
 
@@ -17,7 +17,9 @@ _AJAR = 0.1
 """Gate of a dead channel: wide enough that its activations are not all rounded to 0."""
 
 
-def sensitivity(model: QuantizedModel, inputs: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+def sensitivity(
+    model: QuantizedModel, task: Task, inputs: torch.Tensor, labels: torch.Tensor
+) -> dict[str, torch.Tensor]:
     """How much the loss would change if a channel's output did: by layer name, float32 [O], >= 0.
 
     The squared gradient with respect to a gate on each channel, summed over batches. Channels are asked at
@@ -27,7 +29,7 @@ def sensitivity(model: QuantizedModel, inputs: torch.Tensor, labels: torch.Tenso
     scores = {name: torch.zeros(len(layer.mask)) for name, layer in layers.items()}
     with model.evaluating() as module, torch.enable_grad(), _full_depth(layers), _gates(layers) as gates:
         for part, part_labels in zip(torch.split(inputs, _BATCH), torch.split(labels, _BATCH), strict=True):
-            loss = task_losses(model, module(part), part_labels).sum()
+            loss = task.losses(module(part), part_labels)[0].sum()
             gradients = torch.autograd.grad(loss, list(gates.values()))
             for name, gradient in zip(gates, gradients, strict=True):
                 scores[name] += gradient.square()
@@ -35,7 +37,7 @@ def sensitivity(model: QuantizedModel, inputs: torch.Tensor, labels: torch.Tenso
 
 
 def fisher_information(
-    model: QuantizedModel, inputs: torch.Tensor, labels: torch.Tensor
+    model: QuantizedModel, task: Task, inputs: torch.Tensor, labels: torch.Tensor
 ) -> dict[str, torch.Tensor]:
     """The squared gradient of the loss by weight, a sample: layer name -> float32, the weight's shape."""
     layers = dict(model.layers())
@@ -43,7 +45,7 @@ def fisher_information(
     with model.evaluating() as module, torch.enable_grad():
         weights = [layer.weight for layer in layers.values()]
         for part, part_labels in zip(torch.split(inputs, _BATCH), torch.split(labels, _BATCH), strict=True):
-            loss = task_losses(model, module(part), part_labels).sum()
+            loss = task.losses(module(part), part_labels)[0].sum()
             for name, gradient in zip(found, torch.autograd.grad(loss, weights), strict=True):
                 found[name] += gradient.detach().square()
     return {name: total / len(inputs) for name, total in found.items()}

@@ -58,8 +58,6 @@ class Settling:
             alive = self.storing.choose_within(budget, alive, fisher, guarding.sensitivity(), samples)
         set_masks(self.model, alive)
         self.storing.snap()
-        for layer in self.layers.values():
-            layer.quantizer.bits.requires_grad_(False)
         if budget is None and self.goal.guard and self.goal.presses:
             self.reopen()
             self.storing.recount(living_masks(self.model), fisher)
@@ -80,8 +78,8 @@ class Settling:
             changed = self.guarding.protect(self.step, self.guarding.metric())
             self.storing.regain()
 
-    def look_back(self, epoch: int) -> None:
-        """Between two epochs: λ follows the watch set; where that has fallen, layers grow wider.
+    def look_back(self, step: int) -> None:
+        """Now and then: λ follows the watch set; where that has fallen, layers grow wider.
 
         First comes the one that loses most for its bytes by being stored in few bits, if there is room.
         """
@@ -96,9 +94,9 @@ class Settling:
         room = math.inf if budget is None else self.storing.room(budget, living_masks(self.model))
         for name in self.storing.widen(room):
             layer = self.layers[name]
-            self.guarding.forget.update((id(layer.quantizer.log2_range), id(layer.weight)))
+            self.guarding.forget.update((f"{name}.quantizer.log2_range", f"{name}.weight"))
             now = f"{name} {layer.storage}"
-            log.info("compress: watch %.4f below float before epoch %d: %s", fall, epoch + 1, now)
+            log.info("compress: watch %.4f below float at step %d: %s", fall, step, now)
 
     @torch.no_grad()
     def learned_bytes(self) -> float:
@@ -117,6 +115,5 @@ class Settling:
         """Go on where a checkpoint has stopped."""
         self.learned = learned
         for layer in self.layers.values():
-            layer.quantizer.bits.requires_grad_(not self.done)
             layer.quantizer.settled = self.done
             layer.quantizer.shared = self.done and not layer.storage.per_channel

@@ -168,7 +168,8 @@ def _goal(build: Build) -> Goal:
         alpha=settings.alpha or 0.0,
         gamma=settings.gamma or 0.0,
         guide_weight=settings.lambda_,
-        guard=settings.controller,
+        controller=settings.restores,
+        depths=settings.bits,
     )
 
 

@@ -32,9 +32,9 @@ from sgsc_edge.certification import (
     certify_folder,
     measure_test,
 )
+from sgsc_edge.compression.calibration import CALIBRATION_SAMPLES
 from sgsc_edge.compression.compress import CHANNEL_HISTORY, CONTROLLER_LOG, HISTORY, LEARNED, PLAN
 from sgsc_edge.compression.fold import CompressedModel
-from sgsc_edge.compression.loop import CALIBRATION_SAMPLES
 from sgsc_edge.compression.shrink import shrink
 from sgsc_edge.export import export_onnx
 from sgsc_edge.footprint import compiler_for, follows_from, footprint, require_fit, verdict, write_code

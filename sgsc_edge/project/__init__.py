@@ -1,6 +1,6 @@
 """Projects: ``sgsc.toml`` validated, and the user's model and data loaded and checked."""
 
 from sgsc_edge.project.load import FILE_NAME, Part, Project, load_project, make_project
-from sgsc_edge.project.schema import Budget, Config
+from sgsc_edge.project.schema import Budget, Config, parse_budget
 
-__all__ = ["FILE_NAME", "Budget", "Config", "Part", "Project", "load_project", "make_project"]
+__all__ = ["FILE_NAME", "Budget", "Config", "Part", "Project", "load_project", "make_project", "parse_budget"]

@@ -397,10 +397,18 @@ class CompressSection(_Section):
         description="Fixed weight on the loss of guide samples; 0 leaves them out. Unset: it starts "
         "at 1 and rises while the watch metric is below its floor.",
     )
-    controller: bool = Field(
+    controller: Literal["sensitivity", "random"] | bool = Field(
         default=True,
-        description="Whether channels get bits back when the watch set falls. Off together with "
-        "`lambda = 0`, nothing guards the compression: for comparison.",
+        description="Whether channels get bits back when the watch set falls: the most sensitive ones "
+        "(`true`), or for comparison any (`random`). Off together with `lambda = 0`, nothing guards the "
+        "compression: for comparison, too.",
+    )
+    bits: Annotated[tuple[float, float], Field(strict=False), Form("`[shallowest, deepest]`, in 1..16")] = (
+        Field(
+            default=(2.0, 8.0),
+            description="Range in which bit depths are learned; they start at its upper end. What is stored "
+            "are the target's widths.",
+        )
     )
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(
         default=0, description="Of everything random; the same seed gives the same bytes."
@@ -416,9 +424,18 @@ class CompressSection(_Section):
             )
         if self.chosen_method() == "sgsc" and self.epochs < 2:
             raise ValueError("method 'sgsc' needs 2 epochs at least: one to learn depths, one to settle")
+        if not 1 <= self.bits[0] <= self.bits[1] <= 16:
+            raise ValueError("bits must be [shallowest, deepest] with 1 <= shallowest <= deepest <= 16")
         if self.budget is not None and self.gamma is not None:
             raise ValueError("budget and gamma exclude each other: one bounds the size, the other weighs it")
         return self
+
+    @property
+    def restores(self) -> Literal["sensitivity", "random"] | None:
+        """By what the controller ranks the channels that get bits back; None where it does not act."""
+        if isinstance(self.controller, str):
+            return self.controller
+        return "sensitivity" if self.controller else None
 
     def chosen_method(self, *, narrow: bool = False) -> Method:
         """The method in force; ``narrow``: whether the target stores weights in less than 8 bits."""

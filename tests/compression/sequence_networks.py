@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from sgsc_edge.compression.calibration import calibrate
 from sgsc_edge.compression.fold import CompressedModel, fold
 from sgsc_edge.compression.layers import quantize_model
 
@@ -248,11 +249,6 @@ def compressed(network: nn.Module, samples: torch.Tensor | None = None) -> Compr
     """A folded network with the ranges of some samples."""
     samples = signals() if samples is None else samples
     quantized = quantize_model(network.eval(), samples[0])
+    calibrate(quantized, [samples])
     quantized.module.eval()
-    quantized.observe(True)
-    quantized.enable(False)
-    with torch.no_grad():
-        quantized.module(samples)
-    quantized.observe(False)
-    quantized.enable(True)
     return fold(quantized)

@@ -7,6 +7,7 @@ import torch
 from compression.models import Busy, Plain, inputs, randomised
 from torch import nn
 
+from sgsc_edge.compression.calibration import calibrate
 from sgsc_edge.compression.fold import CompressedModel, FixedQuantizer, FoldedLayer, fold, load_tensors
 from sgsc_edge.compression.layers import QUANTIZER_PREFIX, QuantizedModel, quantize_model
 from sgsc_edge.errors import FileFormatError, ModelError, UnsupportedError
@@ -14,13 +15,8 @@ from sgsc_edge.errors import FileFormatError, ModelError, UnsupportedError
 
 def calibrated(model: nn.Module, **options: bool) -> QuantizedModel:
     quantized = quantize_model(model, inputs()[0], keep_softmax=options.get("keep_softmax", False))
+    calibrate(quantized, [inputs()])
     quantized.module.eval()
-    quantized.observe(True)
-    quantized.enable(False)
-    with torch.no_grad():
-        quantized.module(inputs())
-    quantized.observe(False)
-    quantized.enable(True)
     return quantized
 
 

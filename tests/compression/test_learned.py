@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,17 +18,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from sgsc_edge.compression import compressor
 from sgsc_edge.compression.channels import follow
 from sgsc_edge.compression.compress import Compression, Guard, Method
 from sgsc_edge.compression.controller import Controller
 from sgsc_edge.compression.fit import fit, stored_bytes
 from sgsc_edge.compression.goal import Goal
 from sgsc_edge.compression.layers import QuantizedModel, quantize_model
-from sgsc_edge.compression.learned import TEMPERATURE
 from sgsc_edge.compression.loop import Recipe, Trainer
+from sgsc_edge.compression.objective import TEMPERATURE, Guided
 from sgsc_edge.compression.quantizer import WeightQuantizer
 from sgsc_edge.compression.sensitivity import sensitivity
 from sgsc_edge.compression.settling import Settling
+from sgsc_edge.compression.task import Task
 from sgsc_edge.compression.widths.legal import Device
 from sgsc_edge.targets import load_target
 
@@ -163,7 +166,7 @@ def test_a_dead_channel_behind_a_relu_is_missed_too() -> None:
     _, layer = next(iter(model.layers()))
     layer.set_mask(torch.tensor([1.0, 0.0, 1.0, 1.0]))
     x, labels = data().tensors
-    assert sensitivity(model, x, labels)["features.0"][1] > 0
+    assert sensitivity(model, Task(), x, labels)["features.0"][1] > 0
     assert layer.mask.tolist() == [1.0, 0.0, 1.0, 1.0]
 
 
@@ -183,8 +186,8 @@ def trained(model: nn.Module | None = None) -> nn.Module:
     return model.eval()
 
 
-def learning(budget: int | None, **options: float | bool) -> Compression:
-    goal = Goal(budget=budget, **options)  # type: ignore[arg-type]
+def learning(budget: int | None, **options: Any) -> Compression:
+    goal = Goal(budget=budget, **options)
     return replace(
         compression(epochs=12),
         model=trained(),
@@ -265,10 +268,11 @@ def test_training_inputs_are_augmented_the_same_way_after_a_kill(
 
 def test_the_teacher_sees_what_the_model_sees() -> None:
     this = replace(learning(280), augment=shaken)
-    learned = this._learned(this.calibrated())
+    _, objective = this.compressor()
+    assert isinstance(objective, Guided)
     x, _ = data().tensors
     batch = shaken(x[:8], 1)
-    answers = learned.teacher(batch, torch.arange(8))
+    answers = objective.teacher(batch, torch.arange(8))
     assert torch.allclose(answers, this.model(batch), atol=1e-5)
     assert not torch.allclose(answers, this.model(x[:8]), atol=1e-3)
 
@@ -302,13 +306,14 @@ def test_a_killed_compression_ends_as_an_unbroken_one(
 
 def test_at_the_end_channels_come_back_until_the_watch_set_holds() -> None:
     this = learning(None, gamma=1.0)
-    learned = this._learned(this.calibrated())
-    for layer in learned.layers.values():
+    compressing, _ = this.compressor()
+    for layer in compressing._layers.values():
         layer.set_mask(torch.arange(len(layer.mask)) == 0)
     rising = iter([0.1, 0.2, 0.3, 0.4, 0.5, 1.0, 1.0, 1.0])
-    learned.guarding.watch = lambda: next(rising)
-    learned.settling.reopen()
-    assert all(bool(layer.mask.all()) for layer in learned.layers.values())
+    compressing._guarding.watch = lambda: next(rising)
+    compressing._decide(compressing._settling.reopen)
+    assert all(bool(layer.mask.all()) for layer in compressing._layers.values())
+    assert [len(layer.weight) for _, layer in compressing._working.model.layers()] == [4, 3]
 
 
 class TwoLayers(nn.Module):
@@ -329,7 +334,8 @@ def test_the_controller_saves_a_run_that_fails_without_it(tmp_path: Path, gamma:
     ends = {}
     for guard in (False, True):
         folder = tmp_path / str(guard)
-        this = replace(learning(None, gamma=gamma, guard=guard), guard=Guard("loss", 0.1))
+        controller = "sensitivity" if guard else None
+        this = replace(learning(None, gamma=gamma, controller=controller), guard=Guard("loss", 0.1))
         recipe = Recipe(12, 32, learning_rate=1e-4, seed=0)
         replace(this, model=trained(TwoLayers()), recipe=recipe).run(folder, "key")
         ends[guard] = history(folder)[-1]["watch_loss"]
@@ -368,7 +374,7 @@ def learned_depths(folder: Path, gamma: float) -> dict[str, float]:
             depths.update((name, float(bits.mean())) for name, bits in self.learned.items())
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sgsc_edge.compression.learned.Settling", Watched)
+        patch.setattr("sgsc_edge.compression.compressor.Settling", Watched)
         replace(learning(None, gamma=gamma), model=model, recipe=recipe).run(folder, "key")
     assert history(folder)[-1]["watch_accuracy"] > 0.9
     return depths
@@ -394,19 +400,20 @@ def widths(folder: Path) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("baseline", "epochs", "expected"),
+    ("baseline", "parts", "expected"),
     [(0.0, 3, [4, 4]), (2.0, 1, [4, 4]), (2.0, 2, [4, 8]), (2.0, 3, [8, 8])],
 )
 def test_layers_are_widened_while_the_watch_set_lies_below_its_floor(
-    tmp_path: Path, baseline: float, epochs: int, expected: list[int]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, baseline: float, parts: int, expected: list[int]
 ) -> None:
-    """A floor that every network meets, and one that none does: then a layer between any two epochs."""
+    """A floor that every network meets, and one that none does: then a layer at each look."""
+    monkeypatch.setattr(compressor, "LOOKS_BACK", parts)
     this = replace(
         learning(None),
         method="mixed",
         device=Device.of(load_target("tflm-int4")),
         guard=Guard("accuracy", 0.1, baseline=baseline),
-        recipe=Recipe(epochs, 32, 1e-3, seed=0),
+        recipe=Recipe(3, 32, 1e-3, seed=0),  # 15 steps
     )
     folded = this.run(tmp_path, "key")
     assert sorted(widths(tmp_path)) == expected
@@ -436,7 +443,7 @@ def test_ptq_calibrates_without_training(tmp_path: Path) -> None:
 def test_a_method_that_leaves_settings_unused_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for goal, warned in ((Goal(None), False), (Goal(280), True), (Goal(None, guard=False), True)):
+    for goal, warned in ((Goal(None), False), (Goal(280), True), (Goal(None, controller=None), True)):
         caplog.clear()
         replace(compression(), method="ptq", goal=goal).run(tmp_path, "key")
         assert ("takes no budget, fixed weight or controller" in caplog.text) == warned
@@ -448,7 +455,7 @@ def test_a_watch_set_too_small_to_watch_is_named(caplog: pytest.LogCaptureFixtur
         caplog.clear()
         x, labels = this.watch
         few = replace(this, watch=(x[:samples], labels[:samples]))
-        few._learned(few.calibrated())
+        few.compressor()
         assert (f"the watch set has {samples} samples" in caplog.text) == warned
 
 
@@ -458,12 +465,14 @@ def test_must_keep_samples_follow_their_labels_alone() -> None:
     x, labels = data().tensors
     losses = {}
     for kept in ((), (0, 1, 2, 3)):
-        learned = replace(this, must_keep=kept)._learned(this.calibrated())
-        losses[kept] = float(learned.loss(x[:4], labels[:4], torch.arange(4)).detach())
-        learned.teacher = lambda inputs, indices: torch.randn(4, 3)
-        again = float(learned.loss(x[:4], labels[:4], torch.arange(4)).detach())
+        compressing, objective = replace(this, must_keep=kept).compressor()
+        assert isinstance(objective, Guided)
+        model = compressing.model.eval()
+        losses[kept] = float(objective(model, x[:4], labels[:4], torch.arange(4)).detach())
+        objective.teacher = lambda inputs, indices: torch.randn(4, 3)
+        again = float(objective(model, x[:4], labels[:4], torch.arange(4)).detach())
         assert (again == losses[kept]) == bool(kept)
-    outputs = this._learned(this.calibrated()).model.module(x[:4])
+    outputs = model(x[:4])
     alone = float(nn.functional.cross_entropy(outputs, labels[:4]).detach())
     assert losses[0, 1, 2, 3] == pytest.approx(TEMPERATURE * alone, rel=1e-4)
 

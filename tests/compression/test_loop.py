@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 from compression.models import Plain, inputs, randomised
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
+from sgsc_edge.compression.calibration import calibrate, re_estimate_norms
 from sgsc_edge.compression.compress import Compression
-from sgsc_edge.compression.loop import Recipe, Trainer, calibrate, re_estimate_norms
+from sgsc_edge.compression.loop import Recipe, Trainer
 from sgsc_edge.errors import FileFormatError, ModelError
 
 
@@ -92,12 +93,12 @@ def test_the_control_takes_the_same_steps_without_quantization(tmp_path: Path) -
 def test_norms_are_re_estimated_from_the_present_weights() -> None:
     this = compression()
     model = this.quantized()
-    calibrate(model, this.train, 32)
+    calibrate(model, this._calibration)
     _, layer = next(model.layers())
     assert layer.norm is not None
     with torch.no_grad():
         layer.weight.mul_(3.0)
-    re_estimate_norms(model, this.train, 60)
+    re_estimate_norms(model, DataLoader(this.train, 60))
     with model.evaluating(), torch.no_grad():
         x = model.module.get_submodule("activation_quantizer_0")(data().tensors[0])
         y = torch.nn.functional.conv2d(x, layer.quantizer(layer.weight), layer.bias)

@@ -1,0 +1,75 @@
+"""What follows from passing some samples through a model: activation ranges, and BatchNorm's statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+
+from sgsc_edge.compression.layers import BATCH_NORMS, QuantizedModel
+from sgsc_edge.errors import DataError
+
+CALIBRATION_SAMPLES = 1024
+
+Batches = Iterable[Any]
+"""Batches of inputs, or tuples that start with them; iterated anew each time."""
+
+
+def calibrate(model: QuantizedModel, data: Batches) -> None:
+    """Set every activation range from the float model's values on :data:`CALIBRATION_SAMPLES` samples."""
+    training = model.module.training
+    model.module.eval()
+    for quantizer in model.activation_quantizers():
+        quantizer.train()
+    model.enable(False)
+    model.observe(True)
+    with torch.no_grad():
+        for inputs in _first(data):
+            model.module(inputs)
+    model.observe(False)
+    model.enable(True)
+    model.module.train(training)
+
+
+def re_estimate_norms(model: QuantizedModel, data: Batches) -> None:
+    """Replace every BatchNorm's running statistics by those of the present weights.
+
+    While weights move, the running averages lag behind; whatever is decided by evaluation needs them fresh.
+    """
+    norms = [module for module in model.module.modules() if isinstance(module, BATCH_NORMS)]
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    with model.evaluating() as module:
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # the plain mean over all batches
+            norm.train()
+        for inputs in _first(data):
+            module(inputs)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+
+
+def _first(data: Batches) -> Iterator[torch.Tensor]:
+    """The first samples' inputs, batch by batch; a batch of one is left out where it is not the only one.
+
+    Raises
+    ------
+    DataError: there is none.
+    """
+    seen = 0
+    for batch in data:
+        inputs = batch if isinstance(batch, torch.Tensor) else batch[0]
+        if len(inputs) > 1 or not seen:
+            yield inputs
+        seen += len(inputs)
+        if seen >= CALIBRATION_SAMPLES:
+            return
+    if not seen:
+        raise DataError(
+            "there are no samples to calibrate on",
+            where="data",
+            remedy="give something that yields batches each time that it is iterated (a DataLoader, a list)",
+        )

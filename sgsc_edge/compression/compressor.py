@@ -1,0 +1,481 @@
+"""Safety-guided self-compression for any training loop.
+
+::
+
+    compressor = Compressor(model, sample, steps=len(loader) * epochs, data=loader, budget="8 kB",
+                            target="c-learned", watch=lambda model: accuracy(model, held_out))
+    model = compressor.model                                   # train it in place of yours
+    optimizer = torch.optim.SGD(model.parameters(), 0.05)      # any; with any schedule
+    for inputs, labels in loader:
+        loss = F.cross_entropy(model(inputs), labels)
+        (loss + compressor.penalty(loss)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        compressor.step(optimizer)
+    compressor.save("compressed.safetensors")
+
+Two phases: *learning* (``pressing``: depths move, channels die, the controller gives bits back) and
+*settling* (``settling``): the channels that stay are chosen to meet the budget exactly, every layer gets
+widths that the target stores, and all is fine-tuned. With no size to press on there is nothing to learn: all
+settles at once.
+
+Depths and ranges have an optimizer of their own, so the user's may be any; dead channels leave the model that
+is trained (``working``), so steps get faster.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import fx, nn
+
+from sgsc_edge.artifacts import write_bytes
+from sgsc_edge.compression.calibration import Batches, calibrate, re_estimate_norms
+from sgsc_edge.compression.channels import living_masks
+from sgsc_edge.compression.controller import Controller
+from sgsc_edge.compression.fit import check_budget, stored_bytes
+from sgsc_edge.compression.fold import CompressedModel, fold
+from sgsc_edge.compression.goal import Goal, Restores
+from sgsc_edge.compression.guarding import Guarding
+from sgsc_edge.compression.layers import quantize_model
+from sgsc_edge.compression.pressing import Pressing
+from sgsc_edge.compression.quantizer import FLOOR_BITS, MAX_BITS
+from sgsc_edge.compression.schedule import rate
+from sgsc_edge.compression.settling import Settling
+from sgsc_edge.compression.task import Task
+from sgsc_edge.compression.widths.legal import Device
+from sgsc_edge.compression.widths.plan import Plan
+from sgsc_edge.compression.widths.storing import Storing
+from sgsc_edge.compression.working import WorkingCopy
+from sgsc_edge.errors import ConfigError, DataError, FileFormatError
+from sgsc_edge.project import Budget, parse_budget
+from sgsc_edge.targets import Target, load_target
+
+log = logging.getLogger("sgsc_edge")
+
+LEARNING_SHARE = 0.6
+"""Share of the steps in which depths are learned."""
+
+LOOKS_BACK = 8
+"""Parts of the settling phase between which the watch set is looked at."""
+
+_OBSERVING_SHARE = 0.8
+"""Share of the steps in which activation ranges follow the data."""
+
+_RANGE_RATE = 1e-2
+_SPAN = 2.0
+"""Depths can cross the whole range in 1/_SPAN of the learning phase."""
+
+_LOWEST_DEPTH = 1.0
+
+IMPORTANCE_SAMPLES = 512
+
+_STATE_VERSION = 1
+
+
+class Compressor:
+    """Compresses a model while it is trained.
+
+    Parameters
+    ----------
+    model: the trained float model; never changed.
+    sample: one input without its batch dimension.
+    steps: optimizer steps that training will take; schedules follow from it.
+    data: batches of training data, (inputs, labels), iterated anew each time that activation ranges or
+        BatchNorm statistics are measured (the first 1,024 samples).
+    target: how the device stores weights: a target's name, the path of its ``.toml``, or either loaded.
+    budget: bytes as the target stores them, ``"8 kB"``, or a ratio of the float size, ``"0.1x"``.
+    gamma, alpha: fixed weights of the mean depth and of the mean magnitude of weights, for experiments.
+    guide_weight: λ, the weight of guide samples in a loss that has them; None lets the watch metric move it.
+    controller: which channels get bits back when the watch metric falls; None where none do.
+    depths: range of the bit depths that are learned.
+    watch: measures samples that are never trained on, given the model in evaluation mode; higher is better.
+        Without it nothing guards: no controller, λ = 1.
+    max_drop: fall of the watch metric at which the controller lets go; it takes hold at twice as much.
+    baseline: the watch metric to compare with; None for the float model's own.
+    importance: labelled samples on which channels' importance is measured; None for the first of ``data``.
+    keep_softmax, input_grid: see :func:`sgsc_edge.compression.layers.quantize_model`.
+
+    Attributes
+    ----------
+    model: the model to train: dead channels leave it, its parameters keep their identity.
+    steps, done: optimizer steps in all, and taken.
+    controller: the feedback controller with its ``actions``.
+    channels: for each record that changed them, the depth of every channel by layer; 0 for one that is gone.
+
+    Raises
+    ------
+    ModelError, UnsupportedError: the model cannot be traced or quantized.
+    ConfigError: no network of this architecture is as small as the budget, or an argument is wrong.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        sample: torch.Tensor,
+        *,
+        steps: int,
+        data: Batches,
+        target: str | Path | Target | Device = "tflite-int8",
+        budget: int | str | Budget | None = None,
+        gamma: float = 0.0,
+        alpha: float = 0.0,
+        guide_weight: float | None = None,
+        controller: Restores | None = "sensitivity",
+        depths: tuple[float, float] = (FLOOR_BITS, MAX_BITS),
+        watch: Callable[[nn.Module], float] | None = None,
+        max_drop: float = 0.01,
+        baseline: float | None = None,
+        importance: tuple[torch.Tensor, torch.Tensor] | None = None,
+        keep_softmax: bool = False,
+        input_grid: tuple[float, int] | None = None,
+    ) -> None:
+        if steps < 1:
+            raise ConfigError(f"training takes at least one step, not {steps}", where="steps")
+        self.steps, self.done = steps, 0
+        self._data, self._watch = data, watch
+        self._full = quantize_model(model, sample, keep_softmax=keep_softmax, input_grid=input_grid)
+        calibrate(self._full, data)
+        if watch is None:
+            controller, guide_weight = None, 1.0 if guide_weight is None else guide_weight
+        limit, device = _limit(budget, model), _device(target)
+        if limit is not None:
+            for name, legal in device.storages(self._full).items():
+                self._full.module.get_submodule(name).storage = min(legal)  # type: ignore[assignment]
+            check_budget(self._full, limit)
+        self.goal = Goal(limit, alpha, gamma, guide_weight, controller, depths)
+        self.controller = Controller(
+            self._float_metric() if baseline is None else baseline,
+            trip=2 * max_drop,
+            release=max_drop,
+            revives=limit is None,
+        )
+        self._layers = dict(self._full.layers())
+        self._working = WorkingCopy(self._full)
+        self._guarding = Guarding(
+            self._full,
+            self.goal,
+            self.controller,
+            watch=self._look,
+            refresh=self.refresh,
+            batch=_importance(data) if importance is None else importance,
+            task=Task(self._full.ends_with_softmax),
+        )
+        self._storing = Storing(self._full, device)
+        self._learning_steps = max(round(LEARNING_SHARE * steps), 1) if self.goal.presses else 0
+        if self.goal.presses:
+            for layer in self._layers.values():
+                layer.quantizer.bits.fill_(depths[1])
+        self._pressing = Pressing(self._full, self.goal, self._guarding, self._learning_steps)
+        self._settling = Settling(self._full, self.goal, self._guarding, self._storing, self._learning_steps)
+        self.channels: list[dict[str, Any]] = []
+        self._optimizers: tuple[torch.optim.Optimizer, ...] = ()
+        self._deciding = False
+        self._working.push()
+        self._own = self._own_optimizer()
+        if not self.goal.presses:
+            self._settle()
+        self._set_modes()
+
+    # --- what a training loop calls -------------------------------------------------------------
+
+    @property
+    def model(self) -> fx.GraphModule:
+        """The model to train."""
+        return self._working.model.module
+
+    def penalty(self, loss: torch.Tensor) -> torch.Tensor:
+        """The term that presses on the size, to be added to a batch's loss: a scalar.
+
+        Parameters
+        ----------
+        loss: the batch's other terms, a scalar: the pressure stays comparable to it however small it gets.
+        """
+        total = loss.new_zeros(())
+        if self.goal.alpha:
+            layers = dict(self._working.model.layers())
+            means = [
+                layers[name].weight.abs().sum() / layer.weight.numel() for name, layer in self._layers.items()
+            ]
+            total = total + self.goal.alpha * torch.stack(means).mean()
+        if self._settling.done:
+            return total
+        depths = {
+            name: (self._working.kept(name), layer.quantizer.bits)
+            for name, layer in self._working.model.layers()
+        }
+        return total + self._pressing.term(loss, depths)
+
+    def step(self, *optimizers: torch.optim.Optimizer, grad_scale: float = 1.0) -> None:
+        """Go on with compression after the optimizer's step.
+
+        Parameters
+        ----------
+        optimizers: all that train the model: moments of what leaves the model, or comes back, are cut.
+        grad_scale: of mixed precision's ``GradScaler.get_scale()``, before its ``update()``.
+        """
+        self._optimizers = optimizers
+        self._move_depths(grad_scale)
+        self.done += 1
+        if self.done == self._observed_until:
+            self._working.model.observe(False)
+        if not self._settling.done:
+            if self._pressing.is_due(self.done):
+                self._decide(lambda: self._pressing.act(self.done))
+            if self.done >= self._learning_steps:
+                self._settle()
+        elif self._looks_back:
+            self._decide(lambda: self._settling.look_back(self.done))
+
+    def refresh(self) -> None:
+        """Make BatchNorm's statistics fit the present weights: before whatever evaluates the model."""
+        if self._deciding:
+            self._push()
+        re_estimate_norms(self._working.model, self._data)
+        self._working.pull()
+
+    def figures(self) -> dict[str, float]:
+        """Bytes, depths and the multipliers μ and λ at present."""
+        self._working.pull()
+        alive = living_masks(self._full)
+        depths = torch.cat([layer.quantizer.bits.detach() for layer in self._layers.values()])
+        return {
+            "bytes": float(stored_bytes(self._full, alive)),
+            **({"learned_bytes": self._settling.learned_bytes()} if self.goal.presses else {}),
+            "channels": float(sum(mask.sum() for mask in alive.values())),
+            "mean_bits": float(depths.mean()),
+            "multiplier": self._pressing.pressure.multiplier,
+            "guide_multiplier": self.guide_weight,
+            "controller_actions": float(len(self.controller.actions)),
+        }
+
+    def record(self, epoch: int) -> None:
+        """Write down the depth of every channel, if one has changed since the last record."""
+        self._working.pull()
+        depths = {
+            name: [round(float(bits), 2) for bits in layer.quantizer.bits.detach() * layer.mask]
+            for name, layer in self._layers.items()
+        }
+        if not self.channels or self.channels[-1]["layers"] != depths:
+            self.channels.append({"epoch": epoch, "layers": depths})
+
+    @property
+    def guide_weight(self) -> float:
+        """λ at present."""
+        return self._guarding.guide_weight
+
+    @property
+    def learning_share(self) -> float:
+        """Share of the steps in which depths are learned: a learning rate should decay after it."""
+        return self._learning_steps / self.steps
+
+    @property
+    def plan(self) -> Plan | None:
+        """How layers are stored; None while depths are learned."""
+        return self._storing.plan
+
+    def finish(self) -> CompressedModel:
+        """The model as integers.
+
+        Raises
+        ------
+        ConfigError: training has not come to the end of the learning phase.
+        ModelError: a weight is not finite.
+        """
+        if not self._settling.done:
+            raise ConfigError(
+                f"training ended after {self.done} of {self.steps} steps, before depths have settled",
+                where="Compressor.steps",
+                remedy="call Compressor.step after every step of the optimizer, and give the number of them",
+            )
+        self.refresh()
+        self._full.observe(False)
+        self._full.enable(True)
+        return fold(self._full)
+
+    def save(self, path: str | Path) -> None:
+        """Write the model's integers as ``.safetensors``, for ``compress.weights`` of a project."""
+        write_bytes(Path(path), safetensors.torch.save(self.finish().tensors()))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that goes on with: the model with its dead channels, depths, multipliers, the plan."""
+        self._working.pull()
+        return {
+            "version": _STATE_VERSION,
+            "done": self.done,
+            "model": self._full.module.state_dict(),
+            "own": self._own.state_dict(),
+            "pressure": self._pressing.pressure.state(),
+            "guide_weight": self._guarding.guide_weight,
+            "learned": self._settling.learned,
+            "plan": None if self.plan is None else self.plan.to_json(),
+            "controller": self.controller.state(),
+            "channels": self.channels,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back :meth:`state_dict`; optimizers' own states are loaded after it.
+
+        Raises
+        ------
+        FileFormatError: the state is of another version.
+        """
+        if state.get("version") != _STATE_VERSION:
+            raise FileFormatError(
+                f"the state is of version {state.get('version')}, not {_STATE_VERSION}",
+                where="Compressor.load_state_dict",
+                remedy="go on with the release that wrote it, or start training again",
+            )
+        self.done = state["done"]
+        self._full.module.load_state_dict(state["model"])
+        self._pressing.pressure.load(state["pressure"])
+        self._guarding.guide_weight = state["guide_weight"]
+        self.controller.load(state["controller"])
+        self.channels = list(state["channels"])
+        if state["plan"] is not None:
+            self._storing.take(Plan.from_json(state["plan"]))
+        self._settling.resume(state["learned"])
+        for layer in self._layers.values():
+            layer.set_mask(layer.mask.clone())
+        self._working.push()
+        self._set_modes()
+        self._own.load_state_dict(state["own"])
+
+    # --- between the full model and the working copy --------------------------------------------
+
+    def _decide(self, action: Callable[[], None]) -> None:
+        """Let something look at the full model and change it."""
+        self._working.pull()
+        self._deciding = True
+        action()
+        self._deciding = False
+        self._push()
+        self._forget()
+
+    def _push(self) -> None:
+        """Let the working copy follow what was decided."""
+        self._working.push((*self._optimizers, self._own))
+
+    def _settle(self) -> None:
+        self._decide(self._settling.settle)
+        self._set_modes()
+
+    def _forget(self) -> None:
+        """Drop the moments of tensors that were set anew."""
+        tensors = dict(self.model.named_parameters()) | dict(self.model.named_buffers())
+        for name in self._guarding.forget:
+            for optimizer in (*self._optimizers, self._own):
+                optimizer.state.pop(tensors[name], None)
+        self._guarding.forget.clear()
+
+    def _set_modes(self) -> None:
+        """What is learned, and what follows the data, at this step."""
+        for _, layer in self._working.model.layers():
+            layer.quantizer.bits.requires_grad_(not self._settling.done)
+            layer.quantizer.log2_range.requires_grad_(True)
+        self._working.model.enable(True)
+        self._working.model.observe(self.done < self._observed_until)
+
+    @property
+    def _observed_until(self) -> int:
+        return max(round(_OBSERVING_SHARE * self.steps), 1)
+
+    @property
+    def _looks_back(self) -> bool:
+        """Whether it is time to look at the watch set, while all settles."""
+        settled, settling = self.done - self._learning_steps, self.steps - self._learning_steps
+        part, before = (LOOKS_BACK * steps // max(settling, 1) for steps in (settled, settled - 1))
+        return self._guarding.looks and before < part < LOOKS_BACK
+
+    # --- depths and ranges ------------------------------------------------------------------------
+
+    def _own_optimizer(self) -> torch.optim.Adam:
+        layers = [layer for _, layer in self._working.model.layers()]
+        return torch.optim.Adam(
+            [
+                {"params": [layer.quantizer.log2_range for layer in layers], "lr": _RANGE_RATE},
+                {
+                    "params": [layer.quantizer.bits for layer in layers],
+                    "lr": _SPAN * MAX_BITS / max(self._learning_steps, 1),
+                },
+            ]
+        )
+
+    def _move_depths(self, grad_scale: float) -> None:
+        """Train ranges and depths, and keep depths in their range."""
+        ranges = self._own.param_groups[0]
+        ranges["lr"] = _RANGE_RATE * rate(self.done, self.steps, self.learning_share)
+        tensors = [tensor for group in self._own.param_groups for tensor in group["params"]]
+        gradients = [tensor.grad for tensor in tensors if tensor.grad is not None]
+        if grad_scale != 1.0:
+            for gradient in gradients:
+                gradient.div_(grad_scale)
+        if all(bool(gradient.isfinite().all()) for gradient in gradients):
+            self._own.step()
+        self._own.zero_grad(set_to_none=True)
+        lowest, deepest = self.goal.depths
+        if not self._settling.done:
+            with torch.no_grad():
+                for _, layer in self._working.model.layers():
+                    layer.quantizer.bits.clamp_(_LOWEST_DEPTH if lowest <= FLOOR_BITS else lowest, deepest)
+
+    # --- the watch set ----------------------------------------------------------------------------
+
+    def _look(self) -> float:
+        """The watch metric of the working copy."""
+        assert self._watch is not None
+        self._push()
+        with self._working.model.evaluating() as module:
+            return float(self._watch(module))
+
+    def _float_metric(self) -> float:
+        if self._watch is None:
+            return math.nan
+        self._full.enable(False)
+        with self._full.evaluating() as module:
+            found = float(self._watch(module))
+        self._full.enable(True)
+        return found
+
+
+def _limit(budget: int | str | Budget | None, model: nn.Module) -> int | None:
+    """A budget in bytes."""
+    if isinstance(budget, str):
+        try:
+            budget = parse_budget(budget)  # type: ignore[assignment]
+        except ValueError as error:
+            raise ConfigError(str(error), where="budget") from error
+    if isinstance(budget, Budget):
+        return budget.limit(4 * sum(parameter.numel() for parameter in model.parameters()))
+    assert not isinstance(budget, str)
+    return budget
+
+
+def _device(target: str | Path | Target | Device) -> Device:
+    if isinstance(target, Device):
+        return target
+    return Device.of(target if isinstance(target, Target) else load_target(target))
+
+
+def _importance(data: Batches) -> tuple[torch.Tensor, torch.Tensor]:
+    """The first labelled samples."""
+    inputs, labels, seen = [], [], 0
+    for batch in data:
+        if isinstance(batch, torch.Tensor) or len(batch) < 2:
+            raise DataError(
+                "channels' importance is measured on labelled samples, and data has no labels",
+                where="importance",
+                remedy="let data yield (inputs, labels), or give importance=(inputs, labels)",
+            )
+        inputs.append(batch[0])
+        labels.append(batch[1])
+        seen += len(batch[0])
+        if seen >= IMPORTANCE_SAMPLES:
+            break
+    return torch.cat(inputs)[:IMPORTANCE_SAMPLES], torch.cat(labels)[:IMPORTANCE_SAMPLES]

@@ -1,0 +1,168 @@
+"""The working copy computes what the full model does, without what is dead, and gives back what it learns."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from compression.models import inputs, randomised
+from compression.sequence_networks import signals
+from compression.shrink_networks import Block, build
+from compression.test_fit_shipped import networks
+from compression.test_fold import calibrated
+from compression.test_sequences import networks as sequence_networks
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from sgsc_edge.compression.layers import QuantizedModel, quantize_model
+from sgsc_edge.compression.working import Resize, WorkingCopy
+
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
+
+DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d)
+
+RANDOM = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+def kill(model: QuantizedModel, share: float, seed: int) -> None:
+    """Let a share of every layer's channels die, and never the first."""
+    torch.manual_seed(seed)
+    for _, layer in model.layers():
+        mask = torch.rand(len(layer.mask)) > share
+        mask[0] = True
+        layer.set_mask(mask)
+
+
+def train(model: QuantizedModel, x: torch.Tensor, optimizer: torch.optim.Optimizer) -> torch.Tensor:
+    """One step; the outputs before it."""
+    torch.manual_seed(0)
+    model.module.train()
+    optimizer.zero_grad()
+    outputs: torch.Tensor = model.module(x)
+    nn.functional.cross_entropy(outputs, torch.arange(len(x)) % outputs.shape[1]).backward()
+    optimizer.step()
+    return outputs.detach()
+
+
+def living(model: QuantizedModel, name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """Of a layer's tensor the rows of living channels, where it has rows."""
+    layer = dict(model.layers()).get(name.rpartition(".")[0].removesuffix(".norm").removesuffix(".quantizer"))
+    if layer is None or tensor.ndim == 0 or len(tensor) != len(layer.mask):
+        return tensor
+    return tensor[layer.mask > 0]
+
+
+def check(model: QuantizedModel, x: torch.Tensor, share: float, seed: int) -> int:
+    """Two steps of both, channels dying between them; how many weights the copy has left."""
+    model.enable(False)  # a last bit that differs must not become a whole step
+    for module in model.module.modules():
+        if isinstance(module, DROPOUTS):
+            module.p = 0.0  # which elements are dropped follows from the tensor's size
+    working = WorkingCopy(model)
+    optimizer = torch.optim.SGD(working.model.module.parameters(), 0.1)
+    for round_ in range(2):
+        kill(model, share, seed + round_)
+        working.push([optimizer])
+        expected = train(model, x, torch.optim.SGD(model.module.parameters(), 0.1))
+        found = train(working.model, x, optimizer)
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+        after = {name: tensor.clone() for name, tensor in model.module.state_dict().items()}
+        working.pull()
+        for name, tensor in model.module.state_dict().items():
+            torch.testing.assert_close(
+                living(model, name, tensor), living(model, name, after[name]), rtol=1e-3, atol=1e-4
+            )
+    return sum(layer.weight.numel() for _, layer in working.model.layers())
+
+
+@RANDOM
+@given(networks(), st.floats(0, 1), st.integers(0, 100))
+def test_images(network: nn.Module, share: float, seed: int) -> None:
+    check(calibrated(randomised(network)), inputs(16, seed), share, seed)
+
+
+@RANDOM
+@given(sequence_networks(), st.floats(0, 1), st.integers(0, 100))
+def test_sequences(network: nn.Module, share: float, seed: int) -> None:
+    check(quantize_model(network, signals()[0]), signals(16, seed), share, seed)
+
+
+def test_most_weights_are_gone() -> None:
+    blocks = [Block("conv", 8, norm=True), Block("depthwise", 4), Block("conv", 8), Block("residual", 8)]
+    model = calibrated(randomised(build(blocks, "hidden")))
+    whole = sum(layer.weight.numel() for _, layer in model.layers())
+    assert check(model, inputs(), 0.7, 0) < 0.4 * whole
+
+
+def test_norms_of_dead_channels_keep_their_statistics() -> None:
+    model = calibrated(randomised(build([Block("conv", 8, norm=True)], "flat")))
+    _, layer = next(model.layers())
+    layer.set_mask(torch.arange(8) < 3)
+    working = WorkingCopy(model)
+    working.push()
+    assert layer.norm is not None
+    assert layer.norm.running_var is not None
+    before = layer.norm.running_var.clone()
+    train(working.model, inputs(), torch.optim.SGD(working.model.module.parameters(), 0.1))
+    working.pull()
+    assert torch.equal(before[3:], layer.norm.running_var[3:])
+    assert not torch.equal(before[:3], layer.norm.running_var[:3])
+
+
+OPTIMIZERS = {
+    "sgd": lambda parameters: torch.optim.SGD(parameters, 0.05, momentum=0.9, nesterov=True),
+    "adam": lambda parameters: torch.optim.Adam(parameters, 0.01, amsgrad=True),
+    "adamw, one tensor at a time": lambda parameters: torch.optim.AdamW(parameters, 0.01, foreach=False),
+    "rmsprop": lambda parameters: torch.optim.RMSprop(parameters, 0.01, centered=True, momentum=0.5),
+    "nadam": lambda parameters: torch.optim.NAdam(parameters, 0.01),
+    "adafactor": lambda parameters: torch.optim.Adafactor(parameters, 0.01),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_moments_follow_their_channels(name: str) -> None:
+    """What stays keeps its moments, what comes back has none, and training goes on."""
+    model = calibrated(randomised(build([Block("conv", 8), Block("conv", 6)], "flat")))
+    working = WorkingCopy(model)
+    optimizer = OPTIMIZERS[name](list(working.model.module.parameters()))
+    train(working.model, inputs(), optimizer)
+    own, layer = next(iter(working.model.layers()))[1], next(iter(model.layers()))[1]
+    weight = own.weight
+    before = {key: value.clone() for key, value in optimizer.state[weight].items() if torch.is_tensor(value)}
+    working.pull()
+    layer.set_mask(torch.arange(8) % 2 == 0)
+    working.push([optimizer])
+    assert own.weight is weight
+    assert len(weight) == 4
+    moments = {key: value for key, value in optimizer.state[weight].items() if torch.is_tensor(value)}
+    for key, value in moments.items():
+        expected = before[key][::2] if before[key].shape == layer.weight.shape else before[key]
+        assert torch.equal(value, expected), key
+    train(working.model, inputs(), optimizer)
+    working.pull()
+    layer.set_mask(torch.ones(8))
+    working.push([optimizer])
+    assert len(weight) == 8
+    for value in optimizer.state[weight].values():
+        if torch.is_tensor(value) and value.shape == weight.shape:
+            assert not value[1::2].any()
+            assert value[::2].any()
+    train(working.model, inputs(), optimizer)
+
+
+class Viewed(nn.Module):
+    """Sizes that are written into the code."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(1, 8, 3, padding=1), nn.Linear(8 * 64, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.relu(self.conv(x)).view(-1, 8 * 64))
+
+
+def test_reshapes_with_sizes_in_the_code_follow() -> None:
+    model = calibrated(randomised(Viewed()))
+    working = WorkingCopy(model)
+    assert check(model, inputs(), 0.6, 3) < 8 * 9 + 8 * 64 * 3
+    assert any(isinstance(module, Resize) for module in working.model.module.modules())
