@@ -12,12 +12,10 @@ from __future__ import annotations
 
 import argparse
 import copy
-import importlib.util
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +25,7 @@ from sgsc_edge.compression.strategy import Plain, Strategy
 from torch import nn
 from torch.utils.data import Dataset
 
+from benchmarks.networks import network
 from benchmarks.record import ROOT, Row, finish
 from sgsc_edge.compression.compress import Compression
 from sgsc_edge.compression.goal import Goal
@@ -76,17 +75,6 @@ def setting() -> Compression:
         guide=tuple(range(0, GUIDE, 4)),
         goal=Goal(budget=BUDGET),
     )
-
-
-def network(path: Path) -> nn.Module:
-    """The network that an example's ``build`` makes."""
-    spec = importlib.util.spec_from_file_location("benchmarked_model", path)
-    if spec is None or spec.loader is None:
-        raise SystemExit(f"{path}: cannot be imported")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    made: nn.Module = module.build()
-    return made
 
 
 class Images(Dataset[Any]):

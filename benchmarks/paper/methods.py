@@ -11,10 +11,11 @@ from benchmarks.paper.variants import Case
 from sgsc_edge.artifacts import content_key
 from sgsc_edge.compression.channels import answering, living_masks, set_masks
 from sgsc_edge.compression.compress import Compression
+from sgsc_edge.compression.compressor import Compressor
 from sgsc_edge.compression.fit import Masks, stored_bytes
 from sgsc_edge.compression.fold import CompressedModel
-from sgsc_edge.compression.goal import Goal
 from sgsc_edge.compression.layers import QuantizedModel
+from sgsc_edge.compression.objective import Objective
 from sgsc_edge.compression.shrink import shrink
 from sgsc_edge.compression.widths.legal import Device, Storages
 from sgsc_edge.pipeline.context import SELECTION, Build
@@ -24,8 +25,6 @@ from sgsc_edge.size import WIDE_BITS, Storage
 
 NARROW = 4
 """Bits of the row in which all weights have as many."""
-
-_UNGUARDED = Goal(budget=None, guide_weight=0.0, guard=False)
 
 
 @dataclass(frozen=True)
@@ -56,13 +55,12 @@ def select(build: Build, kept: Path) -> None:
 def _compression(build: Build, case: Case) -> Compression:
     compression = build.compression()
     if case.variant.how == "uniform":
-        return dataclasses.replace(compression, device=Uniform(bits=NARROW), goal=_UNGUARDED)
+        return dataclasses.replace(compression, device=Uniform(bits=NARROW))
     if case.variant.how == "pruned":
         if case.budget is None:
             raise SystemExit(f"{case.name}: pruning needs a budget")
         fields = {field.name: getattr(compression, field.name) for field in dataclasses.fields(compression)}
-        fields |= {"device": Uniform(bits=WIDE_BITS), "goal": _UNGUARDED}
-        return Pruned(**fields, limit=case.budget)
+        return Pruned(**fields | {"device": Uniform(bits=WIDE_BITS)}, limit=case.budget)
     return compression
 
 
@@ -84,14 +82,12 @@ class Pruned(Compression):
 
     limit: int = 0
 
-    def calibrated(self) -> QuantizedModel:
-        """A fresh, calibrated model without the channels whose weights are smallest."""
-        model = super().calibrated()
-        storages = self.device.storages(model)
-        for name, layer in model.layers():
-            (layer.storage,) = storages[name]
-        set_masks(model, prune(model, self.limit))
-        return model
+    def compressor(self) -> tuple[Compressor, Objective]:
+        """What trains the channels that stay."""
+        compressor, objective = super().compressor()
+        full = compressor._full  # nothing but a budget removes channels by itself
+        compressor._decide(lambda: set_masks(full, prune(full, self.limit)))
+        return compressor, objective
 
 
 def prune(model: QuantizedModel, limit: int) -> Masks:

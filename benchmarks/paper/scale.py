@@ -8,6 +8,7 @@ a process of its own; its memory is the largest resident set, of compression tha
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,13 +28,14 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import TensorDataset
 
+from benchmarks.networks import network
 from benchmarks.paper import resnet18
 from benchmarks.paper.measure import Bytes, judge_compressed, judge_float
 from benchmarks.record import ROOT, Row, Table, finish
-from benchmarks.step_time import network
 from sgsc_edge.compression.compress import Compression, Guard, float_bytes
 from sgsc_edge.compression.goal import Goal
 from sgsc_edge.compression.loop import Recipe, steps_per_epoch
+from sgsc_edge.compression.settling import Settling
 from sgsc_edge.compression.shrink import shrink
 from sgsc_edge.compression.widths.legal import Device
 from sgsc_edge.project import load_project
@@ -167,7 +169,7 @@ def measure(name: str) -> Cost:
         device=Device.of(load_target("c-learned")),
     )
     clock.start()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, timed(Settling, "settle") as planning:
         compressed = compression.run(Path(folder), NAME)
     memory = _memory() - float_memory
     shrunk = shrink(compressed, train[0][0]).model
@@ -180,7 +182,7 @@ def measure(name: str) -> Cost:
         float_step=float_step,
         learning_step=clock.between("epoch 1/", "epoch 2/") / steps,
         settling_step=clock.between(f"epoch {EPOCHS - 1}/", f"epoch {EPOCHS}/") / steps,
-        planning=clock.before("widths chosen"),
+        planning=sum(planning),
         compression=clock.total(),
         float_memory=float_memory,
         memory=memory,
@@ -248,16 +250,29 @@ class Clock(logging.Handler):
         """From the line that holds one text to the one that holds the other."""
         return self._at(second) - self._at(first)
 
-    def before(self, text: str) -> float:
-        """From the line of the epoch before to the one that holds a text."""
-        at = self._at(text)
-        return at - max(when for when, line in self.lines if when < at and "epoch " in line)
-
     def _at(self, text: str) -> float:
         found = [when for when, line in self.lines if text in line]
         if not found:
             raise SystemExit(f"compression logged no line with {text!r}")
         return found[0]
+
+
+@contextlib.contextmanager
+def timed(owner: type, name: str) -> Iterator[list[float]]:
+    """While it lasts, every call of a method adds its seconds to the list."""
+    method, seconds = getattr(owner, name), list[float]()
+
+    def called(*arguments: object) -> object:
+        started = time.perf_counter()
+        result = method(*arguments)
+        seconds.append(time.perf_counter() - started)
+        return result
+
+    setattr(owner, name, called)
+    try:
+        yield seconds
+    finally:
+        setattr(owner, name, method)
 
 
 def _memory() -> int:

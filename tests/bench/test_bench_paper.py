@@ -7,6 +7,7 @@ import doctest
 import json
 import shutil
 import sys
+import time
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping
 from pathlib import Path
@@ -127,10 +128,13 @@ def small() -> QuantizedModel:
         nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 12, 3), nn.ReLU(), nn.Flatten(), nn.Linear(12 * 16, 3)
     )
     model = quantize_model(network.eval(), torch.zeros(1, 8, 8))
+    model.enable(False)
     model.observe(True)
     with torch.no_grad():
-        model.module.eval()(torch.randn(16, 1, 8, 8))
+        model.module.train()(torch.randn(16, 1, 8, 8))
     model.observe(False)
+    model.module.eval()
+    model.enable(True)
     return model
 
 
@@ -390,12 +394,24 @@ def test_factors_of_growth() -> None:
 
 def test_the_clock_reads_times_off_the_log() -> None:
     clock = scale.Clock()
-    clock.lines = [(10.0, "epoch 1/4"), (30.0, "epoch 2/4"), (35.0, "widths chosen"), (60.0, "epoch 3/4")]
+    clock.lines = [(10.0, "epoch 1/4"), (30.0, "epoch 2/4"), (35.0, "widths chosen")]
     assert clock.between("epoch 1/", "epoch 2/") == 20
-    assert clock.before("widths chosen") == 5
-    assert clock.total() == 60
+    assert clock.total() == 35
     with pytest.raises(SystemExit, match="logged no line"):
-        clock.before("nothing")
+        clock.between("epoch 1/", "epoch 3/")
+
+
+def test_calls_are_timed_while_it_lasts() -> None:
+    class Sleeper:
+        def sleep(self, seconds: float) -> float:
+            time.sleep(seconds)
+            return seconds
+
+    with scale.timed(Sleeper, "sleep") as seconds:
+        assert Sleeper().sleep(0.05) == 0.05
+    Sleeper().sleep(0.0)
+    assert len(seconds) == 1
+    assert 0.05 <= seconds[0] < 5
 
 
 def test_default_learning_rate_is_the_projects() -> None:
