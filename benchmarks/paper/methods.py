@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.paper.variants import Case
-from sgsc_edge.artifacts import content_key
+from sgsc_edge import preservation
+from sgsc_edge.artifacts import content_key, sources_hash
 from sgsc_edge.compression.channels import answering, living_masks, set_masks
 from sgsc_edge.compression.compress import Compression
 from sgsc_edge.compression.compressor import Compressor
@@ -43,10 +44,10 @@ def make(build: Build, case: Case, key: str) -> Made:
 
 
 def select(build: Build, kept: Path) -> None:
-    """Choose the build's preservation set; what was chosen before by the same settings is in ``kept``."""
+    """Choose the build's preservation set; those that were chosen before are in ``kept``."""
     settings = build.project.config_hash("model", "data", "preservation")
-    seed = build.project.config.compress.seed
-    known = kept / f"{content_key(settings, seed, build.project.source_hash())}.json"
+    seed, code = build.project.config.compress.seed, sources_hash(Path(preservation.__file__).parent)
+    known = kept / f"{content_key(settings, seed, build.project.source_hash(), code)}.json"
     if not known.is_file():
         write_selection(known, choose(build.project, build.model, build.data))
     (build.folder / SELECTION).write_bytes(known.read_bytes())

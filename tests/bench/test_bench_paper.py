@@ -211,7 +211,16 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def subject_of(project: Path) -> Subject:
     settings = ("preservation.fraction=0.2", "gate.max_drop=0.5", "model.saw_pool=false")
     return Subject(
-        "digits", "Digits", lambda seed: project, "c-learned", settings, 2, 256, (2_000,), 2_000, "accuracy"
+        name="digits",
+        title="Digits",
+        stem="digits",
+        train=lambda seed: project,
+        target="c-learned",
+        settings=settings,
+        epochs=2,
+        batch_size=256,
+        budgets=(2_000,),
+        ablated=2_000,
     )
 
 
