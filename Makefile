@@ -121,7 +121,7 @@ test-runtimes: runtimes $(STAMPS)/dev $(DIGITS)/float.safetensors  ## verify the
 
 # --- benchmarks: results go to benchmarks/results/*.json and into docs/results.md ----------------------------
 
-.PHONY: bench-exactness bench-digits bench-budget bench-networks bench-mnist bench-mnist-budget bench-mnist-narrow bench-mixed-plan bench-learned bench-paper bench-scaling bench-step bench-preserve bench-lowering bench-cli bench-newcomer bench-report-time bench-instructions bench-reproducible bench-resume bench-hostile bench-faults bench-device bench-report report-picture
+.PHONY: bench-exactness bench-digits bench-budget bench-frontier bench-networks bench-mnist bench-mnist-budget bench-mnist-narrow bench-mixed-plan bench-learned bench-paper bench-scaling bench-step bench-preserve bench-lowering bench-cli bench-newcomer bench-report-time bench-instructions bench-reproducible bench-resume bench-hostile bench-faults bench-device bench-report report-picture
 bench-exactness: $(STAMPS)/demo  ## kernels against the integer executor, on the certify sets
 	$(BIN)/python -m benchmarks.exactness
 
@@ -130,6 +130,9 @@ bench-digits: $(STAMPS)/demo  ## digits: float against int8, five seeds
 
 bench-budget: $(STAMPS)/demo  ## digits: 30 % of the plain int8 bytes, five seeds
 	$(BIN)/python -m benchmarks.digits_budget
+
+bench-frontier: $(STAMPS)/demo  ## digits at three sizes from one compression, and the smallest above a floor
+	$(BIN)/python -m benchmarks.digits_frontier
 
 bench-networks: $(STAMPS)/demo  ## a depthwise-separable and a residual network under three budgets
 	$(BIN)/python -m benchmarks.networks_budget

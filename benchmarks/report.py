@@ -15,6 +15,10 @@ SECTIONS = {
         "Digits under a budget",
         "Learned depths; every channel that stays is stored in 8 bits.",
     ),
+    "digits_frontier": (
+        "Digits at several sizes",
+        "One compression downwards beside a build for each budget; and a floor in place of a budget.",
+    ),
     "networks_budget": (
         "Other networks under a budget",
         "Depthwise-separable and residual, on the digits, with the recipe of the digits example untouched.",

@@ -1,8 +1,8 @@
 """Takes a trained PyTorch model to a microcontroller or a phone, and proves that it still works there.
 
 The commands as typed functions, imported when first used: ``build``, ``preserve``, ``verify``,
-``inspect``, ``compare``, ``available_targets``, ``available_runtimes``; and ``pool_split`` for float training
-scripts.
+``inspect``, ``compare``, ``available_targets``, ``available_runtimes``; ``pool_split`` for float training
+scripts; and ``Compressor`` and ``own_loop`` for compression in a training loop of your own.
 """
 
 from __future__ import annotations
@@ -16,31 +16,37 @@ if TYPE_CHECKING:
         build,
         compare,
         inspect,
+        own_loop,
         preserve,
         verify,
     )
+    from sgsc_edge.compression.compressor import Compressor
     from sgsc_edge.preservation.pool import pool_split
 
     __version__: str
 
 __all__ = [
+    "Compressor",
     "__version__",
     "available_runtimes",
     "available_targets",
     "build",
     "compare",
     "inspect",
+    "own_loop",
     "pool_split",
     "preserve",
     "verify",
 ]
 
 _HOMES = {
+    "Compressor": "sgsc_edge.compression.compressor",
     "available_runtimes": "sgsc_edge.api",
     "available_targets": "sgsc_edge.api",
     "build": "sgsc_edge.api",
     "compare": "sgsc_edge.api",
     "inspect": "sgsc_edge.api",
+    "own_loop": "sgsc_edge.api",
     "pool_split": "sgsc_edge.preservation.pool",
     "preserve": "sgsc_edge.api",
     "verify": "sgsc_edge.api",

@@ -23,9 +23,12 @@ if TYPE_CHECKING:
     from sgsc_edge.graph.ir import Graph
     from sgsc_edge.inspection import Comparison, Inspection
     from sgsc_edge.packaging import Packaged
+    from sgsc_edge.pipeline import OwnLoop
+    from sgsc_edge.pipeline.frontier import Outcome
     from sgsc_edge.preservation.selection import Selection
     from sgsc_edge.preservation.summary import Summary
     from sgsc_edge.project import Project
+    from sgsc_edge.report.search import Search
     from sgsc_edge.runtimes import Available
     from sgsc_edge.scaffold import Scaffolded
     from sgsc_edge.targets import Target
@@ -110,9 +113,13 @@ def build(
     targets: Sequence[str | Path],
     out: str | Path = "build",
     settings: Sequence[str] = (),
+    budget: str | None = None,
+    floor: float | None = None,
     board: str | Path | None = None,
 ) -> dict[str, Certificate]:
     """Compress, lower and certify a project for each target; results lie in ``out/<target>/``.
+
+    Of several budgets they lie in ``out/<target>/<budget>/``, beside ``frontier.json``.
 
     Parameters
     ----------
@@ -120,16 +127,39 @@ def build(
     targets: names of shipped targets, or paths of target files.
     out: the folder that holds one folder a target.
     settings: ``"section.key=value"`` overrides, as ``--set`` takes them.
+    budget: ``compress.budget``, one or several between commas.
+    floor: ``compress.floor``; :func:`search` says whether it was reached.
     board: a board's name, or the path of its ``.toml``: what does not fit it is refused.
 
-    Returns the certificates by target; whether they passed is theirs to say (``exit_code``). Raises
-    ``SgscError``.
+    Returns the certificates by folder below ``out``; whether they passed is theirs to say (``exit_code``).
+    Raises ``SgscError``, of a point of a frontier when the others are built.
     """
     fitting = None if board is None else load_board(board)
-    return {
-        target.name: build_target(loaded, target, Path(out), fitting)
-        for loaded, target in prepare(project, targets, settings)
-    }
+    certificates: dict[str, Certificate] = {}
+    for loaded, target in prepare(project, targets, (*settings, *goal_settings(budget, floor))):
+        if not has_frontier(loaded):
+            certificates[target.name] = build_target(loaded, target, Path(out), fitting)
+            continue
+        points = build_frontier(loaded, target, Path(out), fitting).points
+        for point in points:
+            if point.error is not None:
+                raise point.error
+            if point.certificate is not None:
+                certificates[f"{target.name}/{point.label}"] = point.certificate
+    return certificates
+
+
+def goal_settings(budget: str | None, floor: float | None) -> tuple[str, ...]:
+    """What a budget and a floor are as settings; ``ConfigError`` where both are given."""
+    if budget is not None and floor is not None:
+        raise ConfigError(
+            "a budget and a floor exclude each other: one bounds the size, the other the watch metric",
+            where="--budget, --floor",
+            remedy="give one of them",
+        )
+    if budget is not None:
+        return (f"compress.budget={budget}",)
+    return () if floor is None else (f"compress.floor={floor!r}",)
 
 
 def prepare(
@@ -152,6 +182,47 @@ def build_target(project: Project, target: Target, out: Path, board: Board | Non
     from sgsc_edge import pipeline
 
     return pipeline.build(project, target, out / target.name, board)
+
+
+def own_loop(
+    project: str | Path = ".", *, target: str | Path = DEFAULT_TARGET, settings: Sequence[str] = ()
+) -> OwnLoop:
+    """A project's model, data and compressor for a training loop of your own.
+
+    What it has trained, ``Compressor.save`` writes; a build with ``compress.weights`` certifies it.
+
+    Parameters
+    ----------
+    project, settings: see :func:`build`.
+    target: a target's name, or the path of its ``.toml``.
+    """
+    from sgsc_edge import pipeline
+
+    ((loaded, chosen),) = prepare(project, [target], settings)
+    return pipeline.own_loop(loaded, chosen)
+
+
+def has_frontier(project: Project) -> bool:
+    """Whether a project asks for several budgets."""
+    from sgsc_edge.pipeline import frontier
+
+    return frontier.has_frontier(project)
+
+
+def build_frontier(project: Project, target: Target, out: Path, board: Board | None = None) -> Outcome:
+    """Build every point of a project with several budgets into ``out/<target>/<budget>/``."""
+    from sgsc_edge.pipeline import frontier
+
+    return frontier.build_frontier(project, target, out / target.name, board)
+
+
+def search(folder: str | Path) -> Search | None:
+    """How a build looked for the smallest model above its floor; None where it was given none."""
+    from sgsc_edge.artifacts import check_manifest
+    from sgsc_edge.report.search import SEARCH, read_search
+
+    listed = check_manifest(Path(folder)).files
+    return read_search(Path(folder) / SEARCH) if SEARCH in listed else None
 
 
 def load_board(name_or_path: str | Path) -> Board:

@@ -45,7 +45,7 @@ command alone: `{prefix}_BUILD_TARGET=tflite-int8`, `{prefix}_FLASH_DRY_RUN=1`. 
 | code | meaning |
 |---|---|
 | 0 | done; of a certificate: PASSED |
-| 1 | a gate failed: FAILED |
+| 1 | a gate failed: FAILED; or no size kept the floor of `build --floor` |
 {codes}
 | 3 | something required was not measured: NOT_MEASURED |
 {later}

@@ -39,7 +39,7 @@ def export_onnx(
 
     Parameters
     ----------
-    sample: one input without its batch dimension, float32.
+    sample: one input without its batch dimension, float32 or int64 tokens.
     name: the graph's name.
     metadata: stored as JSON under ``sgsc.<key>`` in the model's metadata_props.
 
@@ -156,6 +156,8 @@ def _name_nodes(graph: onnx.GraphProto) -> None:
         node.input[:] = [renamed.get(name, name) for name in node.input]
         if node.op_type == "QuantizeLinear":
             name = f"{node.input[0]}_quantized"
+            if name in constants:  # a whole table, read onto another grid than its rows'
+                name = f"{node.input[0]}_requantized"
         elif node.op_type == "DequantizeLinear":
             base = node.input[0].removesuffix("_quantized")
             # Equal constants are stored once and may be read at two scales.
@@ -208,17 +210,17 @@ def _free(name: str, taken: set[str]) -> str:
 
 
 def output_integers(
-    compressed: CompressedModel, inputs: NDArray[np.float32], batch: int = 256
+    compressed: CompressedModel, inputs: NDArray[np.float32] | NDArray[np.int64], batch: int = 256
 ) -> NDArray[np.int8]:
     """Run the compressed torch model.
 
     Parameters
     ----------
-    inputs: float32 [n, ...] as the model takes them (NCHW).
+    inputs: float32 [n, ...] as the model takes them (NCHW), or int64 tokens [n, T].
 
     Returns
     -------
-    int8 [n, K]: the logits' integers on the output grid.
+    int8 [n, K], of tokens [n, T, K]: the logits' integers on the output grid.
     """
     rows = []
     with torch.no_grad():

@@ -53,6 +53,10 @@ RULES: Mapping[str, Rule] = MappingProxyType(
     {
         "Input": Rule(Output.OWN),
         "Constant": Rule(Output.OWN),
+        "Gather": Rule(Output.OWN),  # rows have scales of their own; they are read onto one grid
+        "MatMul": Rule(Output.OWN),
+        "LayerNormalization": Rule(Output.OWN),
+        "Gelu": Rule(Output.OWN),
         "Conv": _LAYER,
         "Gemm": _LAYER,
         "BatchNormalization": _OWN,

@@ -41,17 +41,20 @@ class Storage:
     wide: channels of a 4-bit layer that are stored in 8 bits, rising; the file has a layer for each width.
     packed: bits of each channel's weights in C code that packs them, 0 for channels that are gone; empty in a
         ``.tflite``. See :meth:`packing`.
+    table: whether these are the rows of a table, which have no bias and keep their places. In a ``.tflite``
+        they lie on the grid of what reads them, 8 bits and one scale for all.
     """
 
     bits: int = WIDE_BITS
     per_channel: bool = True
     wide: tuple[int, ...] = ()
     packed: tuple[int, ...] = ()
+    table: bool = False
 
     @staticmethod
-    def packing(widths: Sequence[int]) -> Storage:
+    def packing(widths: Sequence[int], *, table: bool = False) -> Storage:
         """Channels of these widths (1 to 8; 0: gone), packed by C code; one is there at least."""
-        return Storage(min(filter(None, widths)), packed=tuple(widths))
+        return Storage(min(filter(None, widths)), packed=tuple(widths), table=table)
 
     def widths(self, channels: int) -> tuple[int, ...]:
         """Bits of each channel's weights.
@@ -77,12 +80,17 @@ class Storage:
     def channel_bits(self) -> int:
         """What a channel costs beside its weights: its bias and its scales, if it has its own."""
         if self.packed:
-            return FILTER_HEADER_BITS + 8 * (BIAS_BYTES + RESCALING_BYTES)
+            bias = 0 if self.table else BIAS_BYTES
+            return FILTER_HEADER_BITS + 8 * (bias + RESCALING_BYTES)
+        if self.table:
+            return 0
         return 8 * (BIAS_BYTES + (2 * SCALE_BYTES if self.per_channel else 0))
 
     @property
     def layer_bytes(self) -> int:
         """What a layer costs beside weights and channels: the scales that its channels share."""
+        if self.table:
+            return 0 if self.packed else SCALE_BYTES
         return 0 if self.per_channel else 2 * SCALE_BYTES
 
     def bytes(self, weights: int, channels: int) -> int:
@@ -95,6 +103,7 @@ class Storage:
         """
         if self.packed:
             stored = sum(self.packed) * (weights // max(channels, 1))
+            channels = len(self.packed) if self.table else channels
         else:
             wide = len(self.wide) * (weights // channels) if self.wide else 0
             narrow = -(-(weights - wide) * self.bits // 8)
@@ -122,3 +131,6 @@ def bytes_in_plain_c(weights: int, channels: int) -> int:
 
 EIGHT_BITS = Storage()
 """What every target stores and executes."""
+
+TABLE = Storage(table=True)
+"""The same of a table."""

@@ -64,15 +64,21 @@ class Setting(click.types.StringParamType):
         return _items((f"{name}=" for name in setting_names()), incomplete)
 
 
+class Budgets(click.types.StringParamType):
+    """A size, a ratio, or several between commas; the settings check them."""
+
+    name = "size[,size...]"
+
+
 class BuildFolder(click.Path):
     """A folder that a build wrote, or another path."""
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        """Build folders up to two levels below what is typed, and files where there is none."""
+        """Build folders up to three levels below what is typed, and files where there is none."""
         start = Path(incomplete) if incomplete.endswith("/") else Path(incomplete).parent
-        found = (path for depth in ("*", "*/*") for path in start.glob(f"{depth}/manifest.json"))
+        found = (path for depth in ("*", "*/*", "*/*/*") for path in start.glob(f"{depth}/manifest.json"))
         return _items((str(path.parent) for path in found), incomplete) or super().shell_complete(
             ctx, param, incomplete
         )
@@ -123,5 +129,6 @@ def board() -> NameOrFile:
     return NameOrFile("board", names)
 
 
+BUDGETS = Budgets()
 BUILD = BuildFolder(path_type=Path)
 LAYER = Layer()

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from sgsc_edge.cli.arguments import OneOf, Setting, board, target
-from sgsc_edge.cli.output import Command, Result, command_options, error_document
+from sgsc_edge.cli.arguments import BUDGETS, OneOf, Setting, board, target
+from sgsc_edge.cli.output import Command, Result, command_options, error_document, table
 from sgsc_edge.errors import Interrupted, SgscError
 
 if TYPE_CHECKING:
     from sgsc_edge.boards.description import Board
+    from sgsc_edge.certification import Certificate
     from sgsc_edge.project import Project
     from sgsc_edge.targets import Target
 
@@ -49,6 +51,18 @@ SET: dict[str, Any] = {
     type=OneOf(["sgsc", "mixed", "qat8", "ptq"]),
     help="Learned depths, mixed widths, 8 bits, or calibration only; short for --set compress.method=...",
 )
+@click.option(
+    "--budget",
+    type=BUDGETS,
+    help="Most bytes of the parameters, such as 6kB or 0.1x of the float model; several between commas: one "
+    "compression that leaves a model at each, in OUT/TARGET/BUDGET/. Short for --set compress.budget=...",
+)
+@click.option(
+    "--floor",
+    type=float,
+    help="Search the smallest model whose watch metric stays at least here (a loss: at most); short for "
+    "--set compress.floor=...",
+)
 @click.option("--set", "settings", **SET)
 @click.option(
     "--board",
@@ -61,47 +75,116 @@ def command(
     targets: tuple[str, ...],
     out: Path,
     method: str | None,
+    budget: str | None,
+    floor: float | None,
     settings: tuple[str, ...],
     board: str | None,
 ) -> Result:
     """Compress, lower and certify PROJECT (a folder with sgsc.toml) for one or more targets."""
-    from sgsc_edge.api import load_board, prepare
+    from sgsc_edge.api import goal_settings, has_frontier, load_board, prepare
 
     fitting = None if board is None else load_board(board)
     if method is not None:
         settings = (*settings, f"compress.method={method}")
+    settings = (*settings, *goal_settings(budget, floor))
     outcomes = [
-        _build(loaded, target, out, fitting) for loaded, target in prepare(project, targets, settings)
+        (_frontier if has_frontier(loaded) else _build)(loaded, target, out, fitting)
+        for loaded, target in prepare(project, targets, settings)
     ]
     return Result(
-        {"builds": [outcome.document for outcome in outcomes]},
+        {
+            "builds": [build for outcome in outcomes for build in outcome.document["builds"]],
+            "frontiers": [one for outcome in outcomes for one in outcome.document["frontiers"]],
+        },
         "\n\n".join(outcome.text for outcome in outcomes),
-        min((outcome.exit_code for outcome in outcomes), key=_SEVERITY.index),
+        _worst(outcome.exit_code for outcome in outcomes),
     )
+
+
+def _worst(codes: Iterable[int]) -> int:
+    return min(codes, key=_SEVERITY.index)
 
 
 def _build(project: Project, target: Target, out: Path, board: Board | None) -> Result:
     """One target's outcome; an error of one target does not keep the others from being built."""
-    from sgsc_edge.api import build_target
-    from sgsc_edge.cli.certificate_text import certificate_text
-    from sgsc_edge.report import REPORT
+    from sgsc_edge.api import build_target, search
+    from sgsc_edge.cli.certificate_text import certificate_text, search_text
 
     folder = out / target.name
-    document: dict[str, Any] = {"target": target.name, "folder": str(folder)}
     try:
         certificate = build_target(project, target, out, board)
     except Interrupted:
         raise
     except SgscError as error:
-        logging.getLogger("sgsc_edge").error("%s: %s", target.name, error)
-        document |= {"exit_code": error.exit_code, "error": error_document(error)}
-        return Result(document, f"{target.name}: not built, see the error above", error.exit_code)
+        return _not_built(target.name, folder, error)
+    document = _built(target.name, folder, certificate)
+    text = certificate_text(certificate, folder)
+    if (found := search(folder)) is not None:
+        document["search"] = found.model_dump(mode="json")
+        text += f"\n\n{search_text(found)}"
+        # A floor that no size keeps is what was asked for and not got, like a gate that failed.
+        document["exit_code"] = _worst((certificate.exit_code, 0 if found.reached else 1))
+    if document["report"]:
+        text += f"\nreport: {document['report']}"
+    return Result({"builds": [document], "frontiers": []}, text, document["exit_code"])
+
+
+def _frontier(project: Project, target: Target, out: Path, board: Board | None) -> Result:
+    """The outcome of several budgets: a build each, and the overview."""
+    from sgsc_edge.api import build_frontier
+    from sgsc_edge.cli.certificate_text import frontier_rows
+    from sgsc_edge.report import FRONTIER_PAGE
+
+    folder = out / target.name
+    try:
+        outcome = build_frontier(project, target, out, board)
+    except Interrupted:
+        raise
+    except SgscError as error:
+        return _not_built(target.name, folder, error)
+    builds = []
+    for point in outcome.points:
+        if point.certificate is not None:
+            built = _built(target.name, point.folder, point.certificate)
+        else:
+            built = {"target": target.name, "folder": str(point.folder), "exit_code": point.exit_code}
+            built["error"] = None if point.error is None else error_document(point.error)
+        builds.append({**built, "budget": {"label": point.label, "bytes": point.budget}})
+    frontiers, text = [], f"{target.name}: no point is certified, see the errors above"
+    if outcome.overview is not None:
+        page = folder / FRONTIER_PAGE
+        made = page.is_file()
+        frontiers.append(
+            {"folder": str(folder), "report": str(page) if made else None}
+            | outcome.overview.model_dump(mode="json")
+        )
+        text = f"{table(frontier_rows(outcome.overview))}\n\n{target.name} in {folder}/BUDGET"
+        text += f"\nreport: {page}" if made else ""
+    code = _worst(point.exit_code for point in outcome.points)
+    return Result({"builds": builds, "frontiers": frontiers}, text, code)
+
+
+def _built(target: str, folder: Path, certificate: Certificate) -> dict[str, Any]:
+    """A certified build as JSON values; its report is None where a warning has said why."""
+    from sgsc_edge.report import REPORT
+
     report = folder / REPORT
-    made = report.is_file()  # else a warning has said why not
-    document |= {
+    return {
+        "target": target,
+        "folder": str(folder),
         "exit_code": certificate.exit_code,
         "certificate": certificate.to_json(),
-        "report": str(report) if made else None,
+        "report": str(report) if report.is_file() else None,
     }
-    text = certificate_text(certificate, folder) + (f"\nreport: {report}" if made else "")
-    return Result(document, text, certificate.exit_code)
+
+
+def _not_built(target: str, folder: Path, error: SgscError) -> Result:
+    logging.getLogger("sgsc_edge").error("%s: %s", target, error)
+    document = {
+        "target": target,
+        "folder": str(folder),
+        "exit_code": error.exit_code,
+        "error": error_document(error),
+    }
+    text = f"{target}: not built, see the error above"
+    return Result({"builds": [document], "frontiers": []}, text, error.exit_code)

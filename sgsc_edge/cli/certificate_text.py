@@ -9,6 +9,8 @@ from sgsc_edge.cli.output import table
 
 if TYPE_CHECKING:
     from sgsc_edge.certification.certificate import Certificate
+    from sgsc_edge.report.frontier import Frontier
+    from sgsc_edge.report.search import Search
 
 
 _LEGEND = """\
@@ -44,3 +46,30 @@ def _test_line(certificate: Certificate) -> str:
     shown = ((name, row.metrics["accuracy"]) for name, row in test.items())
     figures = ", ".join(f"{name} {100 * value:.2f} %" for name, value in shown if value is not None)
     return f"test set, as the build measured it ({samples} samples, no gate): accuracy {figures}"
+
+
+def search_text(search: Search) -> str:
+    """How the search for a floor went: a line a try, and how it ended."""
+    from sgsc_edge.report.sections.frontier import search_view
+
+    view = search_view(search)
+    rows = [("budget", "from", "training", f"watch {search.metric}", "floor", "")]
+    rows += [
+        (row.nbytes, row.above, row.kind, row.figure, row.outcome, "chosen" if row.chosen else "")
+        for row in view.rows
+    ]
+    return f"{table(rows)}\n\n{'' if view.reached else 'FLOOR MISSED: '}{view.sentence}"
+
+
+def frontier_rows(frontier: Frontier) -> list[tuple[str, ...]]:
+    """A table of text: float and plain 8 bits, then a line a point."""
+    from sgsc_edge.report.sections.frontier import frontier_view
+
+    view = frontier_view(frontier)
+    parts = tuple(f"{part.lower()} {view.metric}" for part in view.parts)
+    rows = [("budget", "bytes", *parts, "flips", "")]
+    rows += [
+        (row.name, row.nbytes, *row.figures, row.flips, row.note or (row.kind or "").replace("_", " "))
+        for row in view.rows
+    ]
+    return rows

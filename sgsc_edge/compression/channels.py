@@ -9,20 +9,23 @@ it counts as alive.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import fx, nn
 
+from sgsc_edge.compression.fold import fold
 from sgsc_edge.compression.layers import QUANTIZER_PREFIX, QuantizedModel, QuantLayer
+from sgsc_edge.compression.operators import Table
+from sgsc_edge.compression.shrink.slots import Coupling, Slots
+from sgsc_edge.compression.shrink.values import Values
 
 _KEEP_ZERO = frozenset(
     {
-        *("Relu", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean", "Pad"),
-        *("Dropout", "Identity", "Squeeze"),
+        *("Relu", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool", "Pad"),
+        *("Dropout", "Identity", "Gelu"),
     }
 )
 """Ops that make 0 of 0, channel by channel (a Clip whose range leaves out 0 is refused by lowering)."""
@@ -37,6 +40,8 @@ _IN_PLACE = frozenset(
 @dataclass(frozen=True, eq=False)
 class LayerUse:
     """One layer where it is called: its name, module, and the liveness of its inputs and outputs.
+
+    Of a table, outputs are rows and inputs columns.
 
     ``inputs`` [I] and ``outputs`` [O] are float32 in 0..1; ``shapes`` are the values', for a batch of two,
     the input's with the zeros that lowering pads in front; ``beside`` are elements of one sample's values
@@ -57,16 +62,21 @@ class LayerUse:
 
     def activations(self, inputs: int, outputs: int) -> int:
         """Elements of one sample's input and output with so many channels, and of what waits beside them."""
+        if self.layer.is_table:
+            return self.made(outputs) + self.beside
         read = math.prod(self.shapes[0][1:]) * inputs // len(self.inputs)
         return read + self.made(outputs) + self.beside
 
     def made(self, outputs: int) -> int:
         """Elements of one sample's output with so many channels."""
-        return math.prod(self.shapes[1][1:]) * outputs // len(self.outputs)
+        made = math.prod(self.shapes[1][1:])
+        return made if self.layer.is_table else made * outputs // len(self.outputs)
 
     def weights(self, inputs: int, outputs: int) -> int:
         """Weights of so many channels."""
         reads = 1 if is_depthwise(self.layer) else inputs // _groups(self.layer)
+        if self.layer.is_table and not self.layer.storage.packed:
+            outputs = len(self.outputs)  # rows keep their places
         return outputs * reads * self.kernel
 
     def stored_bytes(self, bits: torch.Tensor) -> torch.Tensor:
@@ -77,7 +87,8 @@ class LayerUse:
             reads = self.inputs.sum() / _groups(self.layer)
             weights = self.outputs * reads * self.kernel
         storage = self.layer.storage
-        return (weights * bits + self.outputs * storage.channel_bits).sum() / 8 + storage.layer_bytes
+        places = torch.ones_like(self.outputs) if self.layer.is_table else self.outputs
+        return (weights * bits + places * storage.channel_bits).sum() / 8 + storage.layer_bytes
 
 
 def answering(model: QuantizedModel) -> frozenset[str]:
@@ -100,7 +111,7 @@ def is_depthwise(layer: QuantLayer) -> bool:
 
 
 def _groups(layer: QuantLayer) -> int:
-    return 1 if isinstance(layer.layer, nn.Linear) else layer.layer.groups
+    return 1 if isinstance(layer.layer, nn.Linear | Table) else layer.layer.groups
 
 
 def follow(model: QuantizedModel, alive: Mapping[str, torch.Tensor]) -> Iterator[LayerUse]:
@@ -111,28 +122,32 @@ def follow(model: QuantizedModel, alive: Mapping[str, torch.Tensor]) -> Iterator
     alive: layer name -> liveness of its own output channels, float32 [O].
     """
     values: dict[str, _Value] = {}
-    waiting = _waiting(model)
+    waiting, structure = _waiting(model), _structure(model)
     for node in model.module.graph.nodes:
         inputs = [values[argument.name] for argument in node.all_input_nodes if argument.name in values]
         if node.name not in model.kinds:
             if inputs and str(node.target).startswith(QUANTIZER_PREFIX):
                 values[node.name] = inputs[0]
             continue
-        shape = model.shapes[node.name]
+        shape, axis, held = model.shapes[node.name], *structure.get(node.name, (None, None))
+        channels = 1 if axis is None else shape[axis]
         called = model.module.get_submodule(str(node.target)) if node.op == "call_module" else None
-        if isinstance(called, QuantLayer):
+        beside = sum(values[name].elements for name in waiting.get(node.name, ()))
+        if not isinstance(called, QuantLayer):
+            values[node.name] = _Value(_through(node, model, inputs, channels, held), shape)
+        elif called.is_table:
+            columns = torch.ones(channels)
+            yield LayerUse(str(node.target), called, columns, alive[str(node.target)], (shape, shape), beside)
+            values[node.name] = _Value(columns, shape)
+        else:
             outputs, reads = alive[str(node.target)], inputs[0].live
-            along_last = isinstance(called.layer, nn.Linear) and len(shape) > 2
             if is_depthwise(called):
                 outputs = outputs * reads.repeat_interleave(len(outputs) // len(reads))
-            if along_last:  # it reads and makes the last axis, and axis 1 holds positions
-                reads = torch.ones(called.weight.shape[1])
+            if isinstance(called.layer, nn.Linear) and len(reads) != called.weight.shape[1]:
+                reads = torch.ones(called.weight.shape[1])  # it reads along another axis than the channels'
             shapes = (_padded(called, inputs[0].shape, shape), shape)
-            beside = sum(values[name].elements for name in waiting[node.name])
             yield LayerUse(str(node.target), called, reads, outputs, shapes, beside)
-            values[node.name] = _Value(torch.ones(shape[1]) if along_last else outputs, shape)
-        else:
-            values[node.name] = _Value(_through(node, model, inputs, shape), shape)
+            values[node.name] = _Value(outputs, shape)
 
 
 def living_masks(model: QuantizedModel) -> dict[str, torch.Tensor]:
@@ -150,7 +165,7 @@ def set_masks(model: QuantizedModel, masks: Mapping[str, torch.Tensor]) -> None:
 def _padded(layer: QuantLayer, shape: tuple[int, ...], out: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of what a kernel reads: with the zeros around it where TFLite's SAME does not mean them."""
     conv = layer.layer
-    if isinstance(conv, nn.Linear) or isinstance(conv.padding, str) or not any(conv.padding):
+    if isinstance(conv, nn.Linear | Table) or isinstance(conv.padding, str) or not any(conv.padding):
         return shape
     axes = list(
         zip(shape[2:], out[2:], conv.kernel_size, conv.stride, conv.dilation, conv.padding, strict=True)
@@ -171,7 +186,7 @@ def _padded(layer: QuantLayer, shape: tuple[int, ...], out: tuple[int, ...]) -> 
 
 @dataclass(frozen=True, eq=False)
 class _Value:
-    """Liveness of a value's channels (axis 1) and its shape for a batch of two."""
+    """Liveness of a value's channels and its shape for a batch of two."""
 
     live: torch.Tensor
     shape: tuple[int, ...]
@@ -180,6 +195,22 @@ class _Value:
     def elements(self) -> int:
         """Of one sample, in channels that live."""
         return math.prod(self.shape[1:]) * int((self.live > 0).sum()) // len(self.live)
+
+
+_COUPLINGS: WeakKeyDictionary[QuantizedModel, Coupling] = WeakKeyDictionary()
+
+
+def coupling_of(model: QuantizedModel) -> Coupling:
+    """Which channels belong together in a model; found once."""
+    if model not in _COUPLINGS:
+        _COUPLINGS[model] = Coupling.of(Values.of(fold(model).module, model.zeros))
+    return _COUPLINGS[model]
+
+
+def _structure(model: QuantizedModel) -> Mapping[str, tuple[int | None, list[Slots] | None]]:
+    """For each node the axis of its channels, and of what it moves the input's channels that each holds."""
+    coupling = coupling_of(model)
+    return {node.name: (axis, coupling.sources.get(node)) for node, axis in coupling.axes.items()}
 
 
 _WAITING: WeakKeyDictionary[QuantizedModel, Mapping[str, frozenset[str]]] = WeakKeyDictionary()
@@ -207,7 +238,9 @@ def _waiting(model: QuantizedModel) -> Mapping[str, frozenset[str]]:
         place[node.name] = sources[0] if kind is None or kind in _IN_PLACE else node.name
         lives.setdefault(place[node.name], (index, index))
         called = model.module.get_submodule(str(node.target)) if node.op == "call_module" else None
-        if isinstance(called, QuantLayer):
+        if isinstance(called, QuantLayer) and called.is_table:
+            layers[node.name] = (index, {node.name})
+        elif isinstance(called, QuantLayer):
             (source,) = node.all_input_nodes
             while source.name not in model.shapes:  # a quantizer
                 (source,) = source.all_input_nodes
@@ -225,29 +258,25 @@ def _waiting(model: QuantizedModel) -> Mapping[str, frozenset[str]]:
 
 
 def _through(
-    node: fx.Node, model: QuantizedModel, inputs: list[_Value], shape: tuple[int, ...]
+    node: fx.Node, model: QuantizedModel, inputs: list[_Value], channels: int, held: list[Slots] | None
 ) -> torch.Tensor:
-    """Liveness behind an op that is no layer."""
-    kind, channels = model.kinds[node.name], shape[1] if len(shape) > 1 else 1
+    """Liveness of so many channels behind an op that is no layer.
+
+    Parameters
+    ----------
+    held: for each channel those of the input that it holds, where the op moves elements.
+    """
+    kind = model.kinds[node.name]
     lives = [value.live for value in inputs]
-    if kind == "ReduceMean" and _averages_channels(node, len(inputs[0].shape)):
-        return torch.ones(channels)  # axis 1 holds positions now
+    if held is not None:
+        return torch.stack([lives[0][torch.from_numpy(own)].amax() for own in held])
     if kind in _KEEP_ZERO and len(lives[0]) == channels:
         return lives[0]
     if kind in ("Add", "Mul") and all(len(live) == channels for live in lives):
         # 0 + 0 is 0, and so is 0 times anything.
         return torch.maximum(lives[0], lives[-1]) if kind == "Add" else lives[0] * lives[-1]
+    if kind == "MatMul" and len(lives[-1]) == channels:
+        return lives[-1] * (lives[0] if len(lives[0]) == channels else 1.0)
     if kind == "Concat" and sum(map(len, lives)) == channels:
         return torch.cat(lives)
-    if kind in ("Flatten", "Reshape") and len(shape) == 2 and len(inputs[0].shape) > 2:
-        cells = math.prod(inputs[0].shape[2:])
-        if len(lives[0]) * cells == channels:
-            return lives[0].repeat_interleave(cells)
     return torch.ones(channels)
-
-
-def _averages_channels(node: fx.Node, rank: int) -> bool:
-    """Whether a mean is taken over axis 1."""
-    given: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-    axes = range(rank) if given is None else given if isinstance(given, Sequence) else (given,)
-    return 1 in {axis % rank for axis in axes}

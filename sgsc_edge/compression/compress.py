@@ -1,8 +1,8 @@
 """The compression stage: a float model in, integers out.
 
-Four methods: ``sgsc`` learns depths under a goal (``compressor``), ``mixed`` trains at the smallest
+The methods: ``sgsc`` learns depths under a goal (``compressor``), ``mixed`` trains at the smallest
 widths that the watch set stands, ``qat8`` at fixed 8 bits, ``ptq`` only calibrates activation ranges and
-rounds.
+rounds, ``own`` takes what a training loop of the user's own has saved.
 """
 
 from __future__ import annotations
@@ -11,33 +11,37 @@ import json
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import safetensors
+import safetensors.torch
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from sgsc_edge.artifacts import write_bytes, write_json
+from sgsc_edge.artifacts import read_bytes, write_bytes, write_json
 from sgsc_edge.compression.calibration import CALIBRATION_SAMPLES, Batches, calibrate, re_estimate_norms
-from sgsc_edge.compression.compressor import IMPORTANCE_SAMPLES, Compressor
-from sgsc_edge.compression.fit import check_budget
-from sgsc_edge.compression.fold import CompressedModel, fold
+from sgsc_edge.compression.compressor import ACTIONS_KEY, IMPORTANCE_SAMPLES, PLAN_KEY, Compressor
+from sgsc_edge.compression.fit import check_budget, smallest_bytes, stored_bytes
+from sgsc_edge.compression.fold import CompressedModel, fold, load_tensors
 from sgsc_edge.compression.goal import Goal
 from sgsc_edge.compression.layers import QuantizedModel, quantize_model
 from sgsc_edge.compression.loop import Recipe, Trainable, Trainer, steps_per_epoch
 from sgsc_edge.compression.objective import Guided, Objective, by_labels
+from sgsc_edge.compression.snapshot import EPOCHS_SHARE, SNAPSHOT, Snapshot, write_snapshot
 from sgsc_edge.compression.task import Task, right
 from sgsc_edge.compression.widths.legal import ANY_DEVICE, Device
 from sgsc_edge.compression.widths.plan import Plan
 from sgsc_edge.compression.widths.snapping import Choices
+from sgsc_edge.errors import FileFormatError
 from sgsc_edge.size import Storage
 
 log = logging.getLogger("sgsc_edge")
 
-Method = Literal["sgsc", "mixed", "qat8", "ptq"]
+Method = Literal["sgsc", "mixed", "qat8", "ptq", "own"]
 LEARNED: frozenset[Method] = frozenset({"sgsc", "mixed"})
 """The methods with a plan of widths, guarded by the preservation set."""
 
@@ -68,6 +72,8 @@ class Guard:
     baseline: float | None = None
 
 
+MAX_WEIGHTS = 1 << 31
+
 NO_GOAL = Goal(budget=None)
 NO_GUARD = Guard("accuracy", 1.0)
 
@@ -86,8 +92,10 @@ class Compression:
     must_keep: indices into ``train`` of samples whose decision may not flip, in the guide part or not.
     goal, guard: of the method ``sgsc``.
     augment: distorts a batch of training inputs, given a seed; None leaves them as they are.
+    weights: of the method ``own``, what ``Compressor.save`` wrote.
     keep_softmax, input_grid: see :func:`sgsc_edge.compression.layers.quantize_model`.
     device: how the target may store weights.
+    start: where ``sgsc`` goes on from; None for the calibrated float model.
     """
 
     model: nn.Module
@@ -101,9 +109,16 @@ class Compression:
     goal: Goal = NO_GOAL
     guard: Guard = NO_GUARD
     augment: Callable[[torch.Tensor, int], torch.Tensor] | None = None
+    weights: Path | None = None
     keep_softmax: bool = False
     input_grid: tuple[float, int] | None = None
     device: Device = ANY_DEVICE
+    start: Snapshot | None = None
+
+    def going_on(self, start: Snapshot) -> Compression:
+        """The same from a snapshot, in :data:`EPOCHS_SHARE` of the epochs."""
+        epochs = max(round(EPOCHS_SHARE * self.recipe.epochs), 2)  # one to learn depths, one to settle
+        return replace(self, start=start, recipe=replace(self.recipe, epochs=epochs))
 
     def quantized(self) -> QuantizedModel:
         """A fresh model in its trained form, not yet calibrated."""
@@ -116,6 +131,17 @@ class Compression:
         model = self.quantized()
         calibrate(model, self._calibration)
         return model
+
+    def span(self) -> tuple[int, int]:
+        """Stored bytes of the network with every channel in 8 bits, and of the smallest it can be cut to."""
+        model = self.quantized()
+        legal = self.device.storages(model)
+        for name, layer in model.layers():
+            layer.storage = legal[name][0]
+        whole = stored_bytes(model, {name: layer.mask for name, layer in model.layers()})
+        for name, layer in model.layers():
+            layer.storage = min(legal[name])
+        return whole, smallest_bytes(model)
 
     def rehearse(self, then: Callable[[CompressedModel], None]) -> None:
         """Calibrate, fold and hand the result to ``then``: what cannot ship is refused before training.
@@ -147,7 +173,7 @@ class Compression:
         ------
         ModelError: the loss or a weight is not finite.
         """
-        if self.method not in LEARNED and self.goal != NO_GOAL:
+        if self.method not in {*LEARNED, "own"} and self.goal != NO_GOAL:
             log.warning(
                 "compress: method '%s' takes no budget, fixed weight or controller; "
                 "every channel stays, in 8 bits",
@@ -158,7 +184,13 @@ class Compression:
         actions: list[dict[str, Any]] = []
         channels: list[dict[str, Any]] = []
         plan: Plan | None = None
-        if self.method == "ptq":
+        snapshot: Snapshot | None = None
+        if self.method == "own":
+            assert self.weights is not None
+            write_bytes(folder / HISTORY, b"")
+            compressed = self.restore()
+            plan, actions = _take(self.weights, compressed)
+        elif self.method == "ptq":
             write_bytes(folder / HISTORY, b"")
             model = self.calibrated()
             plan, compressed = _in_8_bits(model, self.device), fold(model)
@@ -168,10 +200,12 @@ class Compression:
             compressed, plan = compressor.finish(), compressor.plan
             if self.method in LEARNED:
                 actions, channels = compressor.controller.actions, compressor.channels
+                snapshot = compressor.snapshot
         for name, rows in ((CONTROLLER_LOG, actions), (CHANNEL_HISTORY, channels)):
             write_bytes(
                 folder / name, "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows).encode()
             )
+        write_snapshot(folder / SNAPSHOT, snapshot)
         assert plan is not None  # depths have settled
         write_json(folder / PLAN, {"float_bytes": float_bytes(self.model), **plan.to_json()})
         return compressed
@@ -230,32 +264,11 @@ class Compression:
         return _Spaced(self.train, self.recipe.batch_size)
 
     def compressor(self) -> tuple[Compressor, Objective]:
-        """What trains by the method, and what it minimises."""
-        presses, plain = self.method == "sgsc", self.method == "qat8"
-        if not plain:
-            self._check_watch(2 * self.guard.max_drop)
-        samples, batch_size = len(self.train), self.recipe.batch_size  # type: ignore[arg-type]
-        # The smallest widths are where the other methods begin; what presses on the size is of the first.
-        compressor = Compressor(
-            self.model,
-            self.sample,
-            steps=self.recipe.epochs * steps_per_epoch(samples, batch_size, self.guide_share),
-            data=self._calibration,
-            target=self.device.in_8_bits if plain else self.device,
-            budget=self.goal.budget if presses else None,
-            alpha=self.goal.alpha if presses else 0.0,
-            gamma=self.goal.gamma if presses else 0.0,
-            depths=self.goal.depths,
-            guide_weight=1.0 if plain else self.goal.guide_weight,
-            controller=None if plain else self.goal.controller,
-            watch=self._score,
-            max_drop=self.guard.max_drop,
-            baseline=self.guard.baseline,
-            importance=self._importance(samples),
-            keep_softmax=self.keep_softmax,
-            input_grid=self.input_grid,
-        )
-        if plain:
+        """What trains by the method and the recipe, and what it minimises."""
+        samples = len(self.train)  # type: ignore[arg-type]
+        each = steps_per_epoch(samples, self.recipe.batch_size, self.guide_share)
+        compressor = self.compressor_of(self.recipe.epochs * each, self._calibration)
+        if self.method == "qat8":
             return compressor, by_labels(self.task)
         guided = Guided(
             self.task,
@@ -266,6 +279,33 @@ class Compression:
             guide_weight=lambda: compressor.guide_weight,
         )
         return compressor, guided
+
+    def compressor_of(self, steps: int, data: Batches) -> Compressor:
+        """What compresses by the method in so many steps; ``data`` as :class:`Compressor` takes it."""
+        presses, plain = self.method == "sgsc", self.method == "qat8"
+        if not plain:
+            self._check_watch(2 * self.guard.max_drop)
+        # The smallest widths are where the other methods begin; what presses on the size is of the first.
+        return Compressor(
+            self.model,
+            self.sample,
+            steps=steps,
+            data=data,
+            target=self.device.in_8_bits if plain else self.device,
+            budget=self.goal.budget if presses else None,
+            alpha=self.goal.alpha if presses else 0.0,
+            gamma=self.goal.gamma if presses else 0.0,
+            depths=self.goal.depths,
+            guide_weight=1.0 if plain else self.goal.guide_weight,
+            controller=None if plain else self.goal.controller,
+            watch=self._score,
+            max_drop=self.guard.max_drop,
+            baseline=self.guard.baseline,
+            importance=self._importance(len(self.train)),  # type: ignore[arg-type]
+            keep_softmax=self.keep_softmax,
+            input_grid=self.input_grid,
+            start=self.start,
+        )
 
     def _check_watch(self, trip: float) -> None:
         """Say so where one sample of the watch set is enough to make the controller act."""
@@ -352,6 +392,25 @@ def logits(model: QuantizedModel, inputs: torch.Tensor) -> torch.Tensor:
     """Logits float32 [n, K] in evaluation mode."""
     with model.evaluating() as module:
         return torch.cat([module(chunk) for chunk in torch.split(inputs, _EVALUATED)])
+
+
+def _take(path: Path, compressed: CompressedModel) -> tuple[Plan, list[dict[str, Any]]]:
+    """Load what ``Compressor.save`` wrote into a model; the plan, and the controller's actions."""
+    remedy = "save it again with Compressor.save, for the same model.factory, checkpoint and data"
+    try:
+        data = read_bytes(path, MAX_WEIGHTS)
+        with safetensors.safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+        tensors = safetensors.torch.load(data)
+        plan = Plan.from_json(json.loads(metadata[PLAN_KEY]))
+        actions = json.loads(metadata[ACTIONS_KEY])
+        load_tensors(compressed, tensors)
+    except FileFormatError as error:
+        raise FileFormatError(error.message, where=f"compress.weights: {path}", remedy=remedy) from error
+    except (OSError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
+        reason = f"lacks {error}" if isinstance(error, KeyError) else f"cannot be read: {error}"
+        raise FileFormatError(reason, where=f"compress.weights: {path}", remedy=remedy) from error
+    return plan, actions
 
 
 class _Control:

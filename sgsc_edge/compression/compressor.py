@@ -25,6 +25,7 @@ is trained (``working``), so steps get faster.
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from collections.abc import Callable, Mapping
@@ -35,7 +36,7 @@ import safetensors.torch
 import torch
 from torch import fx, nn
 
-from sgsc_edge.artifacts import write_bytes
+from sgsc_edge.artifacts import output_errors, write_bytes
 from sgsc_edge.compression.calibration import Batches, calibrate, re_estimate_norms
 from sgsc_edge.compression.channels import living_masks
 from sgsc_edge.compression.controller import Controller
@@ -48,6 +49,7 @@ from sgsc_edge.compression.pressing import Pressing
 from sgsc_edge.compression.quantizer import FLOOR_BITS, MAX_BITS
 from sgsc_edge.compression.schedule import rate
 from sgsc_edge.compression.settling import Settling
+from sgsc_edge.compression.snapshot import Snapshot
 from sgsc_edge.compression.task import Task
 from sgsc_edge.compression.widths.legal import Device
 from sgsc_edge.compression.widths.plan import Plan
@@ -78,6 +80,9 @@ IMPORTANCE_SAMPLES = 512
 
 _STATE_VERSION = 1
 
+PLAN_KEY, ACTIONS_KEY = "sgsc.plan", "sgsc.controller"
+"""Metadata of what :meth:`Compressor.save` writes."""
+
 
 class Compressor:
     """Compresses a model while it is trained.
@@ -101,6 +106,8 @@ class Compressor:
     baseline: the watch metric to compare with; None for the float model's own.
     importance: labelled samples on which channels' importance is measured; None for the first of ``data``.
     keep_softmax, input_grid: see :func:`sgsc_edge.compression.layers.quantize_model`.
+    start: another compressor's ``snapshot``, of a larger budget, where learning goes on; None for the float
+        model.
 
     Attributes
     ----------
@@ -108,6 +115,7 @@ class Compressor:
     steps, done: optimizer steps in all, and taken.
     controller: the feedback controller with its ``actions``.
     channels: for each record that changed them, the depth of every channel by layer; 0 for one that is gone.
+    snapshot: the end of the learning phase; None before.
 
     Raises
     ------
@@ -135,6 +143,7 @@ class Compressor:
         importance: tuple[torch.Tensor, torch.Tensor] | None = None,
         keep_softmax: bool = False,
         input_grid: tuple[float, int] | None = None,
+        start: Snapshot | None = None,
     ) -> None:
         if steps < 1:
             raise ConfigError(f"training takes at least one step, not {steps}", where="steps")
@@ -172,9 +181,14 @@ class Compressor:
         if self.goal.presses:
             for layer in self._layers.values():
                 layer.quantizer.bits.fill_(depths[1])
+        if start is not None:
+            start.put_into(self._full)
         self._pressing = Pressing(self._full, self.goal, self._guarding, self._learning_steps)
         self._settling = Settling(self._full, self.goal, self._guarding, self._storing, self._learning_steps)
+        if start is not None:
+            self._press_as(start)
         self.channels: list[dict[str, Any]] = []
+        self.snapshot: Snapshot | None = None
         self._optimizers: tuple[torch.optim.Optimizer, ...] = ()
         self._deciding = False
         self._working.push()
@@ -222,6 +236,7 @@ class Compressor:
         """
         self._optimizers = optimizers
         self._move_depths(grad_scale)
+        self._pressing.pressure.follow()
         self.done += 1
         if self.done == self._observed_until:
             self._working.model.observe(False)
@@ -300,8 +315,18 @@ class Compressor:
         return fold(self._full)
 
     def save(self, path: str | Path) -> None:
-        """Write the model's integers as ``.safetensors``, for ``compress.weights`` of a project."""
-        write_bytes(Path(path), safetensors.torch.save(self.finish().tensors()))
+        """Write the model's integers, and how they are stored, for a project's ``compress.weights``.
+
+        Raises what :meth:`finish` does, and ``OutputError``.
+        """
+        tensors = self.finish().tensors()
+        assert self.plan is not None  # depths have settled
+        metadata = {
+            PLAN_KEY: json.dumps(self.plan.to_json()),
+            ACTIONS_KEY: json.dumps(self.controller.actions),
+        }
+        with output_errors(Path(path).parent):
+            write_bytes(Path(path), safetensors.torch.save(tensors, metadata))
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that goes on with: the model with its dead channels, depths, multipliers, the plan."""
@@ -317,6 +342,7 @@ class Compressor:
             "plan": None if self.plan is None else self.plan.to_json(),
             "controller": self.controller.state(),
             "channels": self.channels,
+            "snapshot": None if self.snapshot is None else self.snapshot.tensors(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -324,7 +350,7 @@ class Compressor:
 
         Raises
         ------
-        FileFormatError: the state is of another version.
+        FileFormatError: the state is of another version, or of another model.
         """
         if state.get("version") != _STATE_VERSION:
             raise FileFormatError(
@@ -332,12 +358,23 @@ class Compressor:
                 where="Compressor.load_state_dict",
                 remedy="go on with the release that wrote it, or start training again",
             )
-        self.done = state["done"]
+        try:
+            self._take(state)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise FileFormatError(
+                f"it is no state of this model: {error}",
+                where="Compressor.load_state_dict",
+                remedy="make the compressor with the arguments that it was saved with",
+            ) from error
+
+    def _take(self, state: Mapping[str, Any]) -> None:
         self._full.module.load_state_dict(state["model"])
+        self.done = state["done"]
         self._pressing.pressure.load(state["pressure"])
         self._guarding.guide_weight = state["guide_weight"]
         self.controller.load(state["controller"])
         self.channels = list(state["channels"])
+        self.snapshot = None if state["snapshot"] is None else Snapshot.from_tensors(state["snapshot"])
         if state["plan"] is not None:
             self._storing.take(Plan.from_json(state["plan"]))
         self._settling.resume(state["learned"])
@@ -363,8 +400,24 @@ class Compressor:
         self._working.push((*self._optimizers, self._own))
 
     def _settle(self) -> None:
+        self._working.pull()
+        pressure = self._pressing.pressure
+        if self.goal.presses:
+            self.snapshot = Snapshot.of(
+                self._full,
+                multiplier=pressure.multiplier,
+                scale=pressure.scale,
+                guide_weight=self._guarding.guide_weight,
+            )
         self._decide(self._settling.settle)
         self._set_modes()
+
+    def _press_as(self, start: Snapshot) -> None:
+        """Press and guard as hard as where the model comes from; the controller starts anew."""
+        pressure = self._pressing.pressure
+        pressure.multiplier, pressure.scale = start.multiplier, start.scale
+        if self.goal.guide_weight is None:
+            self._guarding.guide_weight = start.guide_weight
 
     def _forget(self) -> None:
         """Drop the moments of tensors that were set anew."""
@@ -448,7 +501,7 @@ def _limit(budget: int | str | Budget | None, model: nn.Module) -> int | None:
     """A budget in bytes."""
     if isinstance(budget, str):
         try:
-            budget = parse_budget(budget)  # type: ignore[assignment]
+            budget = parse_budget(budget)
         except ValueError as error:
             raise ConfigError(str(error), where="budget") from error
     if isinstance(budget, Budget):

@@ -1,16 +1,4 @@
-"""The end of training: integers, scales and int32 biases, as every later stage uses them.
-
-BatchNorm's algebra, with ``σ = sqrt(var + ε)``, for a layer with integers W and scales s::
-
-    γ (s·W∗x + b − μ)/σ + β  =  (|γ|/σ · s) · (sign(γ)·W)∗x  +  γ (b − μ)/σ + β
-
-so it changes the scale, the bias and the sign of a channel's integers, and nothing else. A BatchNorm
-without a layer before it becomes a 1×1 depthwise convolution of integers ±127 with scale ``|γ|/(127·σ)``.
-
-Biases are int32 at scale ``input scale × weight scale``. Where a channel's scale is so small that its bias
-would not fit, the channel's integers are rounded to a larger scale here, once, so that every format
-holds the same numbers.
-"""
+"""The end of training: integers, scales and int32 biases, as every later stage uses them."""
 
 from __future__ import annotations
 
@@ -21,23 +9,38 @@ from dataclasses import dataclass
 import torch
 from torch import fx, nn
 
+from sgsc_edge.compression.integers import (
+    FOLDED_OPERATORS,
+    FoldedGelu,
+    FoldedMatMul,
+    FoldedNorm,
+    FoldedSoftmax,
+    FoldedTable,
+    dequantize,
+)
+from sgsc_edge.compression.kinds import Constant, name_of
+from sgsc_edge.compression.layer_integers import (
+    check_finite,
+    fold_layer,
+    fold_table,
+    norm_factors,
+    with_bias,
+)
 from sgsc_edge.compression.layers import (
     QUANTIZER_PREFIX,
     BatchNorm,
-    Layer,
     QuantizedModel,
     QuantLayer,
+    Weighted,
     apply_layer,
     geometry,
     quantize_value,
+    set_submodule,
 )
-from sgsc_edge.compression.trace import Constant, name_of
-from sgsc_edge.errors import FileFormatError, ModelError, UnsupportedError
+from sgsc_edge.compression.norms import QuantNorm
+from sgsc_edge.compression.operators import MaskedSoftmax, MatMul, Table
+from sgsc_edge.errors import FileFormatError, UnsupportedError
 from sgsc_edge.placement import RULES, Output
-from sgsc_edge.size import EIGHT_BITS, Storage
-
-BIAS_LIMIT = float(2**30)
-"""Largest bias in int32 steps: half of the range stays free for the sum of products."""
 
 _MAX_STEPS = 255
 """Largest difference of two integers of an activation."""
@@ -78,17 +81,8 @@ class FixedQuantizer(nn.Module):
             q = torch.onnx.ops.symbolic(
                 "QuantizeLinear", (x, *grid), dtype=torch.int8, shape=x.shape, version=21
             )
-            return _dequantize(q, grid, x.shape)
+            return dequantize(q, grid)
         return (self.integers(x).to(torch.float32) - self.zero_point.to(torch.float32)) * self.scale
-
-
-def _dequantize(
-    q: torch.Tensor, grid: tuple[torch.Tensor, ...], shape: torch.Size, axis: int | None = None
-) -> torch.Tensor:
-    attributes = {} if axis is None else {"axis": axis}
-    return torch.onnx.ops.symbolic(
-        "DequantizeLinear", (q, *grid), {**attributes}, dtype=torch.float32, shape=shape, version=21
-    )
 
 
 class FoldedLayer(nn.Module):
@@ -106,7 +100,7 @@ class FoldedLayer(nn.Module):
     bias_scale: torch.Tensor
     zero_point: torch.Tensor
 
-    def __init__(self, layer: Layer, tensors: Mapping[str, torch.Tensor]) -> None:
+    def __init__(self, layer: Weighted, tensors: Mapping[str, torch.Tensor]) -> None:
         super().__init__()
         self.emit_onnx = False
         self.layer = layer
@@ -117,8 +111,8 @@ class FoldedLayer(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the layer to float32 values that lie on their grid."""
         if self.emit_onnx:
-            weight = _dequantize(self.weight, (self.scale, self.zero_point), self.weight.shape, axis=0)
-            bias = _dequantize(self.bias, (self.bias_scale,), self.bias.shape, axis=0)
+            weight = dequantize(self.weight, (self.scale, self.zero_point), axis=0)
+            bias = dequantize(self.bias, (self.bias_scale,), axis=0)
             return apply_layer(self.layer, x, weight, bias)
         shape = (-1, *[1] * (self.weight.ndim - 2))
         sums = self._sums(x).double().add_(self.bias.reshape(shape))
@@ -152,22 +146,23 @@ class FoldedConstant(nn.Module):
     def forward(self) -> torch.Tensor:
         """The constant, float32."""
         if self.emit_onnx:
-            return _dequantize(self.value, (self.scale, self.zero_point), self.value.shape)
+            return dequantize(self.value, (self.scale, self.zero_point))
         return (self.value.to(torch.float32) - self.zero_point.to(torch.float32)) * self.scale
 
 
-FOLDED = (FixedQuantizer, FoldedLayer, FoldedConstant)
+FOLDED = (FixedQuantizer, FoldedLayer, FoldedConstant, *FOLDED_OPERATORS)
 
 
 @dataclass(frozen=True, eq=False)
 class CompressedModel:
     """The compressed model: what ships, as a torch module.
 
-    ``module`` maps float32 [n, ...] (NCHW or [n, C, L]) to float32 logits [n, K] on the output grid.
+    ``module`` maps float32 [n, ...] (NCHW or [n, C, L]) to float32 logits [n, K] on the output grid; int64
+    tokens [n, T], which have no grid, to logits [n, T, K].
     """
 
     module: fx.GraphModule
-    input: FixedQuantizer
+    input: FixedQuantizer | None
     output: FixedQuantizer
 
     def tensors(self) -> dict[str, torch.Tensor]:
@@ -181,7 +176,7 @@ class CompressedModel:
         }
 
     def layers(self) -> dict[str, FoldedLayer]:
-        """The layers by name."""
+        """The layers by name, without tables."""
         modules = self.module.named_modules()
         return {name: module for name, module in modules if isinstance(module, FoldedLayer)}
 
@@ -195,10 +190,10 @@ class CompressedModel:
             assert isinstance(own, FixedQuantizer)
             return own
 
-        return CompressedModel(module, end(self.input), end(self.output))
+        return CompressedModel(module, None if self.input is None else end(self.input), end(self.output))
 
     def agrees_with(self, other: CompressedModel, sample: torch.Tensor) -> bool:
-        """Whether both make the same integers of a sample (float32, without its batch) and of its mirror."""
+        """Whether both make the same integers of a sample (without its batch dimension) and of its mirror."""
         batch = torch.stack([sample, sample.flip(-1)])
         with torch.no_grad():
             own, others = (model.output.integers(model.module(batch)) for model in (self, other))
@@ -234,7 +229,7 @@ def fold(model: QuantizedModel) -> CompressedModel:
                 name = str(node.target)
                 if targets.count(name) > 1:  # one bias scale per input grid, so one module per call
                     name = node.target = f"{name}_{node.name}"
-                _set_submodule(module, name, folded)
+                set_submodule(module, name, folded)
                 if isinstance(folded, FoldedConstant):
                     _skip_quantizer(node)
         if _needs_rounding_in_onnx(node, model):
@@ -248,8 +243,9 @@ def _compressed(module: fx.GraphModule, model: QuantizedModel) -> CompressedMode
     nodes = list(module.graph.nodes)
     first = next(node for node in nodes if node.op == "placeholder")
     (last,) = next(node for node in nodes if node.op == "output").all_input_nodes
-    ends = [_grid(node, module, model.placement.group) for node in (first, last)]
-    return CompressedModel(module, *ends)
+    groups = model.placement.group
+    given = _grid(first, module, groups) if first.name in groups else None
+    return CompressedModel(module, given, _grid(last, module, groups))
 
 
 def _folded(
@@ -257,19 +253,31 @@ def _folded(
     called: nn.Module,
     module: fx.GraphModule,
     model: QuantizedModel,
-) -> FoldedLayer | FoldedConstant | None:
+) -> nn.Module | None:
     """The integer form of a called module; None where it stays as it is."""
     groups = model.placement.group
     if isinstance(called, Constant):
         grid = module.get_submodule(f"{QUANTIZER_PREFIX}{groups[node.name]}")
         assert isinstance(grid, FixedQuantizer)
         return FoldedConstant(grid.integers(called.value), grid.scale, grid.zero_point)
+    if isinstance(called, QuantNorm):
+        check_finite(str(node.target), *called.parameters())
+        return FoldedNorm(called)
+    if isinstance(called, MatMul):
+        a, b = (_grid(source, module, groups).scale for source in node.args)  # type: ignore[arg-type]
+        return FoldedMatMul(called.scale, a, b)
+    if isinstance(called, MaskedSoftmax):
+        return FoldedSoftmax(called.mask)
+    if isinstance(called, nn.GELU):
+        return FoldedGelu(called.approximate)
     if not isinstance(called, QuantLayer | BatchNorm):
         return None
+    if isinstance(called, QuantLayer) and isinstance(called.layer, Table):
+        return FoldedTable(*fold_table(called, str(node.target)))
     input_scale = _grid(node.all_input_nodes[0], module, groups).scale
     if isinstance(called, QuantLayer):
-        tensors = _fold_layer(called, input_scale, str(node.target))
-        return FoldedLayer(called.layer, tensors)
+        assert not isinstance(called.layer, Table)
+        return FoldedLayer(called.layer, fold_layer(called, input_scale, str(node.target)))
     channels, *spatial = model.shapes[node.name][1:]
     if len(spatial) not in _CONVOLUTIONS:
         raise UnsupportedError(
@@ -280,8 +288,8 @@ def _folded(
         )
     depthwise = _CONVOLUTIONS[len(spatial)](channels, channels, 1, groups=channels, device="meta")
     weight = torch.full((channels, 1, *[1] * len(spatial)), 127, dtype=torch.int8)
-    scale, shift = _norm_factors(called, torch.zeros(channels), str(node.target))
-    return FoldedLayer(geometry(depthwise), _with_bias(weight, scale / 127, shift, input_scale))
+    scale, shift = norm_factors(called, torch.zeros(channels), str(node.target))
+    return FoldedLayer(geometry(depthwise), with_bias(weight, scale / 127, shift, input_scale))
 
 
 def _grid(node: fx.Node, module: fx.GraphModule, groups: Mapping[str, int]) -> FixedQuantizer:
@@ -291,74 +299,6 @@ def _grid(node: fx.Node, module: fx.GraphModule, groups: Mapping[str, int]) -> F
     grid = module.get_submodule(name)
     assert isinstance(grid, FixedQuantizer)
     return grid
-
-
-def _norm_factors(norm: BatchNorm, bias: torch.Tensor, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """(γ/σ [C], γ (bias − μ)/σ + β [C]) of a BatchNorm in evaluation mode."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    gamma = norm.weight if norm.affine else torch.ones_like(norm.running_mean)
-    beta = norm.bias if norm.affine else torch.zeros_like(norm.running_mean)
-    factor = (gamma / (norm.running_var + norm.eps).sqrt()).detach()
-    shift = (factor * (bias - norm.running_mean) + beta).detach()
-    _check_finite(name, factor, shift)
-    return factor, shift
-
-
-def _fold_layer(layer: QuantLayer, input_scale: torch.Tensor, name: str) -> dict[str, torch.Tensor]:
-    alive = layer.mask.reshape(-1, *[1] * (layer.weight.ndim - 1)).to(torch.int8)
-    weight, scale = layer.quantizer.integers(layer.weight) * alive, layer.quantizer.scale().detach()
-    bias = torch.zeros_like(scale) if layer.bias is None else layer.bias.detach()
-    _check_finite(name, layer.weight.detach(), scale, bias)
-    if layer.norm is not None:
-        factor, bias = _norm_factors(layer.norm, bias, name)
-        scale = scale * factor
-    return _with_bias(weight, scale, bias * layer.mask, input_scale, layer.storage)
-
-
-def _with_bias(
-    weight: torch.Tensor,
-    scale: torch.Tensor,
-    bias: torch.Tensor,
-    input_scale: torch.Tensor,
-    storage: Storage = EIGHT_BITS,
-) -> dict[str, torch.Tensor]:
-    """Move the scale's sign into the integers and round the bias.
-
-    Parameters
-    ----------
-    weight: int8, output channels first; scale: float32 [O], of any sign; bias: float32 [O].
-    """
-    shape = (-1, *[1] * (weight.ndim - 1))
-    weight = torch.where((scale < 0).reshape(shape), -weight, weight)
-    smallest = torch.finfo(torch.float32).tiny / input_scale.clamp_max(1)
-    floor = torch.maximum(bias.abs() / (input_scale * BIAS_LIMIT), smallest)
-    wanted = scale.abs()
-    scale = torch.maximum(wanted, floor)
-    if not storage.per_channel:
-        scale = scale.max().expand_as(scale).contiguous()
-    coarser = (wanted / scale).reshape(shape)
-    weight = torch.where(coarser < 1, (weight * coarser).round().to(torch.int8), weight)
-    bias_scale = input_scale * scale
-    return {
-        "weight": weight,
-        "bits": torch.tensor(
-            (EIGHT_BITS if storage.packed else storage).widths(len(scale)), dtype=torch.uint8
-        ),
-        "scale": scale,
-        "bias": (bias.double() / bias_scale.double()).round().to(torch.int32),
-        "bias_scale": bias_scale,
-    }
-
-
-def _check_finite(name: str, *tensors: torch.Tensor) -> None:
-    for tensor in tensors:
-        if not bool(tensor.isfinite().all()):
-            raise ModelError(
-                "a weight or BatchNorm statistic is not finite after training",
-                where=f"layer '{name}'",
-                remedy="lower compress.learning_rate",
-            )
 
 
 def _needs_rounding_in_onnx(node: fx.Node, model: QuantizedModel) -> bool:
@@ -372,11 +312,6 @@ def _skip_quantizer(node: fx.Node) -> None:
     (quantizer,) = node.users
     quantizer.replace_all_uses_with(node)
     quantizer.graph.erase_node(quantizer)
-
-
-def _set_submodule(module: fx.GraphModule, name: str, value: nn.Module) -> None:
-    parent, _, leaf = name.rpartition(".")
-    setattr(module.get_submodule(parent), leaf, value)
 
 
 def load_tensors(compressed: CompressedModel, tensors: Mapping[str, torch.Tensor]) -> None:

@@ -1,4 +1,6 @@
-"""The trained form of a model: quantized layers in place of Conv1d, Conv2d and Linear, quantizers between.
+"""The trained form of a model: quantized layers in place of the float ones, quantizers between.
+
+Layers are Conv1d, Conv2d, Linear and the tables of embeddings.
 
 A BatchNorm that follows a layer alone moves into it, in float: it belongs to the layer's scale and bias
 on the device, never to its integers.
@@ -7,34 +9,41 @@ on the device, never to its integers.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from sgsc_edge.compression.heads import head_widths
+from sgsc_edge.compression.kinds import name_of
+from sgsc_edge.compression.norms import QuantNorm, check_norm
+from sgsc_edge.compression.operators import Table, look_up
 from sgsc_edge.compression.quantizer import ActivationQuantizer, WeightQuantizer
-from sgsc_edge.compression.trace import Traced, name_of, steps, trace
+from sgsc_edge.compression.trace import Traced, steps, trace
 from sgsc_edge.errors import ModelError, UnsupportedError
 from sgsc_edge.placement import RULES, Placement, place
-from sgsc_edge.size import EIGHT_BITS, Storage
+from sgsc_edge.size import EIGHT_BITS, TABLE, Storage
 
 QUANTIZER_PREFIX = "activation_quantizer_"
 
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 Convolution = nn.Conv1d | nn.Conv2d
-Layer = Convolution | nn.Linear
+Weighted = Convolution | nn.Linear
+Layer = Weighted | Table
+_L = TypeVar("_L", bound=Layer)
 
 
 class QuantLayer(nn.Module):
-    """A Conv1d, Conv2d or Linear whose weight is fake-quantized per output channel.
+    """A Conv1d, Conv2d or Linear whose weight is fake-quantized per output channel; a table, per row.
 
     Parameters ``weight`` and ``bias`` keep the original's names; ``norm`` is the BatchNorm moved in; ``mask``
-    [O] is 0 for dead channels, whose output is then exactly 0; ``storage`` says how the weights will be
-    stored.
+    [O] is 0 for dead channels, whose output is then exactly 0 (a dead row of a table is one of zeros);
+    ``storage`` says how the weights will be stored.
     """
 
     bias: torch.Tensor | None
@@ -44,20 +53,28 @@ class QuantLayer(nn.Module):
         super().__init__()
         self.layer = geometry(layer)
         self.weight = layer.weight
-        self.bias = layer.bias
+        self.bias = None if isinstance(layer, Table) else layer.bias
         self.quantizer = WeightQuantizer(layer.weight)
         self.norm: BatchNorm | None = None
         self.enabled = True
         self.register_buffer("mask", torch.ones(layer.weight.shape[0]))
         self.masked = False
-        self.storage = EIGHT_BITS
+        self.storage = TABLE if isinstance(layer, Table) else EIGHT_BITS
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Apply the layer (NCHW, [n, C, L] or [n, features]), its BatchNorm and the mask."""
+    def forward(self, x: torch.Tensor | None = None) -> torch.Tensor:
+        """Apply the layer (NCHW, [n, C, L], [..., features]), its BatchNorm and the mask; look rows up."""
         weight = self.quantizer(self.weight) if self.enabled else self.weight
+        if isinstance(self.layer, Table):
+            return look_up(weight * self.mask[:, None] if self.masked else weight, x)
+        assert x is not None
         y = apply_layer(self.layer, x, weight, self.bias)
         y = y if self.norm is None else self.norm(y)
         return y * self.mask.reshape(-1, *[1] * (self.weight.ndim - 2)) if self.masked else y
+
+    @property
+    def is_table(self) -> bool:
+        """Whether its channels are rows that are looked up."""
+        return isinstance(self.layer, Table)
 
     def snap_to(self, storage: Storage) -> None:
         """Take the widths, and the ranges that round best, with which the weights will be stored."""
@@ -69,9 +86,18 @@ class QuantLayer(nn.Module):
         self.storage = storage
         self.quantizer.widen(self.weight, self.widths())
 
+    def packed(self, widths: Sequence[int]) -> Storage:
+        """A storage that packs each channel at a width of its own."""
+        return Storage.packing(widths, table=self.is_table)
+
     def widths(self) -> torch.Tensor:
         """The storage's bits, float32 [O]."""
         return torch.tensor(self.storage.widths(len(self.mask)), dtype=torch.float32)
+
+    def tie(self, width: int) -> None:
+        """Let so many channels after one another, such as those of an attention head, share a depth."""
+        channels = torch.arange(len(self.mask))
+        self.quantizer.tie(channels - channels % width)
 
     def set_mask(self, mask: torch.Tensor) -> None:
         """Let channels live (1) or be 0 with their bias and norm (0); float32 or bool [O]."""
@@ -79,7 +105,7 @@ class QuantLayer(nn.Module):
         self.masked = not bool(mask.all())
 
 
-def geometry(layer: Layer) -> Layer:
+def geometry(layer: _L) -> _L:
     """A copy of a layer that holds its geometry (stride, padding, sizes) and no parameters."""
     bare = copy.copy(layer)
     bare._parameters = dict.fromkeys(layer._parameters)  # the names stay, without tensors
@@ -87,7 +113,7 @@ def geometry(layer: Layer) -> Layer:
 
 
 def apply_layer(
-    layer: Layer, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+    layer: Weighted, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
 ) -> torch.Tensor:
     """Apply a layer's geometry with other parameters."""
     if isinstance(layer, nn.Linear):
@@ -105,12 +131,14 @@ class QuantizedModel:
     module: the FX graph with quantized layers and activation quantizers.
     kinds, placement: by node name (BatchNorms that moved into layers are gone).
     shapes: node name -> shape for a batch of two.
+    zeros: one input without its batch dimension, of zeros.
     """
 
     module: fx.GraphModule
     kinds: Mapping[str, str]
     placement: Placement
     shapes: Mapping[str, tuple[int, ...]]
+    zeros: torch.Tensor
 
     @property
     def ends_with_softmax(self) -> bool:
@@ -135,8 +163,9 @@ class QuantizedModel:
 
     def enable(self, enabled: bool) -> None:
         """Switch all fake-quantization on, or off (the float control, calibration)."""
-        for _, layer in self.layers():
-            layer.enabled = enabled
+        for module in self.module.modules():
+            if isinstance(module, QuantLayer | QuantNorm):
+                module.enabled = enabled
         for quantizer in self.activation_quantizers():
             quantizer.enabled = enabled
 
@@ -168,7 +197,7 @@ def quantize_model(
 
     Parameters
     ----------
-    sample: one input without its batch dimension, float32.
+    sample: one input without its batch dimension, float32 or int64 tokens [T].
     keep_softmax: keep a final Softmax; otherwise the logits before it are the output (it saturates in
         int8 and never changes the decision).
     input_grid: (scale, zero point) of the input where the project states its value range.
@@ -179,13 +208,18 @@ def quantize_model(
     """
     traced = _drop_final_softmax(trace(copy.deepcopy(model), sample), sample, keep_softmax)
     module, kinds = traced.graph_module, dict(traced.kinds)
+    widths = head_widths(traced)
     _replace_layers(module)
+    for name, width in widths.items():
+        layer = module.get_submodule(name)
+        assert isinstance(layer, QuantLayer)
+        layer.tie(width)
     _absorb_batch_norms(module, kinds, traced.shapes)
     placement = place(steps(module.graph, kinds))
     _insert_quantizers(module, kinds, placement, input_grid)
     module.graph.lint()
     module.recompile()
-    return QuantizedModel(module, kinds, placement, traced.shapes)
+    return QuantizedModel(module, kinds, placement, traced.shapes, torch.zeros_like(sample))
 
 
 def _drop_final_softmax(traced: Traced, sample: torch.Tensor, keep: bool) -> Traced:
@@ -209,11 +243,14 @@ def _drop_final_softmax(traced: Traced, sample: torch.Tensor, keep: bool) -> Tra
 
 
 def _replace_layers(module: fx.GraphModule) -> None:
-    """Replace every convolution and Linear that is called by its quantized form, once per module."""
+    """Replace every layer and LayerNorm that is called by its quantized form, once per module."""
     for node in module.graph.nodes:
         if node.op != "call_module":
             continue
         layer = module.get_submodule(str(node.target))
+        if isinstance(layer, nn.LayerNorm):
+            check_norm(layer, name_of(node))
+            set_submodule(module, str(node.target), QuantNorm(layer))
         if not isinstance(layer, Layer):
             continue
         if isinstance(layer, Convolution) and layer.padding_mode != "zeros":
@@ -223,8 +260,13 @@ def _replace_layers(module: fx.GraphModule) -> None:
                 reason=f"padding_mode '{layer.padding_mode}'",
                 remedy='use padding_mode="zeros"',
             )
-        parent, _, name = str(node.target).rpartition(".")
-        setattr(module.get_submodule(parent), name, QuantLayer(layer))
+        set_submodule(module, str(node.target), QuantLayer(layer))
+
+
+def set_submodule(module: fx.GraphModule, name: str, value: nn.Module) -> None:
+    """Replace or add a submodule by its path."""
+    parent, _, leaf = name.rpartition(".")
+    setattr(module.get_submodule(parent), leaf, value)
 
 
 def _absorb_batch_norms(

@@ -1,8 +1,9 @@
 """What a network takes as stored, as a function of the channels that live.
 
 Channels that an op keeps together (both sides of an Add, a depthwise channel's input and output, a group, a
-flattened map) form one *class*: it is stored while one of them lives, and leaves the files when all are 0.
-The classes are those of ``shrink``, which makes the smaller files, so the bytes here are the bytes there.
+flattened map, an attention head) form one *class*: it is stored while one of them lives, and leaves the files
+when all are 0. The classes are those of ``shrink``, which makes the smaller files, so the bytes here are the
+bytes there. A row of a table is a class of its own: its place stays, its bits leave where rows are packed.
 
 Classes that all layers see alike are of one *kind*: the channels of a plain layer, those of a residual
 stream. With c the number of stored classes of each kind, the size is ``base + l·c + c·P·c / 2`` bits, in
@@ -22,10 +23,12 @@ import torch
 from numpy.typing import NDArray
 from torch import fx
 
-from sgsc_edge.compression.fold import FoldedConstant, fold
+from sgsc_edge.compression.channels import coupling_of
+from sgsc_edge.compression.fold import FoldedConstant
+from sgsc_edge.compression.integers import FoldedNorm
 from sgsc_edge.compression.layers import QuantizedModel, QuantLayer
-from sgsc_edge.compression.shrink.slots import Coupling, LayerShape, channel_axis
-from sgsc_edge.compression.shrink.values import CONSTANT, LAYER, Values
+from sgsc_edge.compression.shrink.slots import LayerShape
+from sgsc_edge.compression.shrink.values import CONSTANT, LAYER, TABLE
 from sgsc_edge.compression.widths.split import splittable
 from sgsc_edge.size import EIGHT_BITS, SCALE_BYTES, WIDE_BITS, Storage
 
@@ -119,9 +122,8 @@ class Books:
     """A ledger in the making: the classes of a model, and what each layer and constant adds to them."""
 
     def __init__(self, model: QuantizedModel) -> None:
-        shape = next(model.shapes[node.name] for node in model.module.graph.nodes if node.op == "placeholder")
-        self.values = Values.of(fold(model).module, torch.zeros(shape[1:]))
-        self.coupling = Coupling.of(self.values)
+        self.coupling = coupling_of(model)
+        self.values = self.coupling.values
         modules = dict(model.module.named_modules())
         self.names = {
             node.name: str(node.target)
@@ -136,6 +138,10 @@ class Books:
         ends = np.cumsum([len(found) for found in roots.values()])
         self.classes: dict[fx.Node, Integers] = dict(zip(roots, np.split(inverse, ends[:-1]), strict=True))
         self.size = len(numbers)
+        self.rows: dict[fx.Node, Integers] = {}
+        for node in self._tables():
+            self.rows[node] = self.size + np.arange(len(self.values.table(node).weight))
+            self.size += len(self.rows[node])
         self.base = 0
         self.linear = np.zeros(self.size, np.int64)
         self.reads: list[tuple[int, Integers, Integers]] = []
@@ -148,6 +154,10 @@ class Books:
                 self._layer(node)
             elif self.values.kinds[node] == CONSTANT:
                 self._constant(node)
+            elif self.values.kinds[node] == TABLE:
+                self._table(node)
+            elif self.values.kinds[node] == "LayerNormalization":
+                self._norm(node)
         fixed = self.fixed()
         read = (row for _, ins, units in self.reads for row in (ins, units))
         seen = np.stack([fixed, self.linear, *self.outputs, *read])
@@ -155,11 +165,12 @@ class Books:
         pairs = np.zeros((len(first), len(first)), np.int64)
         for kernel, ins, units in self.reads:
             pairs += kernel * np.outer(units[first], ins[first])
-        members = {self.names[node.name]: self.members(node) for node in self.masked()}
+        members = {self.names[node.name]: self.classes[node] for node in self.masked()}
+        tables = {self.names[node.name]: rows for node, rows in self.rows.items()}
         grouped = {self.names[node.name] for node in self.masked() if self.shape(node).groups > 1}
         return Ledger(
-            members,
-            frozenset(members.keys() - grouped),
+            members | tables,
+            frozenset((members | tables).keys() - grouped),
             frozenset(self.names[node.name] for node in splittable(self.coupling) if node.name in self.names),
             kinds.reshape(-1),
             fixed[first] == 0,
@@ -177,17 +188,13 @@ class Books:
         """A layer that is called twice has one mask for both."""
         calls = defaultdict(list)
         for node in self.masked():
-            if node not in self.coupling.irregular:
-                calls[self.names[node.name]].append(node)
+            calls[self.names[node.name]].append(node)
         for first, *others in calls.values():
             for other in others:
                 self.coupling.join(self.coupling.slots[first], self.coupling.slots[other])
 
-    def members(self, node: fx.Node) -> Integers:
-        """The class of each channel of a layer, int64 [O]."""
-        if node in self.coupling.irregular:  # its slots are no channels, and none of them leaves
-            return np.full(len(self.values.layer(node).weight), self.classes[node][0])
-        return self.classes[node]
+    def _tables(self) -> Iterator[fx.Node]:
+        return (node for node in self.values.nodes if self.values.kinds[node] == TABLE)
 
     def shape(self, node: fx.Node) -> LayerShape:
         """How a layer's outputs read its inputs."""
@@ -200,22 +207,46 @@ class Books:
     def _layer(self, node: fx.Node) -> None:
         weight = self.values.layer(node).weight
         storage = self._storage(node, len(weight))
-        if node in self.coupling.irregular:
-            self.base += UNITS * storage.bytes(weight.numel(), len(weight))
-            return
-        (source,) = self.values.inputs(node)
         outs, kernel = self._tally(self.classes[node]), math.prod(weight.shape[2:])
         each = np.array(storage.widths(len(weight)))
         units = self._tally(self.classes[node], each)
         self.outputs.append(outs)
         self.linear += outs * storage.channel_bits
-        # A layer's last byte is filled up; it counts as if there were as much to fill as there can be.
-        unused = UNITS - 1 if storage.packed else int((each % UNITS).max())
-        self.base += UNITS * storage.layer_bytes + unused
-        if self.shape(node).groups > 1:
+        self._fill_up(storage, each)
+        columns = self.columns(node)
+        if self.shape(node).groups > 1 or not len(columns):
             self.linear += units * kernel * weight.shape[1]
         else:
-            self.reads.append((kernel, self._tally(self.classes[source]), units))
+            self.reads.append((kernel, self._tally(columns), units))
+
+    def _fill_up(self, storage: Storage, widths: Integers) -> None:
+        """What a layer costs however many channels it has.
+
+        Its last byte is filled up; it counts as if there were as much to fill as there can be.
+        """
+        unused = UNITS - 1 if storage.packed else int((widths % UNITS).max())
+        self.base += UNITS * storage.layer_bytes + unused
+
+    def columns(self, node: fx.Node) -> Integers:
+        """The classes of a layer's inputs, int64 [I]; empty where they are no channels."""
+        (source,) = self.values.inputs(node)
+        return self.classes[source][: len(self.coupling.columns(node))]
+
+    def _table(self, node: fx.Node) -> None:
+        """A table's rows keep their places; where they are packed, removed ones take no bits there."""
+        rows, width = self.values.table(node).weight.shape
+        storage = self.storages[self.names[node.name]]
+        each = np.array(storage.widths(rows))
+        self.outputs.append(self._tally(self.rows[node]))
+        self.linear += self._tally(self.rows[node], each) * width
+        self.base += rows * storage.channel_bits
+        self._fill_up(storage, each)
+
+    def _norm(self, node: fx.Node) -> None:
+        norm = self.values.module.get_submodule(str(node.target))
+        assert isinstance(norm, FoldedNorm)
+        for value in norm.parameters_in_int8().values():
+            self.base += UNITS * (value.numel() + (0 if self.packs else SCALE_BYTES))
 
     def _storage(self, node: fx.Node, channels: int) -> Storage:
         """How a layer is stored; a BatchNorm on its own has no choice."""
@@ -227,7 +258,7 @@ class Books:
         assert isinstance(constant, FoldedConstant)
         # C code has a constant's scale in its calls.
         self.base += UNITS * (0 if self.packs else SCALE_BYTES)
-        axis = channel_axis(self.values, node)
+        axis = self.coupling.axes[node]
         if axis is None:
             self.base += UNITS * constant.value.numel()
         else:
@@ -246,12 +277,16 @@ class Books:
             fixed[self.classes[node][pinned]] = 1
             if node.name not in self.names and node.op != "placeholder":
                 fixed[self.classes[node][self._revives(node)]] = 1
+        if not self.packs:
+            for rows in self.rows.values():
+                fixed[rows] = 1
         return fixed
 
     def _revives(self, node: fx.Node) -> NDArray[np.bool_]:
         """The channels in which an op makes something else of zeros, bool [slots]."""
         count = len(self.coupling.slots[node])
-        if self.values.kinds[node] == CONSTANT or not count:
+        # Behind a Softmax are products only, with values that are 0 in these heads (see ``slots``).
+        if self.values.kinds[node] in (CONSTANT, "Softmax") or not count:
             return np.zeros(count, np.bool_)
         zeros = {
             source: torch.zeros(self.values.shape(source))
@@ -259,5 +294,7 @@ class Books:
             if self.values.kinds[source] != CONSTANT
         }
         made = self.values.rerun(node, zeros)
-        rows: NDArray[np.bool_] = (made != 0).transpose(0, 1).flatten(1).any(1).numpy()
+        axis = self.coupling.axes[node]
+        assert axis is not None  # it has slots
+        rows: NDArray[np.bool_] = (made != 0).movedim(axis, 0).flatten(1).any(1).numpy()
         return rows

@@ -58,6 +58,7 @@ class Pressure:
         self.multiplier = 0.0
         self.scale = 1.0
         self.relief = 1.0
+        self.losses: list[float] = []
         self.path: Path | None = None
         self.slopes = {name: torch.zeros_like(layer.mask) for name, layer in self.layers.items()}
         if budget is not None:
@@ -65,7 +66,7 @@ class Pressure:
 
     def term(self, loss: torch.Tensor, depths: Depths) -> torch.Tensor:
         """The term of a batch, given its other terms and the depths that are trained: a scalar."""
-        self.scale += _SMOOTHING * (float(loss.detach()) - self.scale)
+        self.losses.append(float(loss.detach()))
         if self.path is None:
             sizes = {name: layer.weight[0].numel() for name, layer in self.layers.items()}
             total = sum(layer.weight.numel() for layer in self.layers.values())
@@ -74,6 +75,12 @@ class Pressure:
         # The gradient of log R, as it was when it was last taken: it changes slowly, and is dear to follow.
         slopes = [(self.slopes[name][kept] * bits).sum() for name, (kept, bits) in depths.items()]
         return self.multiplier * self.relief * torch.stack(slopes).sum() * self.scale
+
+    def follow(self) -> None:
+        """After a step, take the mean loss of its batches into the running mean."""
+        if self.losses:
+            self.scale += _SMOOTHING * (sum(self.losses) / len(self.losses) - self.scale)
+        self.losses.clear()
 
     def is_due(self, step: int) -> bool:
         """Whether it is time to :meth:`press`."""

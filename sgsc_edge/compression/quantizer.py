@@ -34,28 +34,47 @@ class _FakeQuantize(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, scale: torch.Tensor, zero_point: int) -> torch.Tensor:
+    def forward(ctx: Any, x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor) -> torch.Tensor:
         low, high = -128 - zero_point, 127 - zero_point
-        ctx.save_for_backward(x)
-        ctx.range = (float(scale) * (low - 0.5), float(scale) * (high + 0.5))
+        ctx.save_for_backward(x, scale * (low - 0.5), scale * (high + 0.5))
+        if not torch.compiler.is_compiling():  # with numbers it is ten times as fast
+            low, high = int(low), int(high)  # type: ignore[assignment]
         return (x * (1 / scale)).round_().clamp_(low, high).mul_(scale)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        (x,) = ctx.saved_tensors
-        return torch.ops.aten.hardtanh_backward(gradients[0], x, *ctx.range), None, None
+        x, low, high = ctx.saved_tensors
+        if torch.compiler.is_compiling():  # numbers would break the graph, and the steps are fused there
+            return gradients[0] * ((x > low) & (x < high)), None, None
+        return torch.ops.aten.hardtanh_backward(gradients[0], x, float(low), float(high)), None, None
+
+
+class _Tie(torch.autograd.Function):
+    """The first entry of each group for all of it; the gradient of each is the group's mean."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(first)
+        return x[first]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (first,) = ctx.saved_tensors
+        sums = torch.zeros_like(gradients[0]).index_add_(0, first, gradients[0])
+        sizes = torch.bincount(first, minlength=len(first)).clamp_min(1)
+        return (sums / sizes)[first], None
 
 
 class WeightQuantizer(nn.Module):
     """Symmetric quantizer of a weight's output channels (axis 0).
 
     Buffers: ``log2_range`` [O] float32, of the largest value of a channel; ``bits`` [O] float32, the
-    channels' bit depths. They are learned where they require gradients, by an optimizer of their own (see
-    ``compressor``): they are no parameters of the module. Depths are real numbers while they are
-    learned; the integers then reach ``round(2^(b-1) - 1)``. Below :data:`FLOOR_BITS` a channel keeps three
-    values, until its layer's mask removes it: how far its depth has fallen says how little it is worth.
-    Once ``settled``, depths are whole, and 1 bit is the two values -1 and 1. Where the range is ``shared``,
-    all channels have the geometric mean of theirs (see :meth:`snap`).
+    channels' bit depths (see also :meth:`tie`). They are learned where they require gradients, by an
+    optimizer of their own (see ``compressor``): they are no parameters of the module. Depths are real numbers
+    while they are learned; the integers then reach ``round(2^(b-1) - 1)``. Below :data:`FLOOR_BITS` a channel
+    keeps three values, until its layer's mask removes it: how far its depth has fallen says how little it is
+    worth. Once ``settled``, depths are whole, and 1 bit is the two values -1 and 1. Where the range is
+    ``shared``, all channels have the geometric mean of theirs (see :meth:`snap`).
 
     The paper holds the scale while the depth moves, so that the loss feels a depth only through weights that
     are cut off. Here the range is held: a shallower depth is a coarser grid, and the gradient with respect
@@ -65,23 +84,50 @@ class WeightQuantizer(nn.Module):
 
     log2_range: torch.Tensor
     bits: torch.Tensor
+    first: torch.Tensor | None
 
     def __init__(self, weight: torch.Tensor, bits: float = MAX_BITS) -> None:
         super().__init__()
         channels = weight.shape[0]
         self.shared = False
         self.settled = False
+        self.register_buffer("first", None, persistent=False)
         self.register_buffer("bits", torch.full((channels,), bits))
         self.register_buffer("log2_range", _fitting(weight))
 
+    def tie(self, first: torch.Tensor) -> None:
+        """Let groups of channels, such as an attention head's, learn one depth each.
+
+        ``bits`` stays [O]: the channels of a group have equal entries, which move together because each gets
+        the mean of the group's gradients. Once ``settled``, every channel has the depth that it is stored at.
+
+        Parameters
+        ----------
+        first: int64 [O], the first channel of each one's group.
+        """
+        self.first = first
+
+    def depths(self) -> torch.Tensor:
+        """The channels' present depths, float32 [O]; equal in a tied group."""
+        if self.first is None or self.settled:
+            return self.bits
+        tied: torch.Tensor = _Tie.apply(self.bits, self.first)  # type: ignore[no-untyped-call]
+        return tied
+
     def _limit(self) -> torch.Tensor:
         """The largest integer before rounding, float32 [O]."""
-        floored = self.bits + (self.bits.clamp_min(FLOOR_BITS) - self.bits).detach()
+        bits = self.depths()
+        floored = bits + (bits.clamp_min(FLOOR_BITS) - bits).detach()
         return 2 ** (floored - 1) - 1
 
     @torch.no_grad()
     def set_bits(self, bits: torch.Tensor) -> None:
-        """Change depths and keep the channels' ranges (see also :meth:`fit_range`)."""
+        """Change depths and keep the channels' ranges (see also :meth:`fit_range`).
+
+        A tied group gets the largest depth of its channels.
+        """
+        if self.first is not None and not self.settled:
+            bits = bits.scatter_reduce(0, self.first, bits, "amax")[self.first]
         self.bits.copy_(bits)
 
     @torch.no_grad()
@@ -194,7 +240,8 @@ def _rounded(weight: torch.Tensor, log2_range: torch.Tensor, bits: torch.Tensor 
 def _to_grid(steps: torch.Tensor, bits: torch.Tensor) -> torch.Tensor:
     """Steps of a weight rounded to whole ones; to -1 or 1 in channels of 1 bit (bits: float32 [O])."""
     whole = steps.round()
-    if not bool((two := bits == 1).any()):
+    two = bits == 1
+    if not torch.compiler.is_compiling() and not bool(two.any()):
         return whole
     return torch.where(two.reshape(-1, *[1] * (steps.ndim - 1)), torch.where(steps < 0, -1.0, 1.0), whole)
 
@@ -202,8 +249,8 @@ def _to_grid(steps: torch.Tensor, bits: torch.Tensor) -> torch.Tensor:
 class ActivationQuantizer(nn.Module):
     """Asymmetric int8 quantizer of a tensor; its range always contains 0.
 
-    While ``observing``, in training mode, it averages the batches' extremes; otherwise its range is frozen.
-    ``enabled`` is off for the float control and while calibrating.
+    While ``observing`` it averages the batches' extremes; otherwise its range is frozen. ``enabled`` is
+    off for the float control and while calibrating.
 
     State: ``low``, ``high`` float32 scalars; ``batches`` seen.
     """
@@ -227,7 +274,7 @@ class ActivationQuantizer(nn.Module):
         low, high = x.amin().clamp_max(0), x.amax().clamp_min(0)
         self.batches += 1
         # A plain mean over the first batches, an exponential one later.
-        rate = max(1 / int(self.batches), 0.01)
+        rate = (1 / self.batches.double()).clamp_min(0.01)
         self.low += rate * (low - self.low)
         self.high += rate * (high - self.high)
 
@@ -246,7 +293,8 @@ class ActivationQuantizer(nn.Module):
         if not self.enabled:
             return x
         scale, zero_point = self.parameters_of_grid()
-        rounded: torch.Tensor = _FakeQuantize.apply(x, scale, int(zero_point))  # type: ignore[no-untyped-call]
+        # In mixed precision, too: half of a grid's steps would fall together.
+        rounded: torch.Tensor = _FakeQuantize.apply(x.float(), scale, zero_point)  # type: ignore[no-untyped-call]
         return rounded
 
 

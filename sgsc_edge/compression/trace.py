@@ -1,139 +1,33 @@
 """Tracing: a user's module becomes an FX graph whose ops are named as in ONNX.
 
 Modules stay modules (so that weights keep their names, and training and evaluation modes work as
-written); ``KINDS`` names each call's ONNX operator, which is what :mod:`sgsc_edge.placement` speaks of.
+written); ``kinds`` names each call's ONNX operator, which is what :mod:`sgsc_edge.placement` speaks of.
 """
 
 from __future__ import annotations
 
 import operator
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import fx, nn
 
+from sgsc_edge.compression.canonical import rewrite
+from sgsc_edge.compression.kinds import MODULE_KINDS, REMEDIES, Constant, call_name, kind_of, name_of
+from sgsc_edge.compression.operators import OPERATORS
 from sgsc_edge.errors import ModelError, UnsupportedError
 from sgsc_edge.placement import Step
-
-MODULE_KINDS: Mapping[type[nn.Module], str] = MappingProxyType(
-    {
-        nn.Conv1d: "Conv",
-        nn.Conv2d: "Conv",
-        nn.Linear: "Gemm",
-        nn.BatchNorm1d: "BatchNormalization",
-        nn.BatchNorm2d: "BatchNormalization",
-        nn.ReLU: "Relu",
-        nn.ReLU6: "Clip",
-        nn.Hardtanh: "Clip",
-        nn.MaxPool1d: "MaxPool",
-        nn.MaxPool2d: "MaxPool",
-        nn.AvgPool1d: "AveragePool",
-        nn.AvgPool2d: "AveragePool",
-        nn.AdaptiveAvgPool1d: "GlobalAveragePool",
-        nn.AdaptiveAvgPool2d: "GlobalAveragePool",
-        nn.ZeroPad1d: "Pad",
-        nn.ZeroPad2d: "Pad",
-        nn.ConstantPad1d: "Pad",
-        nn.ConstantPad2d: "Pad",
-        nn.Flatten: "Flatten",
-        nn.Unflatten: "Reshape",
-        nn.Dropout: "Dropout",
-        nn.Dropout1d: "Dropout",
-        nn.Dropout2d: "Dropout",
-        nn.Identity: "Identity",
-        nn.Softmax: "Softmax",
-        nn.LogSoftmax: "LogSoftmax",
-    }
-)
-
-FUNCTION_KINDS: Mapping[Callable[..., Any], str] = MappingProxyType(
-    {
-        torch.relu: "Relu",
-        torch.relu_: "Relu",
-        F.relu: "Relu",
-        F.relu_: "Relu",
-        F.relu6: "Clip",
-        F.hardtanh: "Clip",
-        torch.clamp: "Clip",
-        torch.clip: "Clip",
-        operator.add: "Add",
-        operator.iadd: "Add",
-        torch.add: "Add",
-        operator.mul: "Mul",
-        operator.imul: "Mul",
-        torch.mul: "Mul",
-        torch.cat: "Concat",
-        torch.concat: "Concat",
-        torch.flatten: "Flatten",
-        torch.reshape: "Reshape",
-        torch.squeeze: "Squeeze",
-        torch.unsqueeze: "Unsqueeze",
-        torch.permute: "Transpose",
-        torch.transpose: "Transpose",
-        torch.mean: "ReduceMean",
-        torch.softmax: "Softmax",
-        torch.log_softmax: "LogSoftmax",
-        F.softmax: "Softmax",
-        F.log_softmax: "LogSoftmax",
-        F.max_pool1d: "MaxPool",
-        F.max_pool2d: "MaxPool",
-        torch.max_pool1d: "MaxPool",
-        torch.max_pool2d: "MaxPool",
-        F.avg_pool1d: "AveragePool",
-        F.avg_pool2d: "AveragePool",
-        F.adaptive_avg_pool1d: "GlobalAveragePool",
-        F.adaptive_avg_pool2d: "GlobalAveragePool",
-        F.pad: "Pad",
-        F.dropout: "Dropout",
-        F.dropout1d: "Dropout",
-        F.dropout2d: "Dropout",
-    }
-)
-
-METHOD_KINDS: Mapping[str, str] = MappingProxyType(
-    {
-        "relu": "Relu",
-        "relu_": "Relu",
-        "clamp": "Clip",
-        "clip": "Clip",
-        "add": "Add",
-        "add_": "Add",
-        "mul": "Mul",
-        "mul_": "Mul",
-        "mean": "ReduceMean",
-        "flatten": "Flatten",
-        "view": "Reshape",
-        "reshape": "Reshape",
-        "squeeze": "Squeeze",
-        "unsqueeze": "Unsqueeze",
-        "permute": "Transpose",
-        "transpose": "Transpose",
-        "softmax": "Softmax",
-        "log_softmax": "LogSoftmax",
-        "contiguous": "Identity",
-        "clone": "Identity",
-    }
-)
 
 _SCALAR_OPERANDS = frozenset({"Add", "Mul"})
 
 
-class Constant(nn.Module):
-    """A constant operand of a traced model, as a module so that it can be quantized and trained."""
-
-    def __init__(self, value: torch.Tensor) -> None:
-        super().__init__()
-        self.value = nn.Parameter(value.detach().to(torch.float32).clone(), requires_grad=False)
-
-    def forward(self) -> torch.Tensor:
-        """The constant, float32, of its own shape."""
-        return self.value
+_ROUNDING = 1e-4
+"""Largest difference of two forms of attention, as a share of the largest output (float32: 7 digits)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,45 +59,6 @@ def steps(graph: fx.Graph, kinds: Mapping[str, str]) -> list[Step]:
     ]
 
 
-def kind_of(node: fx.Node, modules: Mapping[str, nn.Module]) -> str | None:
-    """The ONNX operator of an FX node; None for shape arithmetic.
-
-    Raises
-    ------
-    UnsupportedError: a call that no table names.
-    """
-    if node.op == "placeholder":
-        return "Input"
-    if node.op == "call_module":
-        module = modules[str(node.target)]
-        if isinstance(module, Constant):
-            return "Constant"
-        if type(module) in MODULE_KINDS:
-            return MODULE_KINDS[type(module)]
-    elif node.op == "call_function":
-        if node.target in FUNCTION_KINDS:
-            return FUNCTION_KINDS[node.target]  # type: ignore[index]
-    elif node.op == "call_method" and node.target in METHOD_KINDS:
-        return METHOD_KINDS[str(node.target)]
-    raise UnsupportedError(
-        node=name_of(node),
-        op=_call_name(node, modules),
-        reason="sgsc-edge has no exact integer form of it for this target",
-        remedy="replace it; supported modules: " + ", ".join(sorted(kind.__name__ for kind in MODULE_KINDS)),
-    )
-
-
-def name_of(node: fx.Node) -> str:
-    """The name under which a user knows a node: the module's path, or the traced call's name."""
-    return str(node.target) if node.op == "call_module" else node.name
-
-
-def _call_name(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:
-    if node.op == "call_module":
-        return type(modules[str(node.target)]).__name__
-    return str(getattr(node.target, "__name__", node.target))
-
-
 def _line(error: Exception) -> str:
     """`` (model.py:9)``: the last line of the model's own code that ran; empty where there is none."""
     others = (Path(torch.__file__).parent, Path(__file__).parents[1])
@@ -215,13 +70,31 @@ def _line(error: Exception) -> str:
     return f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
 
 
+class _Tracer(fx.Tracer):
+    """Keeps the operators of a graph that was traced before.
+
+    Parameters
+    ----------
+    follow_buffers: whether what is computed from buffers becomes part of the graph: a mask may be sliced to
+        the input's length then, and no branch may depend on a buffer.
+    """
+
+    def __init__(self, *, follow_buffers: bool) -> None:
+        super().__init__()
+        self.proxy_buffer_attributes = follow_buffers
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Whether a module is called, rather than traced."""
+        return isinstance(m, OPERATORS) or super().is_leaf_module(m, module_qualified_name)
+
+
 def trace(model: nn.Module, sample: torch.Tensor) -> Traced:
     """Trace a model on one sample.
 
     Parameters
     ----------
     model: the float module.
-    sample: one input without its batch dimension, float32.
+    sample: one input without its batch dimension, float32, or int64 tokens [T].
 
     Raises
     ------
@@ -232,7 +105,7 @@ def trace(model: nn.Module, sample: torch.Tensor) -> Traced:
     if type(model) in MODULE_KINDS:
         model = nn.Sequential(model)  # a single layer is a call of itself, not of the functions inside
     try:
-        graph_module = fx.symbolic_trace(model)
+        graph_module = _graph_of(model)
     except Exception as error:
         raise ModelError(
             f"the model cannot be traced: {error}",
@@ -241,9 +114,10 @@ def trace(model: nn.Module, sample: torch.Tensor) -> Traced:
         ) from error
     batch = torch.stack([sample, sample.roll(1, -1)])
     _check_signature(graph_module)
+    rewritten = rewrite(graph_module, batch)
     _lift_constants(graph_module)
     _merge_repeats(graph_module)
-    shapes = _shapes(model, graph_module, batch)
+    shapes = _shapes(model, graph_module, batch, exact=not rewritten)
     modules = dict(graph_module.named_modules())
     kinds = {}
     for node in graph_module.graph.nodes:
@@ -254,6 +128,14 @@ def trace(model: nn.Module, sample: torch.Tensor) -> Traced:
     traced = Traced(graph_module, MappingProxyType(kinds), MappingProxyType(shapes))
     _check_pools(traced)
     return traced
+
+
+def _graph_of(model: nn.Module) -> fx.GraphModule:
+    try:
+        graph = _Tracer(follow_buffers=False).trace(model)
+    except TypeError:  # a real buffer is sliced by a size that is being traced
+        graph = _Tracer(follow_buffers=True).trace(model)
+    return fx.GraphModule(model, graph, type(model).__name__)
 
 
 def _check_signature(graph_module: fx.GraphModule) -> None:
@@ -287,6 +169,8 @@ def _lift_constants(graph_module: fx.GraphModule) -> None:
     for node in list(graph.nodes):
         if node.op == "get_attr":
             value = operator.attrgetter(str(node.target))(graph_module)
+            if not value.is_floating_point():
+                continue  # an index or a condition; what reads it has no kind, or is refused
             node.replace_all_uses_with(constant(value, node))
             graph.erase_node(node)
     for node in list(graph.nodes):
@@ -349,8 +233,9 @@ class _ShapeRecorder(fx.Interpreter):
 
 
 def _shapes(
-    model: nn.Module, graph_module: fx.GraphModule, batch: torch.Tensor
+    model: nn.Module, graph_module: fx.GraphModule, batch: torch.Tensor, *, exact: bool
 ) -> dict[str, tuple[int, ...]]:
+    """Shapes of float values by node name; ``exact``: whether the graph must compute the very same values."""
     training = model.training
     model.eval()
     graph_module.eval()
@@ -372,18 +257,26 @@ def _shapes(
             remedy="wrap the model so that forward returns one tensor of logits",
         )
     for node in recorder.groups:
+        name = call_name(node, dict(graph_module.named_modules()))
         raise UnsupportedError(
             node=name_of(node),
-            op=_call_name(node, dict(graph_module.named_modules())),
+            op=name,
             reason="it makes several tensors",
-            remedy="replace it by layers that make one tensor each",
+            remedy=REMEDIES.get(name) or "replace it by layers that make one tensor each",
         )
-    if not torch.equal(expected, actual):
+    if not (torch.equal(expected, actual) if exact else _close(expected, actual)):
         raise ModelError(
             "the traced graph computes other values than the module",
             remedy="make forward depend on its input alone",
         )
     return recorder.shapes
+
+
+def _close(expected: torch.Tensor, actual: torch.Tensor) -> bool:
+    """Whether two results differ by no more than the order of their sums explains."""
+    return expected.shape == actual.shape and torch.allclose(
+        expected, actual, rtol=_ROUNDING, atol=_ROUNDING * float(expected.abs().max())
+    )
 
 
 def _check_pools(traced: Traced) -> None:

@@ -25,7 +25,7 @@ from torch import fx, nn
 
 from sgsc_edge.compression.layers import QuantizedModel
 from sgsc_edge.compression.ledger import Books
-from sgsc_edge.compression.shrink.slots import MOVING, channel_axis
+from sgsc_edge.compression.shrink.slots import MOVING
 from sgsc_edge.compression.shrink.values import CONSTANT, LAYER
 
 Mask = NDArray[np.bool_]
@@ -123,6 +123,12 @@ class WorkingCopy:
             own.storage = layer.storage
             own.quantizer.shared, own.quantizer.settled = layer.quantizer.shared, layer.quantizer.settled
             own.masked = not bool(own.mask.all())
+            if layer.quantizer.first is not None:
+                kept = self.kept(name)
+                place = torch.zeros(len(layer.mask), dtype=torch.int64).index_copy(
+                    0, kept, torch.arange(len(kept))
+                )
+                own.quantizer.first = place[layer.quantizer.first[kept]]
             if name in self._sites and not isinstance(own.layer, nn.Linear):
                 groups = self._sites[name].groups
                 own.layer.groups = max(groups * len(own.mask) // len(layer.mask), 1)
@@ -136,7 +142,7 @@ class WorkingCopy:
         books = self._books
         masked = np.zeros(books.size, np.bool_)
         for node in books.masked():
-            masked[books.members(node)] = True
+            masked[books.classes[node]] = True
         stay = ~masked | (books.fixed() > 0)
         called: dict[str, int] = {}
         for node in books.masked():
@@ -157,7 +163,7 @@ class WorkingCopy:
         layers = dict(self.full.layers())
         for node in self._books.masked():
             mask = layers[self._books.names[node.name]].mask.detach().cpu().numpy() > 0
-            alive[self._books.members(node)[mask]] = True
+            alive[self._books.classes[node][mask]] = True
         return alive
 
     # --- what is cut ------------------------------------------------------------------------------
@@ -168,15 +174,12 @@ class WorkingCopy:
         sites: dict[str, _Site] = {}
         constants = {}
         for node in books.values.nodes:
-            if node.name in books.names and node not in books.coupling.irregular:
-                groups = books.shape(node).groups
-                (source,) = books.values.inputs(node)
-                inputs = books.classes[source] if groups == 1 else None
+            if books.values.kinds[node] == LAYER and node.name in books.names:
+                groups, columns = books.shape(node).groups, books.columns(node)
+                inputs = columns if groups == 1 and len(columns) else None
                 sites[books.names[node.name]] = _Site(books.classes[node], inputs, groups)
-            elif books.values.kinds[node] == CONSTANT:
-                axis = channel_axis(books.values, node)
-                if axis is not None:
-                    constants[str(node.target)] = (axis, books.classes[node])
+            elif books.values.kinds[node] == CONSTANT and (axis := books.coupling.axes[node]) is not None:
+                constants[str(node.target)] = (axis, books.classes[node])
         return sites, constants
 
     def _all_cuts(self) -> dict[str, _Cut]:
@@ -231,8 +234,11 @@ class WorkingCopy:
 
     def _shape(self, node: fx.Node, alive: Mask) -> tuple[int, ...]:
         """The shape of a value without its batch."""
-        _, _, *rest = self._books.values.shape(node)
-        return (int(alive[self._books.classes[node]].sum()), *rest)
+        _, *shape = self._books.values.shape(node)
+        axis = self._books.coupling.axes[node]
+        if axis is not None:
+            shape[axis - 1] = int(alive[self._books.classes[node]].sum())
+        return tuple(shape)
 
     def _has_fixed_size(self, node: fx.Node) -> bool:
         """Whether a reshape would make another shape of an input without one of its classes."""
@@ -250,9 +256,14 @@ class WorkingCopy:
         return tuple(made.shape) != (2, *self._shape(node, alive))
 
 
+_TIES = ".quantizer.first"
+"""Indices of channels: other ones where some are gone."""
+
+
 def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters and buffers by name."""
-    return dict(itertools.chain(module.named_parameters(), module.named_buffers()))
+    """Parameters and buffers that hold values, by name."""
+    named = itertools.chain(module.named_parameters(), module.named_buffers())
+    return {name: tensor for name, tensor in named if not name.endswith(_TIES)}
 
 
 def _same(first: _Cut, second: _Cut) -> bool:

@@ -47,22 +47,41 @@ _NOBODY = (torch.empty(0), torch.empty(0, dtype=torch.int64))
 
 @dataclass(frozen=True, eq=False)
 class Build:
-    """One run of the road: a project, a target, the folder that the files go to, a board that it must fit."""
+    """One run of the road.
+
+    Parameters
+    ----------
+    folder: where the files go.
+    board: what the model must fit; None where nothing is asked.
+    frontier: the build of the whole frontier that this one is a point of; model and data are its.
+    start: the folder of the next larger point, from whose learned model compression goes on.
+    rehearsed: whether a smaller point of the frontier has been rehearsed, which says the same of this one.
+    """
 
     project: Project
     target: Target
     folder: Path
     board: Board | None = None
+    frontier: Build | None = None
+    start: Path | None = None
+    rehearsed: bool = False
 
     @cached_property
     def model(self) -> nn.Module:
         """The user's float model."""
-        return self.project.load_model()
+        return self.project.load_model() if self.frontier is None else self.frontier.model
 
     @cached_property
     def data(self) -> Data:
         """The user's data sets, the pool set apart."""
+        if self.frontier is not None:
+            return self.frontier.data
         return load_data(self.project, self.project.output_size(self.model))
+
+    @property
+    def out(self) -> Path:
+        """The folder that holds the folders of all targets."""
+        return (self if self.frontier is None else self.frontier).folder.resolve().parent
 
     @cached_property
     def samples(self) -> PreservationSet:
@@ -88,6 +107,7 @@ class Build:
             method=settings.chosen_method(narrow=self.target.narrow),
             device=Device.of(self.target),
             augment=self.project.augment(),
+            weights=None if settings.weights is None else self.project.root / settings.weights,
             goal=_goal(self),
             keep_softmax=self.project.config.model.final_softmax == "keep",
             input_grid=_input_grid(self.project),
@@ -151,6 +171,11 @@ class Build:
         return shrunk
 
     @property
+    def floor(self) -> float | None:
+        """The watch metric that is to be kept; None where a budget is given, or nothing is learned."""
+        return self.project.config.compress.floor if self.untrained.method == "sgsc" else None
+
+    @property
     def has_control(self) -> bool:
         """Whether the gate compares with a control, the float model fine-tuned as the compressed one."""
         return self.project.gate_reference == "control"
@@ -161,10 +186,11 @@ class Build:
 
 
 def _goal(build: Build) -> Goal:
-    """What ``[compress]`` asks for; a ratio is of the float parameters' bytes."""
+    """What ``[compress]`` asks for: the smallest of several budgets; a ratio is of the float parameters."""
     settings = build.project.config.compress
+    limits = [budget.limit(float_bytes(build.model)) for budget in settings.budget or ()]
     return Goal(
-        budget=None if settings.budget is None else settings.budget.limit(float_bytes(build.model)),
+        budget=min(limits, default=None),
         alpha=settings.alpha or 0.0,
         gamma=settings.gamma or 0.0,
         guide_weight=settings.lambda_,

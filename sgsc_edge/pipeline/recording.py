@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sgsc_edge.artifacts import read_bytes
 from sgsc_edge.compression.compress import logits
+from sgsc_edge.compression.fold import CompressedModel
 from sgsc_edge.export import output_integers
 from sgsc_edge.graph.read_tflite import read_tflite
 from sgsc_edge.lowering.layout import to_device
@@ -23,6 +24,7 @@ def recorded(build: Build, samples: Samples) -> dict[str, NDArray[Any]]:
     """One part of ``preservation.npz``: the integers that every runtime is fed, and what models say."""
     inputs, labels = samples.tensors()
     grid = build.compressed.input
+    assert grid is not None  # lowering has refused tokens
     scale, zero_point = float(grid.scale), int(grid.zero_point)
     integers = quantize(inputs.numpy(), scale, zero_point)
     fed = dequantize(integers, scale, zero_point)
@@ -30,7 +32,7 @@ def recorded(build: Build, samples: Samples) -> dict[str, NDArray[Any]]:
         "inputs": to_device(integers, _input_rank(build)),
         "labels": labels.numpy(),
         "ids": np.array(samples.ids, dtype="U16"),
-        "float_logits": _float_logits(build, inputs),
+        "float_logits": float_logits(build, inputs),
         "compressed_logits": output_integers(build.compressed, fed),
     }
     if samples.trained_on is not None:
@@ -46,7 +48,17 @@ def _input_rank(build: Build) -> int:
     return len(graph[graph.inputs[0]].shape)
 
 
-def _float_logits(build: Build, inputs: torch.Tensor) -> NDArray[np.float32]:
+def compressed_integers(compressed: CompressedModel, inputs: torch.Tensor) -> NDArray[np.int8]:
+    """Outputs int8 [n, K] of a compressed model for the user's inputs, on its input grid."""
+    assert compressed.input is not None
+    scale, zero_point = float(compressed.input.scale), int(compressed.input.zero_point)
+    return output_integers(
+        compressed, dequantize(quantize(inputs.numpy(), scale, zero_point), scale, zero_point)
+    )
+
+
+def float_logits(build: Build, inputs: torch.Tensor) -> NDArray[np.float32]:
+    """Logits float32 [n, K] of the user's model."""
     model = build.untrained.quantized()
     model.enable(False)
     return logits(model, inputs).numpy()

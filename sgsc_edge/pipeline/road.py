@@ -27,7 +27,7 @@ from sgsc_edge.targets import Target
 log = logging.getLogger("sgsc_edge")
 
 # What stages write. Checkpoints of training are not among it: training goes on however a build ended.
-_FILES = (*(name for stage in STAGES for name in stage.outputs), STAMPS_NAME)
+_FILES = (*dict.fromkeys(name for stage in STAGES for name in stage.outputs), STAMPS_NAME)
 
 
 def build(project: Project, target: Target, folder: Path, board: Board | None = None) -> Certificate:
@@ -43,29 +43,59 @@ def build(project: Project, target: Target, folder: Path, board: Board | None = 
 
     A gate that fails, or is not measured, raises nothing: see ``Certificate.exit_code``.
     """
+    return walk(Build(project, target, folder, board))
+
+
+def walk(this: Build) -> Certificate:
+    """Make every stage of a build current; see :func:`build`."""
+    folder = this.folder
     with output_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with FolderLock(folder):
         remove_leftovers(folder)
-        this = Build(project, target, folder, board)
         check_runtime_names(stated_policy(this).runtimes)
         with Earlier(folder, _FILES) as earlier:
             for stage in STAGES:
                 if stage.needed(this) and not stage.view:
-                    _walk(stage, this, earlier)
-        for stage in STAGES:  # the build is certified, and the earlier one gone
-            if stage.view:
-                with costs_only_the_report(folder):
-                    _walk(stage, this)
+                    make_current(stage, this, earlier)
+        _show(this)  # the build is certified, and the earlier one gone
         return read_certificate(folder / CERTIFICATE)
 
 
-def _walk(stage: Stage, build: Build, earlier: Earlier | None = None) -> None:
+def show(this: Build) -> None:
+    """Make what only shows a certified build current."""
+    with FolderLock(this.folder):
+        _show(this)
+
+
+def _show(this: Build) -> None:
+    for stage in STAGES:
+        if stage.view:
+            with costs_only_the_report(this.folder):
+                make_current(stage, this)
+
+
+def made(name: str, build: Build) -> Path | None:
+    """Where a stage's outputs of the present inputs lie; None where it has not run to its end.
+
+    That is the build folder, or what a build left that was stopped and put an earlier one back.
+    """
+    (stage,) = (stage for stage in STAGES if stage.name == name)
+    key = _key(stage, build)
+    places = (build.folder, Earlier(build.folder, ()).unfinished)
+    return next((place for place in places if Stamps(place).is_current(name, key)), None)
+
+
+def _key(stage: Stage, build: Build) -> str:
+    return content_key(stage.name, version("sgsc-edge"), package_hash(), stage.key(build))
+
+
+def make_current(stage: Stage, build: Build, earlier: Earlier | None = None) -> None:
     """Make a stage's outputs current: they are already, or another build's are the same, or it runs.
 
     ``earlier``: None where no earlier build is to be kept, nor one that was stopped to go on with.
     """
-    key = content_key(stage.name, version("sgsc-edge"), package_hash(), stage.key(build))
+    key = _key(stage, build)
     stamps = Stamps(build.folder)
     if stamps.is_current(stage.name, key):
         log.info("%s: unchanged", stage.name)
@@ -77,18 +107,20 @@ def _walk(stage: Stage, build: Build, earlier: Earlier | None = None) -> None:
             log.info("%s: done before the build was stopped", stage.name)
             return
     if stage.shared:
-        for other in _neighbours(build.folder):
+        for other in _neighbours(build):
             if stamps.adopt(stage.name, key, stage.outputs, other):
-                log.info("%s: the same as for %s", stage.name, other.name)
+                log.info("%s: the same as for %s", stage.name, other.relative_to(build.out))
                 return
     log.info("%s ...", stage.name)
     stage.run(build, key)
     stamps.record(stage.name, key, [build.folder / name for name in stage.outputs])
 
 
-def _neighbours(folder: Path) -> list[Path]:
-    """The folders beside a build folder, by name: other targets of the same ``--out``."""
+def _neighbours(build: Build) -> list[Path]:
+    """The other build folders of the same ``--out``, by name: other targets, and points of frontiers."""
+    here = build.folder.resolve()
     try:
-        return sorted(path for path in folder.resolve().parent.iterdir() if path.name != folder.name)
+        found = {path.parent for below in ("*", "*/*") for path in build.out.glob(f"{below}/{STAMPS_NAME}")}
     except OSError:
         return []  # a parent that may be entered and not listed
+    return sorted(path for path in found if path != here and not path.name.startswith("."))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
@@ -20,7 +20,15 @@ import safetensors.torch
 import torch
 from numpy.typing import NDArray
 
-from sgsc_edge.artifacts import content_key, read_bytes, write_bytes, write_manifest, write_npz
+from sgsc_edge.artifacts import (
+    content_key,
+    package_hash,
+    read_bytes,
+    sha256_file,
+    write_bytes,
+    write_manifest,
+    write_npz,
+)
 from sgsc_edge.c_code.interface import VERSION
 from sgsc_edge.c_code.write import c_code
 from sgsc_edge.certification import (
@@ -36,6 +44,7 @@ from sgsc_edge.compression.calibration import CALIBRATION_SAMPLES
 from sgsc_edge.compression.compress import CHANNEL_HISTORY, CONTROLLER_LOG, HISTORY, LEARNED, PLAN
 from sgsc_edge.compression.fold import CompressedModel
 from sgsc_edge.compression.shrink import shrink
+from sgsc_edge.compression.snapshot import SNAPSHOT, read_snapshot
 from sgsc_edge.export import export_onnx
 from sgsc_edge.footprint import compiler_for, follows_from, footprint, require_fit, verdict, write_code
 from sgsc_edge.graph.ir import Graph
@@ -56,6 +65,7 @@ from sgsc_edge.pipeline.context import (
     TFLITE,
     Build,
 )
+from sgsc_edge.pipeline.floor import check_floor, find_smallest
 from sgsc_edge.pipeline.recording import recorded
 from sgsc_edge.preservation.selection import SCHEMA as SELECTION_SCHEMA
 from sgsc_edge.preservation.selection import write_selection
@@ -63,6 +73,7 @@ from sgsc_edge.preservation.sets import check_model, choose, preservation_sizes
 from sgsc_edge.preservation.split import Sizes
 from sgsc_edge.project import Project
 from sgsc_edge.report import REPORT, report_key, write_report
+from sgsc_edge.report.search import SEARCH
 from sgsc_edge.runtimes import available
 from sgsc_edge.targets import Limits, Target
 
@@ -115,6 +126,10 @@ def _rehearse_key(build: Build) -> str:
     )
 
 
+def _is_unrehearsed(build: Build) -> bool:
+    return not build.rehearsed
+
+
 def _rehearse(build: Build, key: str) -> None:
     """What cannot ship is refused before anything takes long: nothing is scored or trained yet."""
 
@@ -137,7 +152,7 @@ def _rehearse_limits(build: Build, compressed: CompressedModel) -> None:
     The file is measured without its metadata. With learned widths it is open which filters are unpacked.
     """
     method = build.untrained.method
-    if method == "sgsc" or (build.target.limits == Limits() and build.board is None):
+    if method in ("sgsc", "own") or (build.target.limits == Limits() and build.board is None):
         return
     graph = _living(build, compressed)
     check_arena(graph, build.target, unpacked=method not in LEARNED)
@@ -216,21 +231,62 @@ def _control(build: Build, key: str) -> None:
     write_bytes(build.folder / CONTROL, safetensors.torch.save(parameters))
 
 
-def _compress_key(build: Build) -> str:
+def _compress_key(build: Build, without: Collection[str] = ()) -> str:
+    """``without``: settings of ``[compress]`` that are left out."""
     learned: list[object] = ["packed"] if build.target.packs else []
     if build.untrained.method in LEARNED:
         device = build.untrained.device
         arena = None if device.arena is None else [device.arena, device.unpacks]
         how = [arena, device.joins] if build.storages else []
         learned += [asdict(build.guard), build.storages, *how]
-    return content_key(
-        _training_key(build), build.project.config_hash("compress"), build.untrained.method, learned
-    )
+    start = [] if build.start is None else [sha256_file(build.start / SNAPSHOT)]
+    settings = build.project.config.compress.model_dump(mode="json", by_alias=True)
+    kept = {name: value for name, value in settings.items() if name not in without}
+    return content_key(_training_key(build), kept, build.untrained.method, learned, start)
 
 
 def _compress(build: Build, key: str) -> None:
-    compressed = build.compression().run(build.folder, key)
+    if build.project.config.compress.floor is not None:
+        log.warning("compress: method '%s' searches no floor", build.untrained.method)
+    compression = build.compression()
+    if build.start is not None:
+        compression = compression.going_on(read_snapshot(build.start / SNAPSHOT))
+    compressed = compression.run(build.folder, key)
     write_bytes(build.folder / COMPRESSED, safetensors.torch.save(compressed.tensors()))
+
+
+def _floor_key(build: Build) -> str:
+    return content_key(
+        build.samples_key,
+        build.project.source_hash(),
+        build.project.config_hash("model", "gate"),
+        build.floor,
+    )
+
+
+def _check_floor(build: Build, key: str) -> None:
+    check_floor(build)
+
+
+def _search_key(build: Build) -> str:
+    return content_key(_compress_key(build), build.project.config.gate.metric)
+
+
+def _search(build: Build, key: str) -> None:
+    # Tries do not follow from the floor: another one is looked for among those that were made.
+    tries = content_key(version("sgsc-edge"), package_hash(), _compress_key(build, without=("floor",)))
+    find_smallest(build, tries, _COMPRESSED)
+
+
+def _has_floor(build: Build) -> bool:
+    return build.floor is not None
+
+
+def _has_no_floor(build: Build) -> bool:
+    return build.floor is None
+
+
+_COMPRESSED = (COMPRESSED, HISTORY, CONTROLLER_LOG, CHANNEL_HISTORY, PLAN, SNAPSHOT)
 
 
 # --- export and lower -----------------------------------------------------------------------------
@@ -435,16 +491,12 @@ def _has_control(build: Build) -> bool:
 
 
 STAGES = (
-    Stage("rehearse", (), _rehearse_key, _rehearse),
+    Stage("rehearse", (), _rehearse_key, _rehearse, needed=_is_unrehearsed),
     Stage("preserve", (SELECTION,), _preserve_key, _preserve, shared=True),
+    Stage("floor", (), _floor_key, _check_floor, needed=_has_floor),
     Stage("control", (CONTROL, CONTROL_HISTORY), _training_key, _control, shared=True, needed=_has_control),
-    Stage(
-        "compress",
-        (COMPRESSED, HISTORY, CONTROLLER_LOG, CHANNEL_HISTORY, PLAN),
-        _compress_key,
-        _compress,
-        shared=True,
-    ),
+    Stage("compress", _COMPRESSED, _compress_key, _compress, shared=True, needed=_has_no_floor),
+    Stage("search", (*_COMPRESSED, SEARCH), _search_key, _search, shared=True, needed=_has_floor),
     Stage("export", (ONNX,), _export_key, _export),
     Stage("lower", (TFLITE,), _lower_key, _lower),
     Stage("fit", (), _fit_key, _fit, needed=_has_board),

@@ -26,7 +26,7 @@ from sgsc_edge.config_text import (
 )
 from sgsc_edge.errors import ConfigError
 from sgsc_edge.hints import nearest
-from sgsc_edge.project.schema import Config, not_yet
+from sgsc_edge.project.schema import GOALS, Config, not_yet
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -110,10 +110,12 @@ class Project:
         return spec if isinstance(spec, str) else None  # must_keep may be a number
 
     def source_files(self) -> dict[str, str]:
-        """SHA-256 of the user's files by path relative to ``root``: all Python files, and the checkpoint."""
+        """SHA-256 of the user's files by path relative to ``root``: Python files, checkpoint and weights."""
         paths = _python_files(self.root)
         if self.config.model.checkpoint is not None:
             paths.append(self.root / self.config.model.checkpoint)
+        if self.config.compress.weights is not None:
+            paths.append(self.root / self.config.compress.weights)
         return {_relative(path, self.root): sha256_file(path) for path in sorted(paths) if path.is_file()}
 
     def source_hash(self) -> str:
@@ -292,8 +294,16 @@ def _layers(file: TomlFile, settings: TomlFile, target: str | None) -> list[_Lay
 def _merged(layers: Sequence[_Layer]) -> dict[str, Any]:
     tables: dict[str, Any] = {}
     for layer in layers:
-        tables = _merge(tables, layer.tables)
+        tables = _merge(_without_goals(tables, layer.tables), layer.tables)
     return tables
+
+
+def _without_goals(below: Mapping[str, Any], above: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The tables below, without the goals that a goal of the tables above them takes the place of."""
+    old, new = below.get("compress"), above.get("compress")
+    if not (isinstance(old, Mapping) and isinstance(new, Mapping) and any(goal in new for goal in GOALS)):
+        return below
+    return {**below, "compress": {name: value for name, value in old.items() if name not in GOALS}}
 
 
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,48 +18,14 @@ from pydantic import (
 )
 
 from sgsc_edge.c_names import LONGEST_NAME
-from sgsc_edge.config_text import Form, Key, Spelling, Unit, dotted, leaf_keys, parse_size
+from sgsc_edge.config_text import Form, Key, Spelling, Unit, dotted, leaf_keys
 from sgsc_edge.hints import nearest
+from sgsc_edge.project.budgets import Budget, parse_budgets
 
 TASKS = ("classification", "language-model", "regression")
 METRICS = ("accuracy", "loss", "mse", "auc")
 CHECKPOINTS = (".safetensors", ".pt", ".pth")
 _SPEC = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
-
-
-@dataclass(frozen=True)
-class Budget:
-    """Bytes of weights, scales and biases as the target stores them: absolute, or a ratio of the float size.
-
-    Exactly one of ``bytes`` (> 0) and ``ratio`` (0 < ratio <= 1) is set.
-    """
-
-    bytes: int | None = None
-    ratio: float | None = None
-
-    def limit(self, float_bytes: int) -> int:
-        """The budget in bytes for a model whose float parameters take ``float_bytes``."""
-        return self.bytes if self.bytes is not None else int((self.ratio or 0.0) * float_bytes)
-
-
-def parse_budget(value: object) -> object:
-    """``"6 kB"`` (1 kB = 1000 bytes) or ``"0.1x"`` as a ``Budget``; ``ValueError`` otherwise.
-
-    >>> parse_budget("6 kB"), parse_budget("0.1x")
-    (Budget(bytes=6000, ratio=None), Budget(bytes=None, ratio=0.1))
-    """
-    if isinstance(value, Budget):
-        return value
-    if not isinstance(value, str):
-        raise ValueError(
-            f'write a size such as "6 kB", or a ratio of the float size such as "0.1x", not {value!r}'
-        )
-    if match := re.fullmatch(r"(\d*\.?\d+)[ ]?x", value.strip()):
-        ratio = float(match[1])
-        if not 0 < ratio <= 1:
-            raise ValueError(f"a ratio of the float size lies in (0, 1], not {ratio:g}")
-        return Budget(ratio=ratio)
-    return Budget(bytes=parse_size(value))
 
 
 def _spec(value: str) -> str:
@@ -73,6 +39,12 @@ def _spec(value: str) -> str:
 def _checkpoint(value: str) -> str:
     if not value.endswith(CHECKPOINTS):
         raise ValueError(f"{value!r} is none of the checkpoints that can be read: {', '.join(CHECKPOINTS)}")
+    return value
+
+
+def _weights(value: str) -> str:
+    if not value.endswith(".safetensors"):
+        raise ValueError(f"{value!r} is no .safetensors file, as Compressor.save writes")
     return value
 
 
@@ -355,7 +327,11 @@ class GateSection(_Section):
         return self
 
 
-Method = Literal["sgsc", "mixed", "qat8", "ptq"]
+Method = Literal["sgsc", "mixed", "qat8", "ptq", "own"]
+
+GOALS = ("budget", "floor", "gamma")
+"""Keys of ``[compress]`` of which one at most is in force: where a layer of settings gives one, those of
+the layers below it are out."""
 
 
 class CompressSection(_Section):
@@ -363,10 +339,16 @@ class CompressSection(_Section):
 
     method: Method | None = Field(
         default=None,
-        description="`sgsc` learns bit depths and removes channels under a budget; `mixed` trains at "
-        "the smallest widths that the target stores; `qat8` trains at 8 bits; `ptq` calibrates without "
-        "training. Unset: `sgsc` where a budget or a fixed weight is given, else `mixed` on targets "
-        "below 8 bits, else `qat8`.",
+        description="`sgsc` learns bit depths and removes channels under a budget or down to a floor; "
+        "`mixed` trains at the smallest widths that the target stores; `qat8` trains at 8 bits; `ptq` "
+        "calibrates without training. Unset: `sgsc` where a budget, a floor or a fixed weight is given, "
+        "else `mixed` on targets below 8 bits, else `qat8`. `own`: your own training loop has compressed "
+        "it, see `weights`.",
+    )
+    weights: Annotated[str, AfterValidator(_weights), Form("path to a `.safetensors` file")] | None = Field(
+        default=None,
+        description="What `sgsc_edge.Compressor.save` wrote in a training loop of your own; relative to the "
+        "project file. It is exported and certified as it is, nothing is trained.",
     )
     epochs: Positive = Field(default=8, description="Passes over the training data.")
     batch_size: Annotated[int, Field(ge=2), Unit("samples")] = Field(
@@ -377,19 +359,28 @@ class CompressSection(_Section):
     )
     budget: (
         Annotated[
-            Budget, BeforeValidator(parse_budget), Form('`"6 kB"` (B, kB, MB, KiB, MiB), or a ratio `"0.1x"`')
+            tuple[Budget, ...],
+            BeforeValidator(parse_budgets),
+            Form('`"6 kB"` (B, kB, MB, KiB, MiB), or a ratio `"0.1x"`; several: a list, or `"3 kB, 6 kB"`'),
         ]
         | None
     ) = Field(
         default=None,
         description="Most bytes of weights, scales and biases as the target stores them (1 kB = 1000 "
-        "bytes), or a ratio of the float parameters' bytes. Not with `gamma`.",
+        "bytes), or a ratio of the float parameters' bytes. Several: one compression downwards that leaves a "
+        "certified model at each. Not with `floor` or `gamma`.",
+    )
+    floor: Annotated[float, Field(gt=0), Unit("the gate's metric: a share, or nats")] | None = Field(
+        default=None,
+        description="Instead of a budget: the smallest model whose watch metric stays at least here (for a "
+        "loss: at most). Certify and test samples take no part in the search.",
     )
     alpha: Weight | None = Field(
         default=None, description="The paper's fixed weight on the mean magnitude of the weights; unset: 0."
     )
     gamma: Weight | None = Field(
-        default=None, description="The paper's fixed weight on the mean bit depth, instead of a budget."
+        default=None,
+        description="The paper's fixed weight on the mean bit depth, instead of a budget or a floor.",
     )
     lambda_: Weight | None = Field(
         default=None,
@@ -416,18 +407,25 @@ class CompressSection(_Section):
 
     @model_validator(mode="after")
     def _goal_fits(self) -> CompressSection:
-        if self.chosen_method() == "sgsc" and self.budget is None and self.gamma is None:
+        given = [name for name in GOALS if getattr(self, name) is not None]
+        if self.chosen_method() == "sgsc" and not given:
             raise ValueError(
-                "alpha and lambda weigh terms of method 'sgsc', which also needs a budget or a fixed gamma"
+                "alpha and lambda weigh terms of method 'sgsc', which also needs a budget, a floor or a "
+                "fixed gamma"
                 if self.method is None
-                else "method 'sgsc' needs a budget, or a fixed gamma"
+                else "method 'sgsc' needs a budget, a floor or a fixed gamma"
             )
         if self.chosen_method() == "sgsc" and self.epochs < 2:
             raise ValueError("method 'sgsc' needs 2 epochs at least: one to learn depths, one to settle")
+        if (self.chosen_method() == "own") != (self.weights is not None):
+            raise ValueError("method 'own' and weights belong together: what your own loop has saved")
         if not 1 <= self.bits[0] <= self.bits[1] <= 16:
             raise ValueError("bits must be [shallowest, deepest] with 1 <= shallowest <= deepest <= 16")
-        if self.budget is not None and self.gamma is not None:
-            raise ValueError("budget and gamma exclude each other: one bounds the size, the other weighs it")
+        if len(given) > 1:
+            raise ValueError(
+                f"{' and '.join(given)} exclude each other: a budget bounds the size, a floor the watch "
+                "metric, gamma weighs the size; keep one"
+            )
         return self
 
     @property
@@ -441,7 +439,9 @@ class CompressSection(_Section):
         """The method in force; ``narrow``: whether the target stores weights in less than 8 bits."""
         if self.method is not None:
             return self.method
-        given = (self.budget, self.alpha, self.gamma, self.lambda_)
+        if self.weights is not None:
+            return "own"
+        given = (*(getattr(self, name) for name in GOALS), self.alpha, self.lambda_)
         if all(value is None for value in given):
             return "mixed" if narrow else "qat8"
         return "sgsc"
@@ -486,6 +486,16 @@ class Config(_Section):
         description="`[targets.<name>.<section>]` overrides keys of that section for one target: "
         "`[targets.tflite-int4.compress]`.",
     )
+
+    @model_validator(mode="after")
+    def _floor_fits(self) -> Config:
+        floor = self.compress.floor
+        if self.gate.metric == "accuracy" and floor is not None and floor > 1:
+            raise ValueError(
+                f"compress.floor of an accuracy is a share (0.99 is 99 %), not {floor:g}; for the most "
+                'that a loss may be, set gate.metric = "loss"'
+            )
+        return self
 
 
 def setting_names() -> list[str]:

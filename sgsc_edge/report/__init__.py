@@ -23,19 +23,22 @@ from sgsc_edge.artifacts import (
 from sgsc_edge.certification.certificate import CERTIFICATE_NAME
 from sgsc_edge.errors import FileFormatError, SgscError
 from sgsc_edge.report.build_folder import board_certificates, check_is_build, read_build
-from sgsc_edge.report.page import TEMPLATES, render
+from sgsc_edge.report.frontier import FRONTIER
+from sgsc_edge.report.page import REPORT, TEMPLATES, render, render_frontier
 
-REPORT = "report.html"
+FRONTIER_PAGE = "frontier.html"
 _MAX_BYTES = 64 << 20
 
 log = logging.getLogger("sgsc_edge")
 
 __all__ = [
+    "FRONTIER_PAGE",
     "REPORT",
     "check_is_build",
     "costs_only_the_report",
     "read_build",
     "render",
+    "render_frontier",
     "report_key",
     "write_page",
     "write_report",
@@ -44,7 +47,12 @@ __all__ = [
 
 def report_key(folder: Path) -> str:
     """Hash of all that a report follows from: the manifest holds the hashes of the files that it shows."""
-    followed = [folder / MANIFEST_NAME, folder / CERTIFICATE_NAME, *board_certificates(folder)]
+    followed = [
+        folder / MANIFEST_NAME,
+        folder / CERTIFICATE_NAME,
+        folder / FRONTIER,
+        *board_certificates(folder),
+    ]
     return content_key(
         {path.name: _digest(path) for path in followed},
         sources_hash(TEMPLATES, ("*.html", "*.css")),
@@ -60,8 +68,8 @@ def _digest(path: Path) -> str | None:
 
 
 @contextlib.contextmanager
-def costs_only_the_report(folder: Path) -> Iterator[None]:
-    """What fails in the block is a warning, and the folder has no report: an earlier one would be wrong."""
+def costs_only_the_report(folder: Path, page: str = REPORT) -> Iterator[None]:
+    """What fails in the block is a warning, and the folder has no page: an earlier one would be wrong."""
     try:
         yield
     except Exception as error:
@@ -69,7 +77,7 @@ def costs_only_the_report(folder: Path) -> Iterator[None]:
         log.warning("report: not made, and nothing else is lost: %s", reason)
         log.debug("report: where it failed", exc_info=True)
         with contextlib.suppress(OSError):
-            (folder / REPORT).unlink()
+            (folder / page).unlink()
 
 
 def write_report(folder: Path) -> Path:

@@ -7,7 +7,7 @@ not see it, and lines differ by their dashes as well as by their colours.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from sgsc_edge.report.text import compact
@@ -15,6 +15,7 @@ from sgsc_edge.report.text import compact
 WIDTH, HEIGHT = 360, 190
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 10, 22
 _TICKS = 4
+_MOST_TICKS = 6
 _LEAST = 1e-30
 """Values that are nearer to each other are drawn as equal."""
 _STRIP_WIDTH, STRIP_HEIGHT = 192, 30
@@ -81,11 +82,14 @@ def line_chart(
     event_name: str = "",
     stems: bool = False,
     at_most: float = math.inf,
+    log_x: bool = False,
+    dotted: Collection[str] = (),
 ) -> LineChart | None:
     """A chart of series of (x, y), which rise in x; None where there is nothing to show.
 
     ``stems``: each point stands on an axis at 0, for counts at single moments. ``at_most``: what no value can
-    exceed; the axis ends there.
+    exceed; the axis ends there. ``log_x``: equal ratios of x, which is > 0, are equally far apart.
+    ``dotted``: names of series of which each point is a dot; of others the last one is.
     """
     series = {name: points for name, points in series.items() if points}
     if not series:
@@ -97,7 +101,12 @@ def line_chart(
     bottom, right = HEIGHT - _BOTTOM, WIDTH - _RIGHT
 
     def x_at(x: float) -> float:
-        share = (x - x_low) / (x_high - x_low) if x_high > x_low else 0.5
+        if x_high == x_low:
+            share = 0.5
+        elif log_x:
+            share = math.log(x / x_low) / math.log(x_high / x_low)
+        else:
+            share = (x - x_low) / (x_high - x_low)
         return round(_LEFT + 6 + share * (right - _LEFT - 12), 1)
 
     def y_at(y: float) -> float:
@@ -111,7 +120,7 @@ def line_chart(
             path = "".join(f"M{x:g} {bottom}V{y:g}" for x, y in places)
         else:
             path = "M" + " L".join(f"{x:g} {y:g}" for x, y in places)
-        lines.append(Line(name, number, path, places if stems else places[-1:]))
+        lines.append(Line(name, number, path, places if stems or name in dotted else places[-1:]))
     said = [
         f"{name} from {compact(points[0][1])} to {compact(points[-1][1])}" for name, points in series.items()
     ]
@@ -123,7 +132,9 @@ def line_chart(
         description=description,
         x_label=x_label,
         lines=tuple(lines),
-        x_ticks=tuple(Tick(x_at(x), compact(x)) for x in _whole_ticks(x_low, x_high)),
+        x_ticks=tuple(
+            Tick(x_at(x), compact(x)) for x in (_ratio_ticks if log_x else _whole_ticks)(x_low, x_high)
+        ),
         y_ticks=tuple(Tick(y_at(y), compact(y)) for y in y_ticks),
         marks=tuple(x_at(x) for x in events if x_low <= x <= x_high),
     )
@@ -193,3 +204,22 @@ def _whole_ticks(low: float, high: float) -> tuple[float, ...]:
     elif ticks[-1] != high:
         ticks[-1] = high
     return tuple(ticks)
+
+
+_ROUND = (1, 2, 5)
+"""First digits of round numbers, about equally far apart by ratio."""
+
+
+def _ratio_ticks(low: float, high: float) -> tuple[float, ...]:
+    """Round numbers from ``low`` to ``high`` (> 0) at equal ratios, at most six; else the ends.
+
+    >>> _ratio_ticks(2900, 12000), _ratio_ticks(3100, 4100), _ratio_ticks(10, 2e6)
+    ((5000.0, 10000.0), (3100, 4100), (10.0, 100.0, 1000.0, 10000.0, 100000.0, 1000000.0))
+    """
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    for digits in (_ROUND, (1, 3), (1,)):
+        ticks = [d * 10.0**power for power in range(first, last + 1) for d in digits]
+        ticks = [tick for tick in ticks if low <= tick <= high]
+        if len(ticks) <= _MOST_TICKS:
+            break
+    return tuple(ticks[:_MOST_TICKS]) if len(ticks) > 1 else tuple(dict.fromkeys((low, high)))

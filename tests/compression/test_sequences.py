@@ -266,14 +266,14 @@ def test_channels_are_followed_from_convolutions_to_dense_layers() -> None:
     assert last_use.inputs.reshape(4, positions).sum(1).tolist() == [positions] * 3 + [0]
 
 
-def test_a_dense_layer_over_the_last_axis_has_no_channels_on_axis_one() -> None:
+def test_a_dense_layer_over_positions_reads_no_channels_and_makes_those_of_the_last_axis() -> None:
     network = nn.Sequential(nn.Conv1d(2, 4, 1), nn.Linear(24, 24), nn.Flatten(), nn.Linear(96, 3))
     quantized = quantize_model(network.eval(), signals()[0])
     alive = {name: torch.ones(len(layer.weight)) for name, layer in quantized.layers()}
     alive["1"][:4] = 0
     uses = {use.name: use for use in follow(quantized, alive)}
     assert uses["1"].inputs.tolist() == [1] * 24
-    assert uses["3"].inputs.tolist() == [1] * 96
+    assert uses["3"].inputs.reshape(4, 24).tolist() == [[0] * 4 + [1] * 20] * 4
 
 
 @pytest.mark.parametrize(("axis", "expected"), [(1, [1, 1, 1, 1]), (2, [1, 0, 1, 1]), (-2, [1, 1, 1, 1])])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from compression.attention_networks import FORMS, LanguageModel, sentences
+from compression.attention_networks import calibrated as attending
 from compression.models import inputs, randomised
 from compression.sequence_networks import signals
 from compression.shrink_networks import Block, build
@@ -15,6 +18,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from sgsc_edge.compression.layers import QuantizedModel, quantize_model
+from sgsc_edge.compression.ledger import Ledger
 from sgsc_edge.compression.working import Resize, WorkingCopy
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
@@ -33,13 +37,22 @@ def kill(model: QuantizedModel, share: float, seed: int) -> None:
         layer.set_mask(mask)
 
 
+def kill_classes(model: QuantizedModel, share: float, seed: int) -> None:
+    """Let a share of the classes that may leave die."""
+    ledger = Ledger.of(model)
+    gone = ledger.removable[ledger.kinds] & (np.random.default_rng(seed).random(len(ledger.kinds)) < share)
+    for name, layer in model.layers():
+        layer.set_mask(torch.from_numpy(~gone[ledger.members[name]]))
+
+
 def train(model: QuantizedModel, x: torch.Tensor, optimizer: torch.optim.Optimizer) -> torch.Tensor:
     """One step; the outputs before it."""
     torch.manual_seed(0)
     model.module.train()
     optimizer.zero_grad()
     outputs: torch.Tensor = model.module(x)
-    nn.functional.cross_entropy(outputs, torch.arange(len(x)) % outputs.shape[1]).backward()
+    logits = outputs.flatten(0, -2)
+    nn.functional.cross_entropy(logits, torch.arange(len(logits)) % logits.shape[1]).backward()
     optimizer.step()
     return outputs.detach()
 
@@ -52,8 +65,11 @@ def living(model: QuantizedModel, name: str, tensor: torch.Tensor) -> torch.Tens
     return tensor[layer.mask > 0]
 
 
-def check(model: QuantizedModel, x: torch.Tensor, share: float, seed: int) -> int:
-    """Two steps of both, channels dying between them; how many weights the copy has left."""
+def check(model: QuantizedModel, x: torch.Tensor, share: float, seed: int, *, whole: bool = False) -> int:
+    """Two steps of both, channels dying between them; how many weights the copy has left.
+
+    ``whole``: channels die with those that an op keeps together with them, as attention heads do.
+    """
     model.enable(False)  # a last bit that differs must not become a whole step
     for module in model.module.modules():
         if isinstance(module, DROPOUTS):
@@ -61,7 +77,7 @@ def check(model: QuantizedModel, x: torch.Tensor, share: float, seed: int) -> in
     working = WorkingCopy(model)
     optimizer = torch.optim.SGD(working.model.module.parameters(), 0.1)
     for round_ in range(2):
-        kill(model, share, seed + round_)
+        (kill_classes if whole else kill)(model, share, seed + round_)
         working.push([optimizer])
         expected = train(model, x, torch.optim.SGD(model.module.parameters(), 0.1))
         found = train(working.model, x, optimizer)
@@ -166,3 +182,12 @@ def test_reshapes_with_sizes_in_the_code_follow() -> None:
     working = WorkingCopy(model)
     assert check(model, inputs(), 0.6, 3) < 8 * 9 + 8 * 64 * 3
     assert any(isinstance(module, Resize) for module in working.model.module.modules())
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("seed", [0, 5])
+def test_attention(form: str, seed: int) -> None:
+    """Heads, hidden units and rows of tables leave."""
+    model = attending(LanguageModel(form))
+    whole = sum(layer.weight.numel() for _, layer in model.layers())
+    assert check(model, sentences(8)[:, :-1], 0.5, seed, whole=True) < 0.9 * whole

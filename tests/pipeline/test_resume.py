@@ -30,7 +30,7 @@ TARGET = "tflite-int8"
 # With a control, a budget and few epochs: every stage that there is without a board.
 SMALL = CONFIG.replace("saw_pool = false\n", "").replace("epochs = 3", 'epochs = 2\nbudget = "400 B"')
 MOMENTS = 1  # benchmarks/resume_kill.py has fifty
-WITHOUT_BOARD = [stage for stage in STAGES if stage.name != "fit"]
+UNDER_A_BUDGET = [stage for stage in STAGES if stage.name not in ("fit", "floor", "search")]
 
 
 class DiedError(BaseException):
@@ -64,7 +64,7 @@ def test_a_build_that_dies_after_each_of_its_writes_ends_with_the_same_files(
     folder = project(config=SMALL)
     api.build(folder, targets=[TARGET], out=folder / "whole")
     rename = Path.replace
-    died: dict[str, list[str]] = {stage.name: [] for stage in WITHOUT_BOARD}
+    died: dict[str, list[str]] = {stage.name: [] for stage in UNDER_A_BUDGET}
 
     def dying(self: Path, target: Path) -> Path:
         if self.suffix != ".tmp":  # what is kept of an earlier build, or put back
@@ -72,7 +72,7 @@ def test_a_build_that_dies_after_each_of_its_writes_ends_with_the_same_files(
         stamps = folder / "dying" / TARGET / ".stamps.json"
         done = len(json.loads(stamps.read_text())) if stamps.exists() else 0
         # Of a stage that was done before the build was stopped, the files are copied once more.
-        here = died[WITHOUT_BOARD[done].name] if done < len(WITHOUT_BOARD) else [target.name]
+        here = died[UNDER_A_BUDGET[done].name] if done < len(UNDER_A_BUDGET) else [target.name]
         moved = rename(self, target)
         if target.name not in here:
             here.append(target.name)
@@ -92,7 +92,7 @@ def test_a_build_that_dies_after_each_of_its_writes_ends_with_the_same_files(
         with contextlib.suppress(DiedError):
             api.build(folder, targets=[TARGET], out=folder / "dying")
             alive = True
-    for stage in WITHOUT_BOARD:
+    for stage in UNDER_A_BUDGET:
         checkpoint = [f".{stage.name}.checkpoint.pt"] if stage.name in ("control", "compress") else []
         assert sorted(died[stage.name]) == sorted([*stage.outputs, *checkpoint, ".stamps.json"])
     assert files(folder / "dying" / TARGET) == files(folder / "whole" / TARGET)
@@ -165,7 +165,7 @@ def test_a_stage_follows_the_settings_that_it_takes_and_no_others(
         this = Build(loaded, target, folder / "out")
         if not keys:
             STAGES[1].run(this, "key")
-        keys.append({stage.name: stage.key(this) for stage in STAGES[:4]})
+        keys.append({stage.name: stage.key(this) for stage in UNDER_A_BUDGET[:4]})
     assert {name for name in keys[0] if keys[0][name] != keys[1][name]} == again
 
 
@@ -180,5 +180,5 @@ def test_other_code_makes_every_stage_run_again(
     stages = [replace(stage, run=lambda build, key, name=stage.name: ran.append(name)) for stage in STAGES]
     monkeypatch.setattr(road, "STAGES", stages)
     api.build(built, targets=[TARGET], out=built / "build")
-    wanted = [stage.name for stage in WITHOUT_BOARD if stage.name != "control"]
+    wanted = [stage.name for stage in UNDER_A_BUDGET if stage.name != "control"]
     assert ran == (wanted if code == "other" else [])

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from sgsc_edge.c_names import MODEL_NAME, model_name
 from sgsc_edge.errors import ConfigError
 from sgsc_edge.project import Budget, load_project
-from sgsc_edge.project.schema import ProjectSection, parse_budget
+from sgsc_edge.project.budgets import parse_budget
+from sgsc_edge.project.schema import ProjectSection
 
 GOOD = """\
 [project]
@@ -438,10 +439,16 @@ def test_a_goal_chooses_the_method_unless_one_is_named(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (("compress.method=sgsc",), "needs a budget, or a fixed gamma"),
-        (("compress.alpha=1.0",), "also needs a budget or a fixed gamma"),
+        (("compress.method=sgsc",), "needs a budget, a floor or a fixed gamma"),
+        (("compress.alpha=1.0",), "also needs a budget, a floor or a fixed gamma"),
         (("compress.budget=6 kB", "compress.epochs=1"), "needs 2 epochs at least"),
-        (("compress.budget=6 kB", "compress.gamma=1.0"), "exclude each other"),
+        (("compress.budget=6 kB", "compress.gamma=1.0"), "budget and gamma exclude each other"),
+        (("compress.budget=6 kB", "compress.floor=0.9"), "budget and floor exclude each other"),
+        (("compress.floor=0.9", "compress.epochs=1"), "needs 2 epochs at least"),
+        (("compress.floor=98",), "compress.floor of an accuracy is a share (0.99 is 99 %), not 98"),
+        (("compress.floor=0",), "compress.floor: must be greater than 0"),
+        (("compress.budget=6 kB,,3 kB",), "'' is not a size"),
+        (("compress.budget=[]",), "an empty list is no budget"),
     ],
 )
 def test_goals_that_do_not_fit_are_refused(tmp_path: Path, settings: tuple[str, ...], message: str) -> None:

@@ -14,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import fx
 
-from sgsc_edge.compression.fold import BIAS_LIMIT, FixedQuantizer, FoldedLayer
+from sgsc_edge.compression.fold import FixedQuantizer, FoldedLayer
+from sgsc_edge.compression.layer_integers import BIAS_LIMIT
 from sgsc_edge.compression.shrink.slots import (
     CHANNELWISE,
     Coupling,
     LayerShape,
-    channel_axis,
 )
 from sgsc_edge.compression.shrink.values import CONSTANT, LAYER, QUANTIZE, Grid, Values
 from sgsc_edge.graph import ir
@@ -71,6 +71,14 @@ class Constants:
         """As :meth:`at`, minus the zero point."""
         grid = self.coupling.values.grids.get(node)
         return self.at(node) if grid is None else self.at(node) - grid.zero_point
+
+    def columns(self, node: fx.Node) -> Integers:
+        """As :meth:`steps`, of what a layer reads, float64 [I]; NaN where those are no channels."""
+        coupling = self.coupling
+        (source,) = coupling.values.inputs(node)
+        if len(coupling.columns(node)):
+            return self.steps(source)
+        return np.full(coupling.values.layer(node).weight.shape[1], np.nan)
 
     def _quantize(self, node: fx.Node) -> None:
         """What a quantizer rounds, on the device: the op behind it with its fused activation."""
@@ -133,7 +141,7 @@ def _of_sources(source: Integers, channels: Sequence[NDArray[np.int64]]) -> Inte
 
 def _uniform(values: Values, node: fx.Node, coupling: Coupling) -> Integers:
     """Per slot the integer that a value holds at every position of every sample, else NaN."""
-    axis = channel_axis(values, node)
+    axis = coupling.axes[node]
     if axis is None or not len(coupling.slots[node]):
         return np.full(len(coupling.slots[node]), np.nan)
     integers = np.moveaxis(values.grids[node].integers(values.values[node]), axis, 0)
@@ -175,9 +183,7 @@ def _layer(constants: Constants, node: fx.Node, grid: Grid, profile: Profile) ->
     values = constants.coupling.values
     (source,) = values.inputs(node)
     folded = values.layer(node)
-    if node in constants.coupling.irregular:
-        return np.full(len(constants.coupling.slots[node]), np.nan)
-    sums = layer_sums(folded, LayerShape.of(folded), constants.steps(source))
+    sums = layer_sums(folded, LayerShape.of(folded), constants.columns(node))
     known = ~np.isnan(sums)
     made = np.full(sums.shape, np.nan)
     many = len(sums) > 1
@@ -279,6 +285,20 @@ def _average(constants: Constants, node: fx.Node, grid: Grid, profile: Profile) 
     return constants.at(source) if constants.coupling.values.grids.get(source) == grid else constants.at(node)
 
 
+def _product(constants: Constants, node: fx.Node, grid: Grid, profile: Profile) -> Integers:
+    """A sum of products with 0, on every runtime."""
+    size = len(constants.coupling.slots[node])
+    operands = [constants.steps(source) for source in constants.coupling.values.inputs(node)]
+    zero = [steps == 0 for steps in operands if len(steps) == size]
+    return np.where(np.any(zero, axis=0), float(grid.zero_point), np.nan)
+
+
+def _gelu(constants: Constants, node: fx.Node, grid: Grid, profile: Profile) -> Integers:
+    """GELU of 0 is 0."""
+    (source,) = constants.coupling.values.inputs(node)
+    return np.where(constants.steps(source) == 0, float(grid.zero_point), np.nan)
+
+
 _Maker = Callable[[Constants, fx.Node, Grid, Profile], Integers]
 _MAKERS: Mapping[str, _Maker] = {
     LAYER: _layer,
@@ -289,4 +309,6 @@ _MAKERS: Mapping[str, _Maker] = {
     "Relu": _clamp,
     "Clip": _clamp,
     "AveragePool": _average,
+    "MatMul": _product,
+    "Gelu": _gelu,
 }

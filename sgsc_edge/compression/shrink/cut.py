@@ -8,16 +8,10 @@ import torch
 from torch import fx, nn
 
 from sgsc_edge.compression.fold import FoldedConstant, FoldedLayer
-from sgsc_edge.compression.layers import geometry
+from sgsc_edge.compression.layers import geometry, set_submodule
 from sgsc_edge.compression.shrink.liveness import Liveness
-from sgsc_edge.compression.shrink.slots import MOVING, LayerShape, channel_axis
+from sgsc_edge.compression.shrink.slots import MOVING, Coupling, LayerShape
 from sgsc_edge.compression.shrink.values import CONSTANT, LAYER, Values
-
-
-def set_submodule(module: fx.GraphModule, name: str, value: nn.Module) -> None:
-    """Replace or add a submodule by its path."""
-    parent, _, leaf = name.rpartition(".")
-    setattr(module.get_submodule(parent), leaf, value)
 
 
 def clean(module: fx.GraphModule) -> None:
@@ -41,8 +35,18 @@ class _Cut:
 
     def shape(self, node: fx.Node) -> tuple[int, ...]:
         """The shape of a node's value without its batch, when the others are gone."""
-        _, _, *rest = self.values.shape(node)
-        return (len(self.keeps(node)), *rest)
+        axis = self.liveness.coupling.axes[node]
+        shape = list(self.values.shape(node))
+        if axis is not None:
+            shape[axis] = len(self.keeps(node))
+        return tuple(shape[1:])
+
+    def columns(self, node: fx.Node) -> torch.Tensor:
+        """Indices of a layer's inputs that stay, int64."""
+        if len(self.liveness.coupling.columns(node)):
+            (source,) = self.values.inputs(node)
+            return self.keeps(source)
+        return torch.arange(self.values.layer(node).weight.shape[1])
 
 
 def cut_to(values: Values, liveness: Liveness) -> None:
@@ -52,7 +56,7 @@ def cut_to(values: Values, liveness: Liveness) -> None:
     for node in values.nodes:
         stays = liveness.lives(node)
         kind = values.kinds[node]
-        if kind == LAYER and node not in liveness.coupling.irregular and stays.any():
+        if kind == LAYER and stays.any():
             smaller[str(node.target)] = _layer(cut, node)
         elif kind == CONSTANT and stays.any() and not stays.all():
             smaller[str(node.target)] = _constant(cut, node)
@@ -80,9 +84,9 @@ def _layer(cut: _Cut, node: fx.Node) -> FoldedLayer:
     weight, bias = folded.weight.clone(), torch.from_numpy(cut.liveness.bias(node)).to(torch.int32)
     hollow = torch.from_numpy(cut.liveness.unneeded(node))
     weight[hollow], bias[hollow] = 0, 0
-    if LayerShape.of(folded).groups == 1:
+    if LayerShape.of(folded).groups == 1 and len(cut.liveness.coupling.columns(node)):
         weight[:, torch.from_numpy(cut.liveness.unneeded(source))] = 0
-    return part_of(folded, weight, bias, outputs=cut.keeps(node), inputs=cut.keeps(source))
+    return part_of(folded, weight, bias, outputs=cut.keeps(node), inputs=cut.columns(node))
 
 
 def part_of(
@@ -120,14 +124,14 @@ def part_of(
 
 def _constant(cut: _Cut, node: fx.Node) -> FoldedConstant:
     """A constant operand with the channels that stay."""
-    return part_of_constant(cut.values, node, cut.keeps(node))
+    return part_of_constant(cut.liveness.coupling, node, cut.keeps(node))
 
 
-def part_of_constant(values: Values, node: fx.Node, channels: torch.Tensor) -> FoldedConstant:
+def part_of_constant(coupling: Coupling, node: fx.Node, channels: torch.Tensor) -> FoldedConstant:
     """Some channels (int64, indices) of a constant operand, in some order."""
-    folded = values.module.get_submodule(str(node.target))
+    folded = coupling.values.module.get_submodule(str(node.target))
     assert isinstance(folded, FoldedConstant)
-    axis = channel_axis(values, node)
+    axis = coupling.axes[node]
     assert axis is not None  # it has slots
     value = folded.value.index_select(axis, channels).contiguous()
     return FoldedConstant(value, folded.scale, folded.zero_point)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import fx
 
-from sgsc_edge.compression.fold import BIAS_LIMIT
+from sgsc_edge.compression.layer_integers import BIAS_LIMIT
 from sgsc_edge.compression.shrink.constants import Constants, Integers
 from sgsc_edge.compression.shrink.slots import Coupling, LayerShape
 from sgsc_edge.compression.shrink.values import layer_name
@@ -29,7 +29,7 @@ class _Site:
 
     Parameters
     ----------
-    inputs, outputs: int64 [I], [O], the classes of its channels.
+    inputs, outputs: int64 [I], [O], the classes of its channels; no inputs where those are no channels.
     needs: bool [O, I], whether an output channel multiplies an input channel and cannot drop it.
     sums: int64 [O, I], the weights summed over the kernel.
     steps: float64 [I], the inputs' constants minus their zero point; NaN where not constant.
@@ -48,16 +48,17 @@ class _Site:
         """Read a layer that has one group."""
         folded = coupling.values.layer(node)
         shape = LayerShape.of(folded)
-        (source,) = coupling.values.inputs(node)
-        steps = constants.steps(source)
+        inputs = coupling.classes(coupling.columns(node))
+        read = slice(len(inputs))
+        steps = constants.columns(node)[read]
         flat = folded.weight.numpy().astype(np.int64).reshape(*folded.weight.shape[:2], -1)
         droppable = ~np.isnan(steps) & ((steps == 0) | (not shape.pads))
         return _Site(
             node,
-            coupling.roots(source),
+            inputs,
             coupling.roots(node),
-            (flat != 0).any(-1) & ~droppable,
-            flat.sum(-1),
+            (flat != 0).any(-1)[:, read] & ~droppable,
+            flat.sum(-1)[:, read],
             steps,
             folded.bias.numpy().astype(np.int64),
         )
@@ -90,7 +91,7 @@ class Liveness:
         liveness = Liveness(coupling, constants)
         values = coupling.values
         for node in values.layers():
-            if node not in coupling.irregular and LayerShape.of(values.layer(node)).groups == 1:
+            if LayerShape.of(values.layer(node)).groups == 1:
                 liveness._sites.append(_Site.of(node, coupling, constants))
         for slot, reason in coupling.pinned.items():
             liveness.reasons.setdefault(coupling.root(slot), reason)
@@ -162,6 +163,8 @@ class Liveness:
         while hollow != len(self.hollow):
             hollow = len(self.hollow)
             for site in self._sites:
+                if not len(site.inputs):
+                    continue
                 if self._stay(site.outputs).any() and not self._stay(site.inputs).any():
                     first = int(site.inputs[0])
                     self.hollow.add(first)

@@ -72,9 +72,10 @@ def _as_constant(values: Values, constants: Constants, operand: fx.Node, node: f
     """A constant module in place of an operand, on its grid: one integer, or one a channel."""
     module, grid = values.module, values.grids[operand]
     integers = torch.from_numpy(constants.at(operand)).to(torch.int8)
-    rank = len(values.shape(operand))
+    axis, rank = constants.coupling.axes[operand], len(values.shape(operand))
+    assert axis is not None  # it has slots
     one = bool((integers == integers[0]).all())
-    value = integers[0].clone() if one else integers.reshape(1, -1, *[1] * (rank - 2))
+    value = integers[0].clone() if one else integers.reshape(*[1] * axis, -1, *[1] * (rank - 1 - axis))
     scale, zero_point = torch.tensor(grid.scale), torch.tensor(grid.zero_point, dtype=torch.int8)
     name = f"{node.name}_constant"
     while hasattr(module, name):

@@ -35,7 +35,7 @@ def shrink(compressed: CompressedModel, sample: torch.Tensor) -> Shrunk:
 
     Parameters
     ----------
-    sample: one input without its batch dimension, float32; any one will do.
+    sample: one input without its batch dimension; any one will do.
 
     Raises
     ------
@@ -54,7 +54,7 @@ def shrink(compressed: CompressedModel, sample: torch.Tensor) -> Shrunk:
         replaced += again
         if not liveness.removes:
             break
-        for node in set(values.layers()) - coupling.irregular:
+        for node in values.layers():
             origins[str(node.target)] = origins[str(node.target)][liveness.lives(node)]
         cut_to(values, liveness)
     if not smaller.agrees_with(compressed, sample):
@@ -84,7 +84,7 @@ def _change(name: str, layer: FoldedLayer, stays: NDArray[np.int64], liveness: L
     zero = (layer.weight.flatten(1) == 0).all(1).numpy()
     kept = tuple(
         Kept(int(channel), liveness.reasons[int(root)])
-        for channel, root in zip(stays, roots, strict=False)  # an irregular layer's channels are no slots
+        for channel, root in zip(stays, roots, strict=True)
         if zero[channel]
     )
     removed = tuple(int(channel) for channel in np.setdiff1d(np.arange(outputs), stays))

@@ -17,14 +17,26 @@ from numpy.typing import NDArray
 from torch import fx, nn
 
 from sgsc_edge.compression.fold import FixedQuantizer, FoldedConstant, FoldedLayer
-from sgsc_edge.compression.trace import kind_of, name_of
+from sgsc_edge.compression.integers import (
+    FoldedGelu,
+    FoldedMatMul,
+    FoldedNorm,
+    FoldedSoftmax,
+    FoldedTable,
+)
+from sgsc_edge.compression.kinds import kind_of, name_of
 from sgsc_edge.placement import RULES, Output
 
-QUANTIZE, LAYER, CONSTANT = "Quantize", "Layer", "Constant"
+QUANTIZE, LAYER, CONSTANT, TABLE = "Quantize", "Layer", "Constant", "Table"
 _FOLDED_KINDS: Mapping[type[nn.Module], str] = {
     FixedQuantizer: QUANTIZE,
     FoldedLayer: LAYER,
     FoldedConstant: CONSTANT,
+    FoldedTable: TABLE,
+    FoldedNorm: "LayerNormalization",
+    FoldedMatMul: "MatMul",
+    FoldedSoftmax: "Softmax",
+    FoldedGelu: "Gelu",
 }
 
 
@@ -75,7 +87,7 @@ class Values:
     @staticmethod
     @torch.no_grad()
     def of(module: fx.GraphModule, sample: torch.Tensor) -> Values:
-        """Run the module on two samples made of one (float32, without its batch dimension)."""
+        """Run the module on two samples made of one (without its batch dimension)."""
         recorder = _Recorder(module)
         recorder.run(torch.stack([sample, sample.roll(1, -1)]))
         return Values(module, recorder.values)
@@ -91,7 +103,7 @@ class Values:
 
     @cached_property
     def kinds(self) -> Mapping[fx.Node, str]:
-        """Node -> ONNX operator, or one of ``QUANTIZE``, ``LAYER``, ``CONSTANT``."""
+        """Node -> ONNX operator, or one of ``QUANTIZE``, ``LAYER``, ``CONSTANT``, ``TABLE``."""
         modules = dict(self.module.named_modules())
         kinds = {}
         for node in self.nodes:
@@ -132,6 +144,12 @@ class Values:
         """The folded layer that a node calls."""
         module = self.module.get_submodule(str(node.target))
         assert isinstance(module, FoldedLayer)
+        return module
+
+    def table(self, node: fx.Node) -> FoldedTable:
+        """The folded table that a node reads."""
+        module = self.module.get_submodule(str(node.target))
+        assert isinstance(module, FoldedTable)
         return module
 
     def layers(self) -> list[fx.Node]:

@@ -9,7 +9,7 @@ from torch import nn
 
 from sgsc_edge.compression.channels import is_depthwise
 from sgsc_edge.compression.layers import QuantizedModel, QuantLayer
-from sgsc_edge.size import EIGHT_BITS, NARROW_BITS, WIDE_BITS, Storage
+from sgsc_edge.size import EIGHT_BITS, NARROW_BITS, TABLE, WIDE_BITS, Storage
 from sgsc_edge.targets import Target, Weights
 
 Storages = dict[str, tuple[Storage, ...]]
@@ -59,7 +59,7 @@ class Device:
         folded in, channels have scales of their own. Packed channels are listed with equal widths.
         """
         return {
-            name: self._packed(layer) if self.packs else (EIGHT_BITS, *self._narrow(layer))
+            name: self._packed(layer) if self.packs else (_in_8_bits(layer), *self._narrow(layer))
             for name, layer in model.layers()
         }
 
@@ -75,7 +75,7 @@ class Device:
     def _packed(self, layer: QuantLayer) -> tuple[Storage, ...]:
         narrowest = 1 if self.rows else WIDE_BITS
         widths = range(WIDE_BITS, narrowest - 1, -1)
-        return tuple(Storage.packing((bits,) * len(layer.mask)) for bits in widths)
+        return tuple(layer.packed((bits,) * len(layer.mask)) for bits in widths)
 
     def _narrow(self, layer: QuantLayer) -> Iterator[Storage]:
         for per_channel in (True, False):
@@ -87,12 +87,18 @@ class Device:
         return any((row.op, row.bits, row.axis is not None) == (op, bits, per_channel) for row in self.rows)
 
 
+def _in_8_bits(layer: QuantLayer) -> Storage:
+    return TABLE if layer.is_table else EIGHT_BITS
+
+
 ANY_DEVICE = Device()
 """Weights in 8 bits, which every target stores and executes."""
 
 
 def _device_ops(layer: QuantLayer) -> tuple[str, ...]:
-    """The device ops that a layer may become."""
+    """The device ops with narrow weights that a layer may become."""
+    if layer.is_table:
+        return ()
     if isinstance(layer.layer, nn.Linear):
         return ("FullyConnected", "Conv2D")
     return ("DepthwiseConv2D",) if is_depthwise(layer) else ("Conv2D",)

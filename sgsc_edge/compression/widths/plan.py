@@ -144,7 +144,7 @@ class Plan:
 
         def storage(value: Mapping[str, Any]) -> Storage:
             wide, packed = tuple(value["wide"]), tuple(value["packed"])
-            return Storage(value["bits"], value["per_channel"], wide, packed)
+            return Storage(value["bits"], value["per_channel"], wide, packed, value["table"])
 
         return Plan(
             tuple(

@@ -133,7 +133,7 @@ class Choices:
         if len(storages) > 1:
             losses = torch.stack([self._losses(name, bits) for bits in range(1, WIDE_BITS + 1)], 1)
             for widths in staircase(losses.numpy(), mask.numpy() > 0):
-                yield self._option(name, Storage.packing(widths.tolist()))
+                yield self._option(name, self.layers[name].packed(widths.tolist()))
 
     def best(self, budget: float = math.inf) -> tuple[Plan, float]:
         """The plan with the least loss in a budget (bytes of all layers), and that loss.
@@ -185,7 +185,7 @@ def living(storage: Storage, mask: torch.Tensor) -> Storage:
     """A storage of the channels that stay (float32 [O], 0 for others); one width where all have the same."""
     if storage.packed:
         pairs = zip(storage.packed, mask.tolist(), strict=True)
-        return Storage.packing([bits if alive else 0 for bits, alive in pairs])
+        return Storage.packing([bits if alive else 0 for bits, alive in pairs], table=storage.table)
     if not storage.wide:
         return storage
     wide = tuple(channel for channel in storage.wide if mask[channel] > 0)

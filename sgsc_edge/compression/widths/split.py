@@ -19,7 +19,8 @@ import torch
 from torch import fx
 
 from sgsc_edge.compression.fold import CompressedModel, FoldedLayer
-from sgsc_edge.compression.shrink.cut import clean, part_of, part_of_constant, set_submodule
+from sgsc_edge.compression.layers import set_submodule
+from sgsc_edge.compression.shrink.cut import clean, part_of, part_of_constant
 from sgsc_edge.compression.shrink.slots import Coupling, LayerShape
 from sgsc_edge.compression.shrink.values import CONSTANT, LAYER, QUANTIZE, Values
 from sgsc_edge.errors import InternalError
@@ -84,7 +85,7 @@ def splittable(coupling: Coupling) -> Iterator[fx.Node]:
     for node in makers:
         roots = coupling.roots(node)
         own = set(map(int, roots))
-        regular = node not in coupling.irregular and len(own) == len(roots) > 1
+        regular = coupling.axes[node] == 1 and len(own) == len(roots) > 1
         if regular and not own & (pinned | shared) and _chain(values, node):
             yield node
 
@@ -137,13 +138,15 @@ def _reorder(coupling: Coupling, places: dict[int, int]) -> None:
 
     for node in values.nodes:
         name = str(node.target)
-        if values.kinds[node] == LAYER and node not in coupling.irregular:
+        if values.kinds[node] == LAYER:
             folded = values.layer(node)
             (source,) = values.inputs(node)
-            part = part_of(folded, folded.weight, folded.bias, outputs=order(node), inputs=order(source))
+            columns = torch.arange(folded.weight.shape[1])
+            inputs = order(source) if len(coupling.columns(node)) else columns
+            part = part_of(folded, folded.weight, folded.bias, outputs=order(node), inputs=inputs)
             set_submodule(values.module, name, part)
         elif values.kinds[node] == CONSTANT and len(coupling.slots[node]):
-            set_submodule(values.module, name, part_of_constant(values, node, order(node)))
+            set_submodule(values.module, name, part_of_constant(coupling, node, order(node)))
 
 
 def _divide(values: Values, node: fx.Node) -> tuple[str, ...]:

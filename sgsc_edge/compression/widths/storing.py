@@ -166,7 +166,7 @@ class Storing:
 
     def _equal(self, bits: int) -> dict[str, Storage]:
         """All channels packed at one width."""
-        return {name: Storage.packing((bits,) * len(layer.mask)) for name, layer in self.layers.items()}
+        return {name: layer.packed((bits,) * len(layer.mask)) for name, layer in self.layers.items()}
 
     @property
     def _smallest(self) -> dict[str, Storage]:
@@ -185,4 +185,4 @@ class Storing:
 def _at_depth(layer: QuantLayer) -> Storage:
     """Living channels packed at their depths, in whole bits."""
     widths = layer.quantizer.bits.detach().ceil().clamp(1, MAX_BITS) * layer.mask
-    return Storage.packing([int(bits) for bits in widths.tolist()])
+    return layer.packed([int(bits) for bits in widths.tolist()])

@@ -1,0 +1,258 @@
+"""Compression in training loops that are not ours."""
+
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from compression.models import inputs
+from compression.test_learned import trained
+from compression.test_loop import data
+from torch import nn
+from torch.utils.data import DataLoader
+
+from sgsc_edge.compression.compressor import Compressor
+from sgsc_edge.compression.fit import stored_bytes
+from sgsc_edge.errors import ConfigError, DataError, FileFormatError
+
+BUDGET, EPOCHS, BATCH = 280, 10, 24
+X, LABELS = data().tensors
+BATCHES = list(zip(torch.split(X, BATCH), torch.split(LABELS, BATCH), strict=True))
+
+Optimizers = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+
+
+def adamw(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(parameters, 3e-3)
+
+
+def watch(model: nn.Module) -> float:
+    return float((model(X).argmax(1) == LABELS).float().mean())
+
+
+def compressor(steps: int = EPOCHS * len(BATCHES), **options: Any) -> Compressor:
+    torch.manual_seed(0)
+    options = {"budget": f"{BUDGET} B", "watch": watch, "max_drop": 0.1, **options}
+    return Compressor(trained(), X[0], steps=steps, data=BATCHES, **options)
+
+
+def steps_of(
+    compressing: Compressor, optimizer: torch.optim.Optimizer, epochs: int, model: nn.Module | None = None
+) -> None:
+    """An ordinary loop."""
+    model = compressing.model if model is None else model
+    for _ in range(epochs):
+        model.train()
+        for batch, labels in BATCHES:
+            loss = F.cross_entropy(model(batch), labels)
+            (loss + compressing.penalty(loss)).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            compressing.step(optimizer)
+
+
+def check(compressing: Compressor) -> None:
+    """The budget is met by channels that have left, and the task still learned."""
+    compressing.refresh()
+    compressing.model.eval()
+    figures = compressing.figures()
+    assert figures["bytes"] <= BUDGET
+    assert compressing.done == compressing.steps
+    assert compressing.model.get_submodule("features.0").weight.shape[0] < 4  # type: ignore[union-attr]
+    assert watch(compressing.model) > 0.9
+    folded = compressing.finish().module.eval()
+    with torch.no_grad():
+        assert (folded(X).argmax(1) == compressing.model(X).argmax(1)).float().mean() > 0.98
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        adamw,
+        lambda parameters: torch.optim.SGD(parameters, 0.05, momentum=0.9),
+        lambda parameters: torch.optim.RMSprop(parameters, 1e-3),
+        lambda parameters: torch.optim.Adafactor(parameters, 1e-2),
+    ],
+    ids=["adamw", "sgd", "rmsprop", "adafactor"],
+)
+def test_any_optimizer(optimizer: Optimizers) -> None:
+    compressing = compressor()
+    steps_of(compressing, optimizer(compressing.model.parameters()), EPOCHS)
+    check(compressing)
+
+
+def test_two_optimizers_with_schedules_and_clipping() -> None:
+    compressing = compressor()
+    model = compressing.model
+    head = [p for name, p in model.named_parameters() if name.startswith("head")]
+    body = [p for name, p in model.named_parameters() if not name.startswith("head")]
+    optimizers = [torch.optim.AdamW(body, 3e-3), torch.optim.SGD(head, 0.05, momentum=0.9)]
+    schedules = [torch.optim.lr_scheduler.CosineAnnealingLR(o, compressing.steps) for o in optimizers]
+    for _ in range(EPOCHS):
+        for batch, labels in BATCHES:
+            loss = F.cross_entropy(model(batch), labels)
+            (loss + compressing.penalty(loss)).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            for optimizer, schedule in zip(optimizers, schedules, strict=True):
+                optimizer.step()
+                schedule.step()
+                optimizer.zero_grad()
+            compressing.step(*optimizers)
+    check(compressing)
+
+
+def test_accumulated_gradients_are_those_of_the_whole_batch() -> None:
+    """Of weights, ranges and depths, when all terms are in."""
+    found = []
+    for parts in (1, 2):
+        compressing = compressor(watch=None, gamma=1.0, budget=None)
+        compressing.model.eval()  # batch statistics are of the parts
+        batch, labels = BATCHES[0]
+        for half, own in zip(torch.chunk(batch, parts), torch.chunk(labels, parts), strict=True):
+            loss = F.cross_entropy(compressing.model(half), own)
+            ((loss + compressing.penalty(loss)) / parts).backward()
+        tensors = [*compressing.model.parameters(), *compressing.model.buffers()]
+        found.append([tensor.grad for tensor in tensors if tensor.grad is not None])
+    assert len(found[0]) > 6
+    for whole, accumulated in zip(*found, strict=True):
+        torch.testing.assert_close(accumulated, whole, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_mixed_precision(dtype: torch.dtype) -> None:
+    compressing = compressor()
+    model = compressing.model
+    optimizer = adamw(model.parameters())
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, enabled=dtype == torch.float16)
+    for _ in range(EPOCHS):
+        for batch, labels in BATCHES:
+            with torch.autocast("cpu", dtype):
+                loss = F.cross_entropy(model(batch), labels)
+                loss = loss + compressing.penalty(loss)
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            compressing.step(optimizer, grad_scale=scaler.get_scale())
+            scaler.update()
+            optimizer.zero_grad()
+    check(compressing)
+
+
+def test_gradients_that_overflow_move_no_depth() -> None:
+    compressing = compressor(watch=None)
+    before = compressing.state_dict()["model"]["features.0.quantizer.bits"].clone()
+    loss = F.cross_entropy(compressing.model(BATCHES[0][0]), BATCHES[0][1])
+    (loss * float("inf")).backward()
+    compressing.step(grad_scale=2.0**16)
+    assert torch.equal(compressing.state_dict()["model"]["features.0.quantizer.bits"], before)
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # by torch itself
+def test_a_compiled_model_has_one_graph_and_learns_the_same() -> None:
+    torch._dynamo.reset()
+    ends = []
+    for compiled in (False, True):
+        compressing = compressor(steps=4 * len(BATCHES))
+        model = compressing.model
+        run = torch.compile(model, backend="eager", fullgraph=True) if compiled else model
+        steps_of(compressing, adamw(model.parameters()), 4, run)  # type: ignore[arg-type]
+        ends.append(compressing.finish().tensors())
+    assert all(torch.equal(tensor, ends[1][name]) for name, tensor in ends[0].items())
+
+
+@pytest.mark.parametrize("budget", [f"{BUDGET} B", None], ids=["budget", "gamma"])
+def test_a_state_that_was_saved_and_loaded_goes_on_bit_for_bit(budget: str | None) -> None:
+    """At any epoch, into objects made anew, channels gone or not."""
+    options: dict[str, Any] = {"budget": budget, "gamma": 0.0 if budget else 1.0}
+    unbroken = compressor(**options)
+    optimizer = adamw(unbroken.model.parameters())
+    saved = []
+    for _ in range(EPOCHS):
+        buffer = io.BytesIO()
+        torch.save({"compressor": unbroken.state_dict(), "optimizer": optimizer.state_dict()}, buffer)
+        saved.append(buffer.getvalue())
+        steps_of(unbroken, optimizer, 1)
+    end = unbroken.finish().tensors()
+    for epoch in (0, 3, 5, 7, 9):
+        state = torch.load(io.BytesIO(saved[epoch]), weights_only=True)
+        again = compressor(**options)
+        optimizer = adamw(again.model.parameters())
+        again.load_state_dict(state["compressor"])
+        optimizer.load_state_dict(state["optimizer"])
+        steps_of(again, optimizer, EPOCHS - epoch)
+        assert all(torch.equal(tensor, end[name]) for name, tensor in again.finish().tensors().items())
+
+
+def test_evaluating_between_steps_changes_nothing() -> None:
+    ends = []
+    for evaluates in (False, True):
+        compressing = compressor()
+        optimizer = adamw(compressing.model.parameters())
+        for _ in range(EPOCHS):
+            steps_of(compressing, optimizer, 1)
+            if evaluates:
+                compressing.model.eval()
+                compressing.model(inputs(32, 9) * 5)  # far outside of the ranges
+                compressing.figures()
+        ends.append(compressing.finish().tensors())
+    assert all(torch.equal(tensor, ends[1][name]) for name, tensor in ends[0].items())
+
+
+def test_channels_come_back_with_the_values_that_they_left_with() -> None:
+    compressing = compressor(watch=None)
+    layer = compressing._layers["features.0"]
+    whole = layer.weight.detach().clone()
+    own: Any = compressing.model.get_submodule("features.0")
+    compressing._decide(lambda: layer.set_mask(torch.tensor([1.0, 0.0, 1.0, 0.0])))
+    assert own.weight.shape[0] == 2
+    with torch.no_grad():
+        own.weight.add_(1.0)
+    compressing._decide(lambda: layer.set_mask(torch.ones(4)))
+    expected = whole + torch.tensor([1.0, 0.0, 1.0, 0.0]).reshape(-1, 1, 1, 1)
+    assert torch.equal(own.weight, expected)
+
+
+def test_the_users_model_stays_as_it_was() -> None:
+    model = trained()
+    before = copy.deepcopy(model.state_dict())
+    compressing = Compressor(model, X[0], steps=10, data=BATCHES, budget=f"{BUDGET} B")
+    steps_of(compressing, adamw(compressing.model.parameters()), 2)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_ratio_is_of_the_float_bytes() -> None:
+    compressing = compressor(budget="0.45x")
+    steps_of(compressing, adamw(compressing.model.parameters()), EPOCHS)
+    limit = int(0.45 * 4 * sum(p.numel() for p in trained().parameters()))
+    assert compressing.figures()["bytes"] <= limit
+    full = compressing._full
+    assert stored_bytes(full, {name: layer.mask for name, layer in full.layers()}) <= limit
+
+
+def test_mistakes_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"budget: .*write a size|budget: "):
+        compressor(budget="many")
+    with pytest.raises(ConfigError, match="cannot be met"):
+        compressor(budget=20)
+    with pytest.raises(ConfigError, match="at least one step"):
+        compressor(steps=0)
+    with pytest.raises(DataError, match="no labels"):
+        Compressor(trained(), X[0], steps=10, data=[X[:32]])
+    with pytest.raises(DataError, match="no samples"):
+        Compressor(trained(), X[0], steps=10, data=iter(()))
+    compressing = compressor()
+    with pytest.raises(ConfigError, match="ended after 0 of 50 steps"):
+        compressing.save(tmp_path / "own.safetensors")
+    with pytest.raises(FileFormatError, match="version 9"):
+        compressing.load_state_dict({"version": 9})
+    with pytest.raises(FileFormatError, match="no state of this model"):
+        compressing.load_state_dict({"version": 1})
+    other = DataLoader(data(), 24)
+    foreign = Compressor(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), X[0], steps=10, data=other)
+    with pytest.raises(FileFormatError, match="no state of this model"):
+        compressing.load_state_dict(foreign.state_dict())

@@ -1,0 +1,192 @@
+"""Several budgets, as a user asks for them: one way down, a certified model at each."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pipeline.conftest import Ran, sgsc_edge, write_project
+from pipeline.test_board_limits import M4, small_board
+from pipeline.trained import NOISY, SETTINGS, TRAINED
+
+from sgsc_edge import api
+from sgsc_edge.artifacts import sha256_file
+from sgsc_edge.report.frontier import read_frontier
+
+TARGET = "tflite-int8"
+KEPT = ("compressed.safetensors", "model.tflite", "history.jsonl", "certificate.json", ".learned.safetensors")
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ran]:
+    """Budgets unsorted, in mixed forms, one of them twice, and one too small for the task."""
+    folder = write_project(tmp_path_factory.mktemp("frontier"), model=TRAINED, data=NOISY, config=SETTINGS)
+    budgets = "150 B,0.5x,0.318kB"  # of 636 bytes
+    ran = sgsc_edge(
+        *("build", folder, "--target", TARGET, "--out", folder / "build"),
+        *("--budget", f"{budgets},290B", "--json"),
+    )
+    return folder / "build" / TARGET, ran
+
+
+def files(folder: Path) -> dict[Path, str]:
+    """Everything of every point but its lock, which names its last holder."""
+    return {path: sha256_file(path) for path in folder.glob("*/*") if path.name != ".lock"}
+
+
+def test_each_budget_has_a_certified_model_and_the_worst_is_the_exit_code(ran: tuple[Path, Ran]) -> None:
+    folder, done = ran
+    assert done.code == 1, done.err
+    builds = done.document["builds"]
+    assert [Path(build["folder"]).name for build in builds] == ["0.5x", "290B", "150B"]
+    assert [build["budget"]["bytes"] for build in builds] == [318, 290, 150]
+    assert [build["exit_code"] for build in builds] == [0, 0, 1]
+    for build in builds:
+        assert build["certificate"]["predicate"]["target"] == TARGET
+        assert Path(build["report"]).is_file()
+    assert "the budgets 0.5x and 318B are the same 318 bytes" in done.err
+    assert api.verify(folder / "290B").exit_code == 0
+
+
+def test_the_overview_says_what_the_points_files_say(ran: tuple[Path, Ran]) -> None:
+    folder, done = ran
+    (shown,) = done.document["frontiers"]
+    overview = read_frontier(folder / "frontier.json")
+    assert shown["points"] == overview.model_dump(mode="json")["points"]
+    floats, in_8_bits = overview.references
+    assert (floats.bytes, in_8_bits.bytes) == (636, 4 * (9 + 28) + 3 * (4 * 9 + 28))
+    for point in overview.points:
+        certificate = json.loads((folder / point.label / "certificate.json").read_text())["predicate"]
+        (row,) = (row for row in certificate["runtimes"] if row["name"] == "torch")
+        assert point.figures is not None
+        assert point.figures.certify == row["sets"]["certify"]["metrics"]["accuracy"]
+        assert point.figures.watch == row["sets"]["watch"]["metrics"]["accuracy"]
+        assert point.figures.test == certificate["test"]["torch"]["metrics"]["accuracy"]
+        assert point.bytes is not None
+        assert point.bytes <= point.budget
+        assert point.verdict == certificate["verdict"]
+
+
+def test_every_report_has_the_curve_and_the_overview_leads_to_them(ran: tuple[Path, Ran]) -> None:
+    folder, _ = ran
+    page = (folder / "frontier.html").read_text()
+    for label in ("0.5x", "290B", "150B"):
+        assert f'href="{label}/report.html"' in page
+        report = (folder / label / "report.html").read_text()
+        assert f"{label}<small>this page</small>" in report
+        assert report.count("<small>this page</small>") == 1
+        assert "Accuracy on watch" in report
+
+
+def test_a_point_starts_from_what_the_one_above_it_learned(ran: tuple[Path, Ran]) -> None:
+    folder, _ = ran
+    first, *later = (
+        len((folder / label / "history.jsonl").read_text().splitlines()) for label in ("0.5x", "290B", "150B")
+    )
+    assert (first, later) == (3, [2, 2])  # half of three epochs, and no fewer than two
+
+
+def test_the_text_is_a_table_and_nothing_is_made_again(ran: tuple[Path, Ran]) -> None:
+    folder, _ = ran
+    before = files(folder)
+    again = sgsc_edge(
+        *("build", folder.parents[1], "--target", TARGET, "--out", folder.parent),
+        *("--budget", "290B,0.5x,150B"),
+    )
+    assert again.code == 1
+    assert " ...\n" not in again.err.replace("bytes ...", "")
+    lines = [line.split() for line in again.out.splitlines()]
+    assert [line[0] for line in lines[1:6]] == ["float", "8", "0.5x", "290B", "150B"]
+    assert [line[-1] for line in lines[3:6]] == ["passed", "passed", "failed"]
+    assert files(folder) == before
+
+
+def test_killed_in_its_second_point_it_keeps_the_first_and_ends_alike(
+    ran: tuple[Path, Ran], tmp_path: Path
+) -> None:
+    folder, _ = ran
+    out = tmp_path / "build"
+    command = [sys.executable, "-m", "sgsc_edge.cli.main", "build", str(folder.parents[1]), "-t", TARGET]
+    budgets = ["--out", str(out), "--budget", "318B,290B"]
+    process = subprocess.Popen([*command, *budgets], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    second = out / TARGET / "290B"
+    deadline = time.monotonic() + 240
+    while not (second / ".compress.checkpoint.pt").exists() and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    first = {name: sha256_file(out / TARGET / "318B" / name) for name in KEPT}
+    assert not (second / "certificate.json").exists()
+    again = sgsc_edge(*command[3:], *budgets)
+    assert again.code == 0, again.err
+    assert "going on after epoch" in again.err
+    assert {name: sha256_file(out / TARGET / "318B" / name) for name in KEPT} == first
+    # 0.5x and 318 B are the same bytes, and so are the models.
+    for label, other in (("318B", "0.5x"), ("290B", "290B")):
+        for name in ("model.tflite", "compressed.safetensors", ".learned.safetensors"):
+            assert sha256_file(out / TARGET / label / name) == sha256_file(folder / other / name)
+
+
+def test_a_budget_that_cannot_be_met_is_refused_before_the_largest_is_trained(
+    ran: tuple[Path, Ran], tmp_path: Path
+) -> None:
+    project = ran[0].parents[1]
+    done = sgsc_edge(
+        "build", project, "--target", TARGET, "--out", tmp_path, "--budget", "300B,100B", "--json"
+    )
+    assert done.code == 2
+    (build,) = done.document["builds"]
+    assert "a budget of 100 bytes cannot be met" in build["error"]["message"]
+    assert done.document["frontiers"] == []
+    assert not list(tmp_path.rglob("history.jsonl"))
+
+
+def test_a_point_that_does_not_fit_the_board_keeps_no_other_from_it(
+    ran: tuple[Path, Ran], tmp_path: Path
+) -> None:
+    project = tmp_path / "project"
+    shutil.copytree(ran[0].parents[1], project)
+    folder = project / "build" / TARGET
+    large, small = (api.fit(folder / label, M4).flash.total for label in ("0.5x", "290B"))
+    assert small < large
+    board = small_board(tmp_path, flash=f"{large - 1} B")
+    done = sgsc_edge(
+        *("build", project, "--target", TARGET, "--out", project / "build", "--board", board),
+        *("--budget", "0.5x,290B", "--json"),
+    )
+    assert done.code == 2, done.err
+    first, second = done.document["builds"]
+    assert "bytes of flash" in first["error"]["message"]
+    assert second["exit_code"] == 0
+    assert "compress ..." not in done.err
+    (overview,) = done.document["frontiers"]
+    assert [point["verdict"] for point in overview["points"]] == [None, "PASSED"]
+    assert "not built: " in (folder / "frontier.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--budget", "3kB,6"), "'6' is not a size"),
+        (("--budget", "3kB", "--floor", "0.9"), "a budget and a floor exclude each other"),
+        (("--budget", ""), "'' is not a size"),
+        (("--floor", "high"), "'high' is not a valid float"),
+        (("--floor", "nan"), "compress.floor: must be a finite number"),
+        (("--budget", "3kB", "--set", "compress.gamma=1"), "budget and gamma exclude each other"),
+    ],
+)
+def test_goals_that_are_wrong_are_refused(
+    project: Callable[..., Path], options: tuple[str, ...], message: str
+) -> None:
+    done = sgsc_edge("build", project(), "--target", TARGET, *options)
+    assert done.code == 2
+    assert message in done.err
