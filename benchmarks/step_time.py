@@ -12,12 +12,10 @@ from __future__ import annotations
 
 import argparse
 import copy
-import importlib.util
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +23,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import Dataset
 
+from benchmarks.networks import network
 from benchmarks.record import ROOT, Row, finish
 from sgsc_edge.compression.compress import Compression
 from sgsc_edge.compression.compressor import Compressor
@@ -78,17 +77,6 @@ def setting() -> Compression:
     )
 
 
-def network(path: Path) -> nn.Module:
-    """The network that an example's ``build`` makes."""
-    spec = importlib.util.spec_from_file_location("benchmarked_model", path)
-    if spec is None or spec.loader is None:
-        raise SystemExit(f"{path}: cannot be imported")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    made: nn.Module = module.build()
-    return made
-
-
 class Images(Dataset[Any]):
     """Random images of MNIST's shape with random labels."""
 
@@ -116,7 +104,7 @@ def steps(compression: Compression) -> dict[str, Step]:
         def step(number: int) -> None:
             optimizer.zero_grad(set_to_none=True)
             loss = objective(model, inputs, labels, indices)
-            (loss + compressor.penalty(loss)).backward()
+            (loss + compressor.penalty(loss)).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             compressor.step(optimizer)
 

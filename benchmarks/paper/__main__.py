@@ -51,10 +51,16 @@ def main() -> int:
 
 def _list(runs: Sequence[Run]) -> int:
     for run in runs:
-        needs = run.needs()
-        state = f"needs: {needs}" if needs else "kept" if run.kept() else "to run"
-        print(f"seed {run.seed}, {run.case.name}: {state}")
+        print(f"seed {run.seed}, {run.case.name}: {_state(run)}")
     return 0
+
+
+def _state(run: Run) -> str:
+    if not run.case.subject.is_trained(run.seed):
+        return "to run, and its float model to train"
+    if (needs := run.needs()) is not None:
+        return f"needs: {needs}"
+    return "to run" if run.kept() is None else "kept"
 
 
 def _short(subject: Subject, result: Result) -> str:

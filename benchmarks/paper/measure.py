@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from benchmarks.paper.subjects import Metric
 from sgsc_edge.compression.fold import CompressedModel, FoldedConstant
-from sgsc_edge.numerics import dequantize, filter_widths, pack_filters, quantize
-from sgsc_edge.size import BIAS_BYTES, EIGHT_BITS, RESCALING_BYTES
+from sgsc_edge.compression.integers import FoldedNorm, FoldedTable
+from sgsc_edge.numerics import dequantize, filter_widths, quantize
+from sgsc_edge.size import EIGHT_BITS, SCALE_BYTES, TABLE, Storage
 
 IGNORED = -100
 """Label of a token without a next one."""
@@ -87,7 +88,7 @@ def judge_compressed(model: CompressedModel, inputs: torch.Tensor, labels: torch
     """The compressed model on the integers that devices are fed."""
     outputs = []
     for batch in torch.split(inputs, _BATCH):
-        if batch.is_floating_point():
+        if model.input is not None:  # tokens are fed as they are
             grid = float(model.input.scale), int(model.input.zero_point)
             batch = torch.from_numpy(dequantize(quantize(batch.numpy(), *grid), *grid))
         outputs.append(model.module(batch))
@@ -122,14 +123,22 @@ class Bytes:
     @staticmethod
     def of(model: CompressedModel) -> Bytes:
         """Of a model without dead channels."""
-        layers = [layer.weight.numpy() for layer in model.layers().values()]
-        constants = sum(m.value.numel() for m in model.module.modules() if isinstance(m, FoldedConstant))
-        weights = sum(layer.size for layer in layers)
-        bits = sum(int(filter_widths(layer).sum()) * layer[0].size for layer in layers)
-        each = BIAS_BYTES + RESCALING_BYTES
-        return Bytes(
-            learned=constants + sum(pack_filters(layer).size + each * len(layer) for layer in layers),
-            in_8_bits=constants + sum(EIGHT_BITS.bytes(layer.size, len(layer)) for layer in layers),
-            channels=sum(len(layer) for layer in layers),
-            bits=bits / weights,
-        )
+        modules = list(model.module.modules())
+        layers = [(layer.weight.numpy(), False) for layer in model.layers().values()]
+        tables = [(m.weight.numpy(), True) for m in modules if isinstance(m, FoldedTable)]
+        operands = [m.value for m in modules if isinstance(m, FoldedConstant)]
+        for norm in (m for m in modules if isinstance(m, FoldedNorm)):
+            operands += norm.parameters_in_int8().values()
+        values = sum(operand.numel() for operand in operands)
+        weights, bits, learned, in_8_bits = 0, 0, values, values + SCALE_BYTES * len(operands)
+        for integers, is_table in (*layers, *tables):
+            widths = filter_widths(integers)
+            if is_table:  # what is removed keeps its place, and no bits
+                widths = np.where(integers.any(1), widths, 0)
+            weights += integers.size
+            bits += int(widths.sum()) * integers[0].size
+            packed = Storage.packing(widths.tolist(), table=is_table)
+            learned += packed.bytes(integers.size, len(integers))
+            in_8_bits += (TABLE if is_table else EIGHT_BITS).bytes(integers.size, len(integers))
+        channels = sum(len(integers) for integers, _ in layers)
+        return Bytes(learned, in_8_bits, channels, bits / weights)

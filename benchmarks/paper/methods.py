@@ -7,25 +7,29 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import torch
+
 from benchmarks.paper.variants import Case
-from sgsc_edge.artifacts import content_key
-from sgsc_edge.compression.channels import answering, living_masks, set_masks
+from sgsc_edge import preservation
+from sgsc_edge.artifacts import content_key, sources_hash
+from sgsc_edge.compression.channels import living_masks, set_masks
 from sgsc_edge.compression.compress import Compression
-from sgsc_edge.compression.fit import Masks, stored_bytes
+from sgsc_edge.compression.compressor import Compressor
+from sgsc_edge.compression.fit import Masks
 from sgsc_edge.compression.fold import CompressedModel
-from sgsc_edge.compression.goal import Goal
 from sgsc_edge.compression.layers import QuantizedModel
+from sgsc_edge.compression.ledger import Ledger
+from sgsc_edge.compression.objective import Objective
 from sgsc_edge.compression.shrink import shrink
 from sgsc_edge.compression.widths.legal import Device, Storages
 from sgsc_edge.pipeline.context import SELECTION, Build
 from sgsc_edge.preservation.selection import write_selection
 from sgsc_edge.preservation.sets import choose
-from sgsc_edge.size import WIDE_BITS, Storage
+from sgsc_edge.size import WIDE_BITS
 
 NARROW = 4
 """Bits of the row in which all weights have as many."""
-
-_UNGUARDED = Goal(budget=None, guide_weight=0.0, guard=False)
 
 
 @dataclass(frozen=True)
@@ -44,10 +48,10 @@ def make(build: Build, case: Case, key: str) -> Made:
 
 
 def select(build: Build, kept: Path) -> None:
-    """Choose the build's preservation set; what was chosen before by the same settings is in ``kept``."""
+    """Choose the build's preservation set; those that were chosen before are in ``kept``."""
     settings = build.project.config_hash("model", "data", "preservation")
-    seed = build.project.config.compress.seed
-    known = kept / f"{content_key(settings, seed, build.project.source_hash())}.json"
+    seed, code = build.project.config.compress.seed, sources_hash(Path(preservation.__file__).parent)
+    known = kept / f"{content_key(settings, seed, build.project.source_hash(), code)}.json"
     if not known.is_file():
         write_selection(known, choose(build.project, build.model, build.data))
     (build.folder / SELECTION).write_bytes(known.read_bytes())
@@ -56,13 +60,12 @@ def select(build: Build, kept: Path) -> None:
 def _compression(build: Build, case: Case) -> Compression:
     compression = build.compression()
     if case.variant.how == "uniform":
-        return dataclasses.replace(compression, device=Uniform(bits=NARROW), goal=_UNGUARDED)
+        return dataclasses.replace(compression, device=Uniform(bits=NARROW))
     if case.variant.how == "pruned":
         if case.budget is None:
             raise SystemExit(f"{case.name}: pruning needs a budget")
         fields = {field.name: getattr(compression, field.name) for field in dataclasses.fields(compression)}
-        fields |= {"device": Uniform(bits=WIDE_BITS), "goal": _UNGUARDED}
-        return Pruned(**fields, limit=case.budget)
+        return Pruned(**fields | {"device": Uniform(bits=WIDE_BITS)}, limit=case.budget)
     return compression
 
 
@@ -75,7 +78,7 @@ class Uniform(Device):
 
     def storages(self, model: QuantizedModel) -> Storages:
         """One way for each layer."""
-        return {name: (Storage.packing((self.bits,) * len(layer.mask)),) for name, layer in model.layers()}
+        return {name: (layer.packed((self.bits,) * len(layer.mask)),) for name, layer in model.layers()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,41 +87,46 @@ class Pruned(Compression):
 
     limit: int = 0
 
-    def calibrated(self) -> QuantizedModel:
-        """A fresh, calibrated model without the channels whose weights are smallest."""
-        model = super().calibrated()
-        storages = self.device.storages(model)
-        for name, layer in model.layers():
-            (layer.storage,) = storages[name]
-        set_masks(model, prune(model, self.limit))
-        return model
+    def compressor(self) -> tuple[Compressor, Objective]:
+        """What trains the channels that stay."""
+        compressor, objective = super().compressor()
+        full = compressor._full  # nothing but a budget removes channels by itself
+        compressor._decide(lambda: set_masks(full, prune(full, self.limit)))
+        return compressor, objective
 
 
 def prune(model: QuantizedModel, limit: int) -> Masks:
     """The channels that stay when those with the smallest norms leave until ``limit`` bytes are met.
 
-    A channel's norm is the mean magnitude of its weights over that of its layer, for layers differ in scale.
-    Each layer keeps its largest channel, and the outputs stay; of the others, those that still fit come back,
-    the largest first. SystemExit where what must stay takes more.
+    A channel's norm is the mean magnitude of its weights over that of its layer, for layers differ in scale;
+    channels that an op keeps together count by their mean. No layer loses its last channel, outputs and the
+    rows of tables stay; of the others, those that still fit come back, the largest first. SystemExit where
+    what must stay takes more.
     """
-    masks, answers = living_masks(model), answering(model)
-    ranked: list[tuple[float, str, int]] = []
+    ledger = Ledger.of(model)
+    alive = ledger.living(living_masks(model))
+    sums, counts = np.zeros(len(alive)), np.zeros(len(alive))
     for name, layer in model.layers():
-        norms = layer.weight.detach().abs().flatten(1).mean(1)
-        norms = norms / norms.mean()
-        if name not in answers:
-            largest = int(norms.argmax())
-            ranked += [(float(norm), name, i) for i, norm in enumerate(norms) if i != largest]
-    gone: list[tuple[str, int]] = []
-    for _, name, channel in sorted(ranked):
-        if stored_bytes(model, masks) <= limit:
+        if not layer.is_table:
+            norms = layer.weight.detach().abs().flatten(1).mean(1).numpy()
+            np.add.at(sums, ledger.members[name], norms / norms.mean())
+            np.add.at(counts, ledger.members[name], 1)
+    pruned = np.flatnonzero((counts > 0) & ledger.removable[ledger.kinds])
+    ranked = sorted(pruned.tolist(), key=lambda number: sums[number] / counts[number])
+
+    def size() -> int:
+        return ledger.size(ledger.counts(alive))
+
+    gone = []
+    for number in ranked:
+        if size() <= limit:
             break
-        masks[name][channel] = 0.0
-        gone.append((name, channel))
-    if stored_bytes(model, masks) > limit:
-        raise SystemExit(f"pruning cannot meet {limit} bytes: {stored_bytes(model, masks)} are left")
-    for name, channel in reversed(gone):
-        masks[name][channel] = 1.0
-        if stored_bytes(model, masks) > limit:
-            masks[name][channel] = 0.0
-    return masks
+        if ledger.room(ledger.counts(alive))[ledger.kinds[number]] > 0:
+            alive[number] = False
+            gone.append(number)
+    if size() > limit:
+        raise SystemExit(f"pruning cannot meet {limit} bytes: {size()} are left")
+    for number in reversed(gone):
+        alive[number] = True
+        alive[number] = size() <= limit
+    return {name: torch.from_numpy(alive[own]).float() for name, own in ledger.members.items()}

@@ -83,7 +83,7 @@ class Run:
     @cached_property
     def build(self) -> Build:
         """The project with the row's settings; raises ``ConfigError`` for a key that is unknown."""
-        project = load_project(self.case.subject.prepare(self.seed), self.case.settings(self.seed))
+        project = load_project(self.case.subject.train(self.seed), self.case.settings(self.seed))
         target = load_target(self.case.subject.target)
         return Build(project, target, self.folder / "work" / self.case.name)
 
@@ -106,7 +106,7 @@ class Run:
             plain = dataclasses.replace(
                 self.case, variant=dataclasses.replace(self.case.variant, settings=())
             )
-            load_project(self.case.subject.prepare(self.seed), plain.settings(self.seed))
+            load_project(self.case.subject.train(self.seed), plain.settings(self.seed))
             return ", ".join(self.case.variant.settings)
         return None
 
@@ -127,7 +127,7 @@ class Run:
         return self.kept() or self._run()
 
     def _run(self) -> Result:
-        build = self.build
+        build = dataclasses.replace(self.build)  # another one: its data sets go when the row is finished
         build.folder.mkdir(parents=True, exist_ok=True)
         select(build, self.folder / "selections")
         data, train = build.data, build.data.rest

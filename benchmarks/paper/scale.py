@@ -8,16 +8,16 @@ a process of its own; its memory is the largest resident set, of compression tha
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,13 +27,14 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import TensorDataset
 
+from benchmarks.networks import network
 from benchmarks.paper import resnet18
 from benchmarks.paper.measure import Bytes, judge_compressed, judge_float
 from benchmarks.record import ROOT, Row, Table, finish
-from benchmarks.step_time import network
 from sgsc_edge.compression.compress import Compression, Guard, float_bytes
 from sgsc_edge.compression.goal import Goal
 from sgsc_edge.compression.loop import Recipe, steps_per_epoch
+from sgsc_edge.compression.settling import Settling
 from sgsc_edge.compression.shrink import shrink
 from sgsc_edge.compression.widths.legal import Device
 from sgsc_edge.project import load_project
@@ -46,10 +47,9 @@ NETWORKS = {"MNIST CNN": 28, "ResNet-18": 32}
 
 TRAINED, WATCHED, TESTED = 1536, 256, 1000
 BATCH, FLOAT_EPOCHS, EPOCHS, RATE = 64, 3, 4, 1e-3
+PARTS = {"train": TRAINED, "watch": WATCHED, "test": TESTED}
 SHARE = 0.02
 """Budget, of the float parameters' bytes."""
-
-MEMORY_UNIT = 1024 if sys.platform == "linux" else 1
 
 
 @dataclass(frozen=True)
@@ -132,22 +132,30 @@ def table(small: Cost, large: Cost) -> Table:
 
 
 def _in_a_process(name: str) -> Cost:
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.paper.scale", name],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
+    """Measured by a process that has read nothing but its images: what it takes is the network's."""
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "images.npz"
+        parts = {part: images(part, count, NETWORKS[name]) for part, count in PARTS.items()}
+        arrays = {
+            f"{part}_{i}": tensor.numpy()
+            for part, data in parts.items()
+            for i, tensor in enumerate(data.tensors)
+        }
+        np.savez(path, **arrays)  # type: ignore[arg-type]
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.paper.scale", name, path],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
     return Cost(**json.loads(done.stdout))
 
 
-def measure(name: str) -> Cost:
+def measure(name: str, train: TensorDataset, watch: TensorDataset, test: TensorDataset) -> Cost:
     """Train and compress one network in this process."""
     torch.manual_seed(0)
-    side = NETWORKS[name]
     model = resnet18.build() if name == "ResNet-18" else network(ROOT / "examples/mnist/model.py")
-    train, watch, test = (images(part, count, side) for part, count in _PARTS)
     float_step = train_float(model, train)
     float_memory = _memory()
     budget = int(SHARE * float_bytes(model))
@@ -161,17 +169,17 @@ def measure(name: str) -> Cost:
         watch=(watch.tensors[0], watch.tensors[1]),
         recipe=Recipe(EPOCHS, BATCH, RATE, 0),
         method="sgsc",
-        guide=tuple(range(0, TRAINED, 10)),
+        guide=tuple(range(0, len(train), 10)),
         goal=Goal(budget=budget),
         guard=Guard("accuracy", 0.01),
         device=Device.of(load_target("c-learned")),
     )
     clock.start()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, timed(Settling, "settle") as planning:
         compressed = compression.run(Path(folder), NAME)
     memory = _memory() - float_memory
     shrunk = shrink(compressed, train[0][0]).model
-    steps = steps_per_epoch(TRAINED, BATCH, compression.goal.guide_share)
+    steps = steps_per_epoch(len(train), BATCH, compression.goal.guide_share)
     return Cost(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         float_bytes=float_bytes(model),
@@ -180,7 +188,7 @@ def measure(name: str) -> Cost:
         float_step=float_step,
         learning_step=clock.between("epoch 1/", "epoch 2/") / steps,
         settling_step=clock.between(f"epoch {EPOCHS - 1}/", f"epoch {EPOCHS}/") / steps,
-        planning=clock.before("widths chosen"),
+        planning=sum(planning),
         compression=clock.total(),
         float_memory=float_memory,
         memory=memory,
@@ -189,14 +197,11 @@ def measure(name: str) -> Cost:
     )
 
 
-_PARTS = (("train", TRAINED), ("pool", WATCHED), ("test", TESTED))
-
-
 def images(part: str, count: int, side: int) -> TensorDataset:
-    """Evenly spaced MNIST images float32 [count, 1, side, side]; those of "pool" are not in "train"."""
+    """Evenly spaced MNIST images float32 [count, 1, side, side]; those of "watch" are not in "train"."""
     project = load_project(ROOT / "examples/mnist")
     dataset = project.load_dataset("test" if part == "test" else "train")
-    positions = np.linspace(0, len(dataset) - 2, count, dtype=int) // 2 * 2 + (part == "pool")
+    positions = np.linspace(0, len(dataset) - 2, count, dtype=int) // 2 * 2 + (part == "watch")
     samples = [dataset[int(position)] for position in positions]
     stacked = torch.stack([torch.as_tensor(inputs) for inputs, _ in samples])
     if side != stacked.shape[-1]:
@@ -248,11 +253,6 @@ class Clock(logging.Handler):
         """From the line that holds one text to the one that holds the other."""
         return self._at(second) - self._at(first)
 
-    def before(self, text: str) -> float:
-        """From the line of the epoch before to the one that holds a text."""
-        at = self._at(text)
-        return at - max(when for when, line in self.lines if when < at and "epoch " in line)
-
     def _at(self, text: str) -> float:
         found = [when for when, line in self.lines if text in line]
         if not found:
@@ -260,15 +260,43 @@ class Clock(logging.Handler):
         return found[0]
 
 
+@contextlib.contextmanager
+def timed(owner: type, name: str) -> Iterator[list[float]]:
+    """While it lasts, every call of a method adds its seconds to the list."""
+    method, seconds = getattr(owner, name), list[float]()
+
+    def called(*arguments: object) -> object:
+        started = time.perf_counter()
+        result = method(*arguments)
+        seconds.append(time.perf_counter() - started)
+        return result
+
+    setattr(owner, name, called)
+    try:
+        yield seconds
+    finally:
+        setattr(owner, name, method)
+
+
 def _memory() -> int:
-    """The largest resident set of this process so far, bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * MEMORY_UNIT
+    """The largest resident set of this process so far, bytes.
+
+    ``getrusage`` would count that of the process which started it, too.
+    """
+    status = Path("/proc/self/status")
+    if not status.exists():
+        raise SystemExit("memory is read from /proc, which this system does not have")
+    (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
 
 
-def _child(arguments: Sequence[str]) -> None:
-    (name,) = arguments
-    print(json.dumps(vars(measure(name))))
+def _child(name: str, path: str) -> None:
+    with np.load(path) as arrays:
+        parts = [
+            TensorDataset(*(torch.from_numpy(arrays[f"{part}_{i}"]) for i in range(2))) for part in PARTS
+        ]
+    print(json.dumps(vars(measure(name, *parts))))
 
 
 if __name__ == "__main__":
-    _child(sys.argv[1:])
+    _child(*sys.argv[1:])

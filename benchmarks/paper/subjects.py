@@ -22,7 +22,8 @@ class Subject:
     ----------
     name: of the table, for ``--model``.
     title: in the tables' headings.
-    prepare: seed -> folder of a project with a float checkpoint of its own, made once.
+    stem: what the project's folders in ``benchmarks/build`` are called, before the seed.
+    train: seed -> that folder, with a float checkpoint of its own; made once.
     target: the rows' target; budgets are bytes as it stores weights, biases and scales.
     settings: of every row (``section.key=value``).
     epochs, batch_size: the shortened schedule; a quarter of a batch is drawn from the guide set, where there
@@ -36,7 +37,8 @@ class Subject:
 
     name: str
     title: str
-    prepare: Callable[[int], Path]
+    stem: str
+    train: Callable[[int], Path]
     target: str
     settings: tuple[str, ...]
     epochs: int
@@ -47,7 +49,12 @@ class Subject:
     variants: tuple[str, ...] = ()
     rare: int | None = None
 
+    def is_trained(self, seed: int) -> bool:
+        """Whether there is a float model of a seed."""
+        return (WORK / f"{self.stem}-{seed}" / "float.safetensors").is_file()
 
+
+RARE = "mnist-rare"
 RARE_DIGIT = 9
 """Chosen before anything was measured: the digit that looks most like two others (4 and 7)."""
 
@@ -58,7 +65,7 @@ def _mnist(seed: int) -> Path:
 
 def _rare(seed: int) -> Path:
     """The MNIST example with most samples of one digit taken out of the training data."""
-    project = WORK / f"mnist-rare-{seed}"
+    project = WORK / f"{RARE}-{seed}"
     if not (project / "float.safetensors").is_file():
         ignored = shutil.ignore_patterns("build", "float.*", "__*")
         shutil.copytree(ROOT / "examples/mnist", project, ignore=ignored, dirs_exist_ok=True)
@@ -74,7 +81,8 @@ SUBJECTS = {
         Subject(
             name="mnist",
             title="MNIST CNN",
-            prepare=_mnist,
+            stem="mnist",
+            train=_mnist,
             target="c-learned",
             settings=(),
             epochs=4,
@@ -85,7 +93,8 @@ SUBJECTS = {
         Subject(
             name="rare",
             title=f"MNIST CNN, 1 % of the samples of digit {RARE_DIGIT}",
-            prepare=_rare,
+            stem=RARE,
+            train=_rare,
             target="c-learned",
             settings=(),
             epochs=4,

@@ -47,6 +47,10 @@ _NO_GUIDE = "compress.lambda=0"
 _NO_CONTROLLER = "compress.controller=false"
 
 
+_ALL_STAY = ("compress.method=mixed", _NO_GUIDE, _NO_CONTROLLER)
+"""Training at given widths without a guard: the same loss, channels stay as they are."""
+
+
 def _only(criterion: str) -> tuple[str, ...]:
     """All of the preservation set by one criterion."""
     criteria = ("saliency", "uncertainty", "diversity")
@@ -56,13 +60,13 @@ def _only(criterion: str) -> tuple[str, ...]:
 VARIANTS = (
     Variant("float", "baselines", "float", "float", guided=False),
     Variant("ptq8", "baselines", "uniform int8, calibrated only", "ptq", ("compress.method=ptq",), False),
-    Variant("int4", "baselines", "uniform int4, trained", "uniform", ("compress.method=mixed",), False),
+    Variant("int4", "baselines", "uniform int4, trained", "uniform", _ALL_STAY, False),
     Variant(
         "pruned",
         "baselines",
         "channels pruned by magnitude, then int8",
         "pruned",
-        ("compress.method=mixed",),
+        _ALL_STAY,
         guided=False,
         everywhere=True,
     ),
