@@ -209,6 +209,7 @@ def test_every_parameter_of_a_language_model_is_trained() -> None:
     model = calibrated(trained("filled"))
     for _, layer in model.layers():
         layer.quantizer.bits.requires_grad_(True)
+        layer.quantizer.log2_range.requires_grad_(True)
         layer.quantizer.set_bits(torch.full_like(layer.mask, 3.0))
     rows = sentences(64)
     loss_of(model.module(rows[:, :-1]), rows).backward()
