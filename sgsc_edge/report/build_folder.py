@@ -374,9 +374,11 @@ def _whole(path: Path) -> tuple[WholeLayer, ...]:
         if name != key:
             if not weight.ndim or not weight.size:
                 raise FileFormatError(f"'{key}' is empty", where=str(path), remedy="build again")
-            kind: Literal["layer", "table", "norm"] = "table"
-            if f"{name}.bias" in tensors:
-                kind = "norm" if f"{name}.weight_scale" in tensors else "layer"
+            kind: Literal["layer", "table", "norm"] = "layer"
+            if f"{name}.weight_scale" in tensors:
+                kind = "norm"
+            elif f"{name}.bits" in tensors and f"{name}.bias" not in tensors:
+                kind = "table"
             found.append(WholeLayer(name, weight.size, len(weight), kind))
     return tuple(found)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sgsc_edge.certification.compare import measure, measure_reference
@@ -66,6 +66,7 @@ def test_the_loss_is_the_mean_over_labelled_tokens_of_all_sequences() -> None:
     assert found.metrics["loss"] == pytest.approx((3 * right + (10 + right)) / 4, rel=1e-12)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 6), st.integers(1, 5), st.integers(2, 4), st.integers(0, 2**32 - 1))
 def test_text_measures_as_a_classifier_of_its_labelled_tokens(n: int, length: int, k: int, seed: int) -> None:
     random = np.random.default_rng(seed)

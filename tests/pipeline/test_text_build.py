@@ -7,10 +7,14 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 from pipeline.conftest import sgsc_edge, write_project
 
 from sgsc_edge.artifacts import read_npz
+from sgsc_edge.certification.stored import check_stored
+from sgsc_edge.errors import FileFormatError
 
 MODEL = """
 import torch
@@ -224,3 +228,26 @@ def test_a_stricter_policy_fails_and_a_missing_runtime_is_not_measured(folder: P
     assert sgsc_edge("verify", copy, "--policy", policy).code == expected
     ran = sgsc_edge("verify", copy, "--require", "tflm")
     assert (ran.code, "the build ships none: tflm" in ran.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tokens.weight_quantized",
+        "block.norm.weight_quantized",
+        "block.norm2.bias_quantized",
+        "block.dense.0.weight_quantized",
+        "block.dense.0.bias_quantized",
+    ],
+)
+def test_a_changed_value_is_none_of_the_stored_network(folder: Path, tmp_path: Path, name: str) -> None:
+    stored = folder / "compressed.safetensors"
+    check_stored(stored, folder / "model.qdq.onnx")
+    model = onnx.load(folder / "model.qdq.onnx")
+    tensor = next(one for one in model.graph.initializer if one.name == name)
+    values = np.array(numpy_helper.to_array(tensor))
+    values.flat[0] += 1 if values.flat[0] < 127 else -1
+    tensor.CopyFrom(numpy_helper.from_array(values, name))
+    onnx.save(model, tmp_path / "model.qdq.onnx")
+    with pytest.raises(FileFormatError, match="holds no layer with the integers and scales"):
+        check_stored(stored, tmp_path / "model.qdq.onnx")
