@@ -182,3 +182,15 @@ def test_without_names_the_error_says_what_to_install(
     with pytest.raises(DataError, match="Faker is not installed") as caught:
         names.data.names()
     assert "sgsc-edge[names]" in str(caught.value.remedy)
+
+
+def test_without_a_file_the_names_are_those_that_faker_ships(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SGSC_EDGE_DATA", str(tmp_path))
+    names.data.names.cache_clear()
+    found = names.data.names()
+    names.data.names.cache_clear()
+    assert len(set(found)) == len(found) > 2000
+    assert {"emma", "liam"} <= set(found)
+    assert all(name.isalpha() and name.islower() for name in found)
