@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sgsc_edge.compression.task import IGNORED, Task
+from sgsc_edge.compression.task import Task
+from sgsc_edge.project.schema import IGNORED
 
 TEMPERATURE = 4.0
 """Divides logits where they are compared with the float model's (arXiv 1503.02531): at 1, a confident model

@@ -1,7 +1,7 @@
 """What a model is for, as training sees it: the loss of each sample, and which decisions are right.
 
 Labels are int64 [n], one class a sample, or [n, T] with logits [n, T, K] for sequences (a language model's
-next tokens); positions labelled :data:`IGNORED` count nowhere.
+next tokens); positions labelled ``IGNORED`` count nowhere.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-IGNORED = -100
-"""Label of a position that has none (as in ``torch.nn.functional.cross_entropy``)."""
+from sgsc_edge.project.schema import IGNORED
 
 SMALLEST_PROBABILITY = 1 / 512
 """Half a step of the int8 probabilities: the logarithm stays finite."""
