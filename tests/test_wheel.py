@@ -93,7 +93,7 @@ def test_the_wheel_holds_the_package_its_targets_and_examples(distributions: tup
     assert names == {f"sgsc_edge/data/{name}" for name in data} | code | info | licence
     assert "sgsc-edge = sgsc_edge.cli.main:main" in entries
     assert (metadata["License-Expression"], metadata["Requires-Python"]) == ("Apache-2.0", ">=3.11")
-    assert set(metadata.get_all("Provides-Extra", [])) == {"build", "device", "dev"}
+    assert set(metadata.get_all("Provides-Extra", [])) == {"build", "device", "dev", "names"}
     assert metadata["Description-Content-Type"] == "text/markdown"
     assert metadata.get_payload().startswith("# sgsc-edge")
 

@@ -109,7 +109,7 @@ def test_version() -> None:
         (("package", "x", "--format", "c-cod"), "Did you mean 'c-code'?"),
         (("build", ".", "-t", "x", "--method", "qta8"), "Did you mean 'qat8'?"),
         (("flash", "x", "--board", "y", "--toolchain", "gc"), "Did you mean 'gcc'?"),
-        (("build", "."), "Targets: c-learned, tflite-int4, tflite-int8, tflm-int4."),
+        (("build", "."), "Targets: c-learned, onnx-int8, onnx-learned, tflite-int4,"),
         (("verify",), "Missing argument 'FOLDER'"),
         (("targets", "extra"), "unexpected extra argument"),
     ],
@@ -143,7 +143,7 @@ def test_targets_as_text_and_json() -> None:
         "alignment",
     ]
     assert ["tflm-int4", "Conv2D", "4", "per-channel", "0", "unpacked"] in [row.split() for row in tables[1]]
-    assert "c-learned    Conv2D           1 to 8, learned  per-channel" in text.stdout
+    assert "c-learned     Conv2D           1 to 8, learned  per-channel" in text.stdout
     assert tables[2][0].split()[-4:] == ["c-learned", "tflite-int4", "tflite-int8", "tflm-int4"]
     assert ["Conv2D", "6", "7", "6", "7"] in [row.split() for row in tables[2]]
     assert any("  litert " in row and " 1 step " in row for row in tables[3])
@@ -386,7 +386,8 @@ import sgsc_edge.api, sgsc_edge.errors as e
 from types import SimpleNamespace as S
 CODES = {codes}
 def prepare(project, targets, settings):
-    return [(None, S(name=name)) for name in targets]
+    project = S(config=S(compress=S(budget=None, chosen_method=lambda **narrow: "qat8")))
+    return [(project, S(name=name)) for name in targets]
 def build_target(project, target, out, board):
     code = CODES[target.name]
     if code in (2, 5):

@@ -33,6 +33,7 @@ def test_an_all_zero_channel_stays_finite() -> None:
 def test_gradients_reach_weights_and_ranges() -> None:
     weight = torch.randn(4, 6, generator=torch.Generator().manual_seed(0), requires_grad=True)
     quantizer = WeightQuantizer(weight)
+    quantizer.log2_range.requires_grad_(True)
     coefficients = torch.rand(4, 6, generator=torch.Generator().manual_seed(1)) + 0.1
     (quantizer(weight) * coefficients).sum().backward()
     assert weight.grad is not None

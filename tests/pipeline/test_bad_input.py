@@ -67,7 +67,7 @@ def test_a_wrong_setting_is_named(project: Callable[..., Path], config: str, mes
             MODEL.replace("return nn", f"{TWO_OUTPUTS}    return Two() or nn"),
             ("tuple",),
         ),
-        (MODEL.replace(LAST, f"{LAST}, nn.GELU()"), ("GELU", "cannot be lowered", "'6'")),
+        (MODEL.replace(LAST, f"{LAST}, nn.GELU()"), ("Gelu", "cannot be lowered", "'6'")),
         (
             MODEL.replace("def build", f"{LOWER_BOUND}def build").replace("nn.ReLU()", "LowerBound()"),
             ("node '0'", "cannot be lowered"),
@@ -212,7 +212,13 @@ def rewrite_samples(built: Path, change: Callable[[dict[str, np.ndarray]], None]
         for subject in certificate.statement.subject
     )
     sets = {
-        name: row.model_copy(update={"samples": len(samples), "sha256": samples.sha256})
+        name: row.model_copy(
+            update={
+                "samples": len(samples),
+                "sha256": samples.sha256,
+                "decisions": None if row.decisions is None else len(samples),
+            }
+        )
         for name, row in certificate.predicate.sets.items()
         for samples in [SampleSet(**{field: arrays[f"{name}_{field}"] for field in FIELDS})]
     }

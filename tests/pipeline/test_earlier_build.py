@@ -104,7 +104,7 @@ def test_a_build_stopped_before_any_stage_ends_leaves_the_earlier_one(
     folder = built / "build" / TARGET
     before = files(folder)
     settings = [AGAIN[1], AGAIN[3]]
-    walk, ended = road._walk, []
+    walk, ended = road.make_current, []
 
     def failing(stage: road.Stage, *rest: object) -> None:
         walk(stage, *rest)  # type: ignore[arg-type]
@@ -112,7 +112,7 @@ def test_a_build_stopped_before_any_stage_ends_leaves_the_earlier_one(
             ended.append(stage.name)
             raise OutputError("cannot write: No space left on device", where=str(folder))
 
-    monkeypatch.setattr(road, "_walk", failing)
+    monkeypatch.setattr(road, "make_current", failing)
     for _ in range(6):
         with pytest.raises(SgscError):
             api.build(built, targets=[TARGET], out=built / "build", settings=settings)

@@ -114,7 +114,7 @@ def test_a_build_that_records_no_channels_is_explained_without_epochs(built: Pat
 
 def test_a_layer_that_left_whole_has_no_table() -> None:
     history = ((1, (8.0, 7.5)), (3, (0.0, 7.5)), (4, (2.0, 0.0)), (6, (0.0, 0.0)))
-    lines = Explanation("3", 2, (), (0, 1), history, None, (), 24, 20).to_text().splitlines()
+    lines = Explanation("3", 2, (), (0, 1), history, None, (), 24, 20, "sample").to_text().splitlines()
     assert lines == [
         "layer 3: 0 of 2 channels ship",
         "gone in epoch 4: 1",

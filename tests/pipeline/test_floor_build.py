@@ -12,7 +12,7 @@ from sgsc_edge import api
 from sgsc_edge.artifacts import read_json
 
 TARGET = "tflite-int8"
-FLOOR = 0.9
+FLOOR = 0.85
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_the_smallest_that_was_found_is_an_ordinary_build(project: Path, ran: Ra
     assert read_json(folder / "plan.json")["bytes"] <= chosen["budget"]
     assert api.verify(folder).exit_code == 0
     report = (folder / "report.html").read_text()
-    assert "The smallest model whose accuracy on 21 watch samples is at least 90.00 %." in report
+    assert "The smallest model whose accuracy on 21 watch samples is at least 85.00 %." in report
     assert f"{chosen['budget']:,} bytes is the smallest budget that was found to keep it." in report
 
 

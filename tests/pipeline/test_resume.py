@@ -134,7 +134,8 @@ def test_the_controllers_baseline_is_the_controls(project: Callable[..., Path]) 
     for stage in STAGES:
         if stage.name == "compress":
             break
-        stage.run(this, "key")
+        if stage.needed(this):
+            stage.run(this, "key")
     last = json.loads((folder / "out" / "control.jsonl").read_text().splitlines()[-1])
     assert this.compression().guard.baseline == last["watch_accuracy"]
 

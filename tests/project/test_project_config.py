@@ -118,7 +118,7 @@ def test_a_name_that_a_project_may_have_fits_in_c(name: str) -> None:
         (
             ("epochs = 8", 'method = "qta8"'),
             15,
-            "must be 'sgsc', 'mixed', 'qat8' or 'ptq', not 'qta8'; did you mean 'qat8'?",
+            "must be 'sgsc', 'mixed', 'qat8', 'ptq' or 'own', not 'qta8'; did you mean 'qat8'?",
         ),
         (("max_drop = 0.01", "max_drop = 1.5"), 11, "gate: max_drop of an accuracy is a share"),
         (
