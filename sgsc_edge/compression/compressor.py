@@ -175,6 +175,7 @@ class Compressor:
             refresh=self.refresh,
             batch=_importance(data) if importance is None else importance,
             task=Task(self._full.ends_with_softmax),
+            data=data,
         )
         self._storing = Storing(self._full, device)
         self._learning_steps = max(round(LEARNING_SHARE * steps), 1) if self.goal.presses else 0

@@ -116,12 +116,6 @@ def fit(model: QuantizedModel, masks: Mapping[str, torch.Tensor], importance: Sc
     return choice.masks()
 
 
-def kept_worth(model: QuantizedModel, masks: Mapping[str, torch.Tensor], importance: Scores) -> float:
-    """What the channels that stay are worth together; see :func:`_worth`."""
-    choice = _Choice.of(model, masks, importance)
-    return float(sum(value[count] for value, count in zip(choice.values, choice.counts, strict=True)))
-
-
 def _worth(importance: NDArray[np.float64]) -> NDArray[np.float64]:
     """What the first 0, 1, 2, … classes of a kind are worth together, float64 [classes + 1].
 

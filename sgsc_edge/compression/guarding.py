@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import torch
 
+from sgsc_edge.compression.calibration import Batches, re_estimate_norms
 from sgsc_edge.compression.channels import set_masks
 from sgsc_edge.compression.controller import Controller
 from sgsc_edge.compression.fit import Masks
@@ -33,6 +34,10 @@ _NO_DROP = 1e-3
 """Stands for an allowed drop of 0 where a fall is measured by it."""
 
 
+_BATCH = 128
+"""Samples that are evaluated at a time."""
+
+
 class Guarding:
     """Watches a model in training.
 
@@ -41,6 +46,7 @@ class Guarding:
     watch: measures the watch set: higher is better.
     refresh: makes BatchNorm fit the present weights.
     batch: (inputs, labels) on which sensitivities are measured; never of the watch set.
+    data: what BatchNorm's statistics are measured on.
 
     Attributes
     ----------
@@ -58,10 +64,11 @@ class Guarding:
         refresh: Callable[[], None],
         batch: tuple[torch.Tensor, torch.Tensor],
         task: Task,
+        data: Batches,
     ) -> None:
         self.model, self.goal, self.controller = model, goal, controller
         self.layers = dict(model.layers())
-        self.watch, self.refresh, self.batch, self.task = watch, refresh, batch, task
+        self.watch, self.refresh, self.batch, self.task, self.data = watch, refresh, batch, task, data
         self.guide_weight = 1.0 if goal.guide_weight is None else goal.guide_weight
         self.forget: set[str] = set()
 
@@ -120,6 +127,14 @@ class Guarding:
             return self.sensitivity()
         generator = torch.Generator().manual_seed(step)
         return {name: torch.rand(len(layer.mask), generator=generator) for name, layer in self.layers.items()}
+
+    def lost(self, model: QuantizedModel) -> float:
+        """The mean loss of another form of the model on the samples of ``batch``, in nats."""
+        re_estimate_norms(model, self.data)
+        inputs, labels = self.batch
+        with model.evaluating() as module:
+            outputs = torch.cat([module(part) for part in torch.split(inputs, _BATCH)])
+        return float(self.task.loss(outputs, labels))
 
     def sensitivity(self) -> Masks:
         """See :func:`sgsc_edge.compression.sensitivity.sensitivity`."""

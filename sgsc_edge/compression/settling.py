@@ -5,18 +5,22 @@ While the watch metric lies below its floor, layers become wider again where the
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
+from dataclasses import replace
 
 import torch
 
 from sgsc_edge.compression.channels import follow, living_masks, set_masks
-from sgsc_edge.compression.fit import stored_bytes
+from sgsc_edge.compression.fit import Masks, stored_bytes
 from sgsc_edge.compression.goal import Goal
 from sgsc_edge.compression.guarding import Guarding
 from sgsc_edge.compression.layers import QuantizedModel, QuantLayer
 from sgsc_edge.compression.quantizer import FLOOR_BITS
+from sgsc_edge.compression.widths.plan import Plan
 from sgsc_edge.compression.widths.storing import Storing
+from sgsc_edge.compression.working import WorkingCopy
 
 log = logging.getLogger("sgsc_edge")
 
@@ -54,8 +58,7 @@ class Settling:
         if budget is None:
             self.storing.choose(alive, fisher)
         else:
-            samples = len(guarding.batch[1])
-            alive = self.storing.choose_within(budget, alive, fisher, guarding.sensitivity(), samples)
+            alive = self.storing.choose_within(budget, alive, fisher, guarding.sensitivity(), self._lost)
         set_masks(self.model, alive)
         self.storing.snap()
         if budget is None and self.goal.guard and self.goal.presses:
@@ -69,6 +72,17 @@ class Settling:
             "" if budget is None else f" of {budget}",
             f", {self.learned_bytes():.0f} at learned widths" if self.goal.presses else "",
         )
+
+    def _lost(self, kept: Masks, plan: Plan) -> float:
+        """The guide loss of some channels at a plan's widths, untrained, in nats; the model stays as it is."""
+        trial = replace(self.model, module=copy.deepcopy(self.model.module))
+        set_masks(trial, kept)
+        storages = plan.storages()
+        for name, layer in trial.layers():
+            layer.snap_to(storages[name])
+        cut = WorkingCopy(trial)
+        cut.push()
+        return self.guarding.lost(cut.model)
 
     def reopen(self) -> None:
         """Before channels are gone for good, let the controller bring back what the watch set misses."""

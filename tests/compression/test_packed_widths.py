@@ -23,14 +23,16 @@ from hypothesis import strategies as st
 
 from sgsc_edge.c_code.write import c_code
 from sgsc_edge.compression.compress import Guard
-from sgsc_edge.compression.fit import Masks, stored_bytes
+from sgsc_edge.compression.fit import Masks, smallest_bytes, stored_bytes
 from sgsc_edge.compression.fold import CompressedModel, FoldedConstant, FoldedLayer
 from sgsc_edge.compression.goal import Goal
 from sgsc_edge.compression.layers import QuantizedModel
 from sgsc_edge.compression.loop import Recipe
 from sgsc_edge.compression.quantizer import WeightQuantizer, best_range
 from sgsc_edge.compression.widths.legal import Device
+from sgsc_edge.compression.widths.plan import Plan
 from sgsc_edge.compression.widths.snapping import staircase
+from sgsc_edge.compression.widths.storing import Storing
 from sgsc_edge.export import export_onnx
 from sgsc_edge.graph import reference
 from sgsc_edge.graph.ir import Graph
@@ -164,6 +166,49 @@ def test_dead_channels_have_no_width_and_long_stairs_are_thinned() -> None:
     assert 30 <= len(stairs) <= 33
     assert (stairs[0][alive] == 1).all()
     assert (stairs[-1][alive] == 8).all()
+
+
+@pytest.mark.parametrize("wanted", [1.0, 3.0, 6.0])
+def test_the_mean_width_is_chosen_that_loses_least(wanted: float) -> None:
+    model = calibrated(randomised(network_of("depthwise")))
+    storing = Storing(model, DEVICE)
+    every = {name: torch.ones_like(layer.mask) for name, layer in model.layers()}
+    ones = {name: torch.ones_like(layer.weight) for name, layer in model.layers()}
+    least, most = smallest_bytes(model), stored_bytes(model, every)
+    asked = []
+
+    def lost(kept: Masks, plan: Plan) -> float:
+        bits = [width for storage in plan.storages().values() for width in storage.packed if width]
+        assert len(bits) == sum(int(mask.sum()) for mask in kept.values())
+        asked.append(sum(bits) / len(bits))
+        return abs(asked[-1] - wanted)
+
+    kept = storing.choose_within((least + most) // 2, every, ones, every, lost)
+    assert len(asked) > 3
+    assert storing.plan is not None
+    chosen = [width for storage in storing.plan.storages().values() for width in storage.packed if width]
+    assert abs(sum(chosen) / len(chosen) - wanted) == min(abs(mean - wanted) for mean in asked)
+    assert stored_bytes(model, kept) <= (least + most) // 2
+
+
+def test_a_choice_is_tried_on_a_copy() -> None:
+    compressor, _ = replace(learning(140), device=DEVICE).compressor()
+    model, settling = compressor._full, compressor._settling
+    every = {name: torch.ones_like(layer.mask) for name, layer in model.layers()}
+    before = {name: tensor.clone() for name, tensor in model.module.state_dict().items()}
+    losses = []
+    for bits in (8, 2):
+        plan = compressor._storing._choices(every, compressor._guarding.fisher()).stored(
+            {name: layer.packed((bits,) * len(layer.mask)) for name, layer in model.layers()}
+        )
+        losses.append(settling._lost(every, plan))
+    few = {name: mask.clone() for name, mask in every.items()}
+    few["features.0"][1:] = 0
+    assert losses[0] < losses[1]
+    assert losses[0] < settling._lost(few, plan)
+    after = model.module.state_dict()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+    assert all(not layer.quantizer.settled and not layer.masked for _, layer in model.layers())
 
 
 # --- whole compressions ---------------------------------------------------------------------------

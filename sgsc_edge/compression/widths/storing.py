@@ -8,11 +8,11 @@ budget together with the channels that stay; and where the watch set asks for it
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 
-from sgsc_edge.compression.fit import Masks, fit, kept_worth, stored_bytes
+from sgsc_edge.compression.fit import Masks, fit, stored_bytes
 from sgsc_edge.compression.layers import QuantizedModel, QuantLayer
 from sgsc_edge.compression.quantizer import MAX_BITS
 from sgsc_edge.compression.widths.legal import Device
@@ -72,34 +72,42 @@ class Storing:
             self._store(self._equal(NARROW_BITS))
             self.take(choices.best(layer_bytes(self.model, kept))[0])
 
-    def choose_within(self, budget: int, alive: Masks, fisher: Masks, scores: Masks, samples: int) -> Masks:
+    def choose_within(
+        self,
+        budget: int,
+        alive: Masks,
+        fisher: Masks,
+        scores: Masks,
+        lost: Callable[[Masks, Plan], float],
+    ) -> Masks:
         """Plan what costs least in a budget, channels and widths together; the channels that stay.
 
-        With some of the budget set aside for wider layers, the other channels are chosen; then widths are, in
-        all of the budget. Where each channel has a width of its own, channels are chosen for several means of
-        them instead.
+        With some of the budget set aside for wider layers, channels are chosen, then widths in all of the
+        budget, then channels come back in what widths have left over. Where each channel has a width of its
+        own, channels are chosen for several means of them instead. Of several choices, the one is taken that
+        loses least as it is: channels and widths have no common measure but the loss.
 
         Parameters
         ----------
         alive: the channels to choose from.
+        fisher: see :func:`sgsc_edge.compression.sensitivity.fisher_information`.
         scores: how much each channel matters, float32 [O] by layer name.
-        samples: that the scores are summed over.
+        lost: measures the loss at a choice, before it is trained.
         """
-        found = []
+        found: list[tuple[Masks, Plan]] = []
         known: dict[tuple[str, int], torch.Tensor] = {}
-        for number, (storages, share) in enumerate(self._trials()):
+        for storages, share in self._trials():
             self._store(storages)
             kept = fit(self.model, alive, scores, round(share * budget))
-            choices = self._choices(kept, fisher, known)
-            best, loss = choices.best(self._for_layers(budget, kept))
-            lost = loss - kept_worth(self.model, kept, scores) / (2 * samples)
-            found.append((lost, number, best, kept))
-        *_, best, kept = min(found, key=lambda each: each[:2])
-        if not self.device.packs:  # of the bytes that widths have left over, channels come back
-            self._store(best.storages())
-            kept = fit(self.model, alive, scores, budget)
-            best = self._choices(kept, fisher, known).stored(best.storages())
-        self.take(best)
+            plan = self._choices(kept, fisher, known).best(self._for_layers(budget, kept))[0]
+            if not self.device.packs:
+                self._store(plan.storages())
+                kept = fit(self.model, alive, scores, budget)
+                plan = self._choices(kept, fisher, known).stored(plan.storages())
+            found.append((kept, plan))
+        losses = [lost(*choice) for choice in found] if len(found) > 1 else [0.0]
+        kept, plan = found[losses.index(min(losses))]
+        self.take(plan)
         return kept
 
     def _trials(self) -> Iterator[tuple[Mapping[str, Storage], float]]:
