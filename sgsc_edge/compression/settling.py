@@ -74,7 +74,7 @@ class Settling:
         )
 
     def _lost(self, kept: Masks, plan: Plan) -> float:
-        """The guide loss of some channels at a plan's widths, untrained, in nats; the model stays as it is."""
+        """The guide loss of a choice, untrained, in nats; the model stays as it is."""
         trial = replace(self.model, module=copy.deepcopy(self.model.module))
         set_masks(trial, kept)
         storages = plan.storages()
