@@ -1,10 +1,11 @@
 """Which samples guard a compression: several criteria, each with its share, every class covered.
 
-Each class gets a number of samples in proportion to its size, at least one; each criterion gets its share
-of them. Then the criteria choose in turn, each the best sample of its own order that no other has taken.
-Where two parts share a side (watch and certify, both of the pool) samples are chosen in pairs: two neighbours
-in one criterion's order of one class, of which the content hash decides who goes where. So the two parts are
-alike without being tuned to be.
+Each class gets a number of samples in proportion to its size, but at least half of what it would get if all
+got as many, or all that it has: one that is rare is the first that compression forgets. Each criterion gets
+its share of them. Then the criteria choose in turn, each the best sample of its own order that no other has
+taken. Where two parts share a side (watch and certify, both of the pool) samples are chosen in pairs: two
+neighbours in one criterion's order of one class, of which the content hash decides who goes where. So the
+two parts are alike without being tuned to be.
 
 A criterion is a function from scores to an order; a new one is a column of ``Scores`` and a row of
 ``CRITERIA``.
@@ -131,24 +132,33 @@ def turns(shares: Mapping[str, float], count: int) -> Iterator[str]:
 
 
 def quotas(available: Mapping[int, int], total: int) -> dict[int, int]:
-    """How many of ``total`` each class gives: proportional to its size, at least one, at most what it has.
+    """How many of ``total`` each class gives: proportional to its size, at least half of an even share.
 
-    Sainte-Laguë's method with a first seat for every class (the largest classes where ``total`` is less
-    than their number).
+    Sainte-Laguë's method after first seats for every class (the largest classes where ``total`` is less than
+    their number); none gives more than it has.
 
     >>> quotas({0: 90, 1: 9, 2: 1}, 10)
     {0: 8, 1: 1, 2: 1}
+    >>> quotas({0: 900, 1: 90, 2: 10}, 120)
+    {0: 90, 1: 20, 2: 10}
     """
+    first = max(total // (2 * max(len(available), 1)), 1)
     given = dict.fromkeys(sorted(available), 0)
-    waiting = [(False, -float(count), label) for label, count in available.items() if count]
-    heapq.heapify(waiting)  # the class with the smallest entry is next: first seats come first
+
+    def turn(label: int) -> tuple[int, float, int]:
+        """The class with the smallest is next."""
+        seats, size = given[label], available[label]
+        return min(seats, first), -size / (2 * seats + 1 if seats >= first else 1), label
+
+    waiting = [turn(label) for label, count in available.items() if count]
+    heapq.heapify(waiting)
     for _ in range(total):
         if not waiting:
             break
         *_, label = heapq.heappop(waiting)
         given[label] += 1
         if given[label] < available[label]:
-            heapq.heappush(waiting, (True, -available[label] / (2 * given[label] + 1), label))
+            heapq.heappush(waiting, turn(label))
     return given
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 
 import numpy as np
@@ -135,6 +136,12 @@ def test_quotas_are_proportional_within_what_a_class_has(available: dict[int, in
     present = [label for label, count in available.items() if count]
     if total >= len(present):
         assert all(given_[label] for label in present)
+    half = total // (2 * len(available))
+    assert all(given_[label] >= min(half, count) for label, count in available.items())
+    beyond = [label for label in present if given_[label] > max(half, 1)]
+    waiting = [label for label in present if given_[label] < available[label]]
+    for a, b in itertools.product(beyond, waiting):  # Sainte-Laguë: no last seat was worth more to another
+        assert (2 * given_[a] - 1) * available[b] <= (2 * given_[b] + 1) * available[a]
 
 
 def test_shares_of_zero_choose_nothing() -> None:
