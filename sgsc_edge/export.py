@@ -20,7 +20,7 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from sgsc_edge.compression.fold import CompressedModel
+from sgsc_edge.compression.folding.fold import CompressedModel
 from sgsc_edge.errors import InternalError
 from sgsc_edge.numerics import pack_int4
 from sgsc_edge.size import NARROW_BITS

@@ -9,7 +9,7 @@ from compression.models import Busy, Plain, Repeating, inputs, randomised
 from torch import nn
 
 from sgsc_edge.compression.calibration import calibrate
-from sgsc_edge.compression.fold import CompressedModel, fold
+from sgsc_edge.compression.folding.fold import CompressedModel, fold
 from sgsc_edge.compression.layers import quantize_model
 from sgsc_edge.export import OPSET, export_onnx, output_integers
 

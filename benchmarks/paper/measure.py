@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from benchmarks.paper.subjects import Metric
-from sgsc_edge.compression.fold import CompressedModel, FoldedConstant
-from sgsc_edge.compression.integers import FoldedNorm, FoldedTable
+from sgsc_edge.compression.folding.fold import CompressedModel, FoldedConstant
+from sgsc_edge.compression.folding.integers import FoldedNorm, FoldedTable
 from sgsc_edge.numerics import dequantize, filter_widths, quantize
 from sgsc_edge.size import EIGHT_BITS, SCALE_BYTES, TABLE, Storage
 

@@ -17,7 +17,7 @@ from sgsc_edge.compression.channels import living_masks, set_masks
 from sgsc_edge.compression.compress import Compression
 from sgsc_edge.compression.compressor import Compressor
 from sgsc_edge.compression.fit import Masks
-from sgsc_edge.compression.fold import CompressedModel
+from sgsc_edge.compression.folding.fold import CompressedModel
 from sgsc_edge.compression.layers import QuantizedModel
 from sgsc_edge.compression.ledger import Ledger
 from sgsc_edge.compression.objective import Objective

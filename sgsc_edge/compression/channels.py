@@ -16,11 +16,11 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import fx, nn
 
-from sgsc_edge.compression.fold import fold
+from sgsc_edge.compression.folding.fold import fold
 from sgsc_edge.compression.layers import QUANTIZER_PREFIX, QuantizedModel, QuantLayer
-from sgsc_edge.compression.operators import Table
 from sgsc_edge.compression.shrink.slots import Coupling, Slots
 from sgsc_edge.compression.shrink.values import Values
+from sgsc_edge.compression.tracing.operators import Table
 
 _KEEP_ZERO = frozenset(
     {

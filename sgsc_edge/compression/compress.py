@@ -26,7 +26,7 @@ from sgsc_edge.artifacts import read_bytes, write_bytes, write_json
 from sgsc_edge.compression.calibration import CALIBRATION_SAMPLES, Batches, calibrate, re_estimate_norms
 from sgsc_edge.compression.compressor import ACTIONS_KEY, IMPORTANCE_SAMPLES, PLAN_KEY, Compressor
 from sgsc_edge.compression.fit import check_budget, smallest_bytes, stored_bytes
-from sgsc_edge.compression.fold import CompressedModel, fold, load_tensors
+from sgsc_edge.compression.folding.fold import CompressedModel, fold, load_tensors
 from sgsc_edge.compression.goal import Goal
 from sgsc_edge.compression.layers import QuantizedModel, quantize_model
 from sgsc_edge.compression.loop import Recipe, Trainable, Trainer, steps_per_epoch

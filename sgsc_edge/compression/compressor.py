@@ -41,13 +41,13 @@ from sgsc_edge.compression.calibration import Batches, calibrate, re_estimate_no
 from sgsc_edge.compression.channels import living_masks
 from sgsc_edge.compression.controller import Controller
 from sgsc_edge.compression.fit import check_budget, stored_bytes
-from sgsc_edge.compression.fold import CompressedModel, fold
+from sgsc_edge.compression.folding.fold import CompressedModel, fold
 from sgsc_edge.compression.goal import Goal, Restores
 from sgsc_edge.compression.guarding import Guarding
 from sgsc_edge.compression.layers import quantize_model
+from sgsc_edge.compression.own_optimizer import OwnOptimizer
 from sgsc_edge.compression.pressing import Pressing
 from sgsc_edge.compression.quantizer import FLOOR_BITS, MAX_BITS
-from sgsc_edge.compression.schedule import rate
 from sgsc_edge.compression.settling import Settling
 from sgsc_edge.compression.snapshot import Snapshot
 from sgsc_edge.compression.task import Task
@@ -69,12 +69,6 @@ LOOKS_BACK = 8
 
 _OBSERVING_SHARE = 0.8
 """Share of the steps in which activation ranges follow the data."""
-
-_RANGE_RATE = 1e-2
-_SPAN = 2.0
-"""Depths can cross the whole range in 1/_SPAN of the learning phase."""
-
-_LOWEST_DEPTH = 1.0
 
 IMPORTANCE_SAMPLES = 512
 
@@ -193,7 +187,7 @@ class Compressor:
         self._optimizers: tuple[torch.optim.Optimizer, ...] = ()
         self._deciding = False
         self._working.push()
-        self._own = self._own_optimizer()
+        self._own = OwnOptimizer(self._working.model, steps, self._learning_steps, depths)
         if not self.goal.presses:
             self._settle()
         self._set_modes()
@@ -236,7 +230,7 @@ class Compressor:
         grad_scale: of mixed precision's ``GradScaler.get_scale()``, before its ``update()``.
         """
         self._optimizers = optimizers
-        self._move_depths(grad_scale)
+        self._own.step(self.done, grad_scale, learning=not self._settling.done)
         self._pressing.pressure.follow()
         self.done += 1
         if self.done == self._observed_until:
@@ -336,7 +330,7 @@ class Compressor:
             "version": _STATE_VERSION,
             "done": self.done,
             "model": self._full.module.state_dict(),
-            "own": self._own.state_dict(),
+            "own": self._own.adam.state_dict(),
             "pressure": self._pressing.pressure.state(),
             "guide_weight": self._guarding.guide_weight,
             "learned": self._settling.learned,
@@ -383,7 +377,7 @@ class Compressor:
             layer.set_mask(layer.mask.clone())
         self._working.push()
         self._set_modes()
-        self._own.load_state_dict(state["own"])
+        self._own.adam.load_state_dict(state["own"])
 
     # --- between the full model and the working copy --------------------------------------------
 
@@ -398,7 +392,7 @@ class Compressor:
 
     def _push(self) -> None:
         """Let the working copy follow what was decided."""
-        self._working.push((*self._optimizers, self._own))
+        self._working.push((*self._optimizers, self._own.adam))
 
     def _settle(self) -> None:
         self._working.pull()
@@ -424,15 +418,13 @@ class Compressor:
         """Drop the moments of tensors that were set anew."""
         tensors = dict(self.model.named_parameters()) | dict(self.model.named_buffers())
         for name in self._guarding.forget:
-            for optimizer in (*self._optimizers, self._own):
+            for optimizer in (*self._optimizers, self._own.adam):
                 optimizer.state.pop(tensors[name], None)
         self._guarding.forget.clear()
 
     def _set_modes(self) -> None:
         """What is learned, and what follows the data, at this step."""
-        for _, layer in self._working.model.layers():
-            layer.quantizer.bits.requires_grad_(not self._settling.done)
-            layer.quantizer.log2_range.requires_grad_(True)
+        self._own.require_gradients(learning=not self._settling.done)
         self._working.model.enable(True)
         self._working.model.observe(self.done < self._observed_until)
 
@@ -446,38 +438,6 @@ class Compressor:
         settled, settling = self.done - self._learning_steps, self.steps - self._learning_steps
         part, before = (LOOKS_BACK * steps // max(settling, 1) for steps in (settled, settled - 1))
         return self._guarding.looks and before < part < LOOKS_BACK
-
-    # --- depths and ranges ------------------------------------------------------------------------
-
-    def _own_optimizer(self) -> torch.optim.Adam:
-        layers = [layer for _, layer in self._working.model.layers()]
-        return torch.optim.Adam(
-            [
-                {"params": [layer.quantizer.log2_range for layer in layers], "lr": _RANGE_RATE},
-                {
-                    "params": [layer.quantizer.bits for layer in layers],
-                    "lr": _SPAN * MAX_BITS / max(self._learning_steps, 1),
-                },
-            ]
-        )
-
-    def _move_depths(self, grad_scale: float) -> None:
-        """Train ranges and depths, and keep depths in their range."""
-        ranges = self._own.param_groups[0]
-        ranges["lr"] = _RANGE_RATE * rate(self.done, self.steps, self.learning_share)
-        tensors = [tensor for group in self._own.param_groups for tensor in group["params"]]
-        gradients = [tensor.grad for tensor in tensors if tensor.grad is not None]
-        if grad_scale != 1.0:
-            for gradient in gradients:
-                gradient.div_(grad_scale)
-        if all(bool(gradient.isfinite().all()) for gradient in gradients):
-            self._own.step()
-        self._own.zero_grad(set_to_none=True)
-        lowest, deepest = self.goal.depths
-        if not self._settling.done:
-            with torch.no_grad():
-                for _, layer in self._working.model.layers():
-                    layer.quantizer.bits.clamp_(_LOWEST_DEPTH if lowest <= FLOOR_BITS else lowest, deepest)
 
     # --- the watch set ----------------------------------------------------------------------------
 

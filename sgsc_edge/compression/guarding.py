@@ -1,7 +1,7 @@
 """What the watch set and the guide samples say while a model is trained.
 
-λ, where it is not fixed, is the multiplier of a constraint: it rises while the watch metric lies below its
-floor, and comes back to 1 above it. Where the metric has fallen too far, the controller gives bits back.
+λ, where it is not fixed, is the multiplier of a constraint: from 1 on it rises while the watch metric lies
+below its floor, and falls above it. Where the metric has fallen too far, the controller gives bits back.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ log = logging.getLogger("sgsc_edge")
 _GUIDE_GAIN = 0.5
 """Growth of log λ at a check that finds the watch metric at the controller's trip; as much down at none."""
 
-_GUIDE_STRONGEST = 4.0
-"""Bound of λ where it moves."""
+_GUIDE_WEAKEST, _GUIDE_STRONGEST = 1 / 16, 4.0
+"""Bounds of λ where it moves. At the lower one a guide sample counts about as much as any other; at 1 the
+guide set is half of all that is learned, and a model that can learn it by heart does."""
 
 _NO_DROP = 1e-3
 """Stands for an allowed drop of 0 where a fall is measured by it."""
@@ -97,7 +98,7 @@ class Guarding:
             allowed = max(self.controller.release, _NO_DROP)
             below = self.fall(metric) / allowed - 1
             grown = self.guide_weight * math.exp(_GUIDE_GAIN * min(max(below, -1.0), 1.0))
-            self.guide_weight = min(max(grown, 1.0), _GUIDE_STRONGEST)
+            self.guide_weight = min(max(grown, _GUIDE_WEAKEST), _GUIDE_STRONGEST)
 
     def rest(self) -> None:
         """What learning had to bear is over: λ, where it moves, starts anew."""

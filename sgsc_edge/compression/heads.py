@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import fx, nn
 
-from sgsc_edge.compression.trace import Traced
+from sgsc_edge.compression.tracing.trace import Traced
 
 _MOVES = frozenset({"Transpose", "Identity", "Dropout", "Mul"})
 """Ops between a layer and the product of its heads."""

@@ -19,11 +19,11 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from sgsc_edge.compression.heads import head_widths
-from sgsc_edge.compression.kinds import name_of
 from sgsc_edge.compression.norms import QuantNorm, check_norm
-from sgsc_edge.compression.operators import Table, look_up
 from sgsc_edge.compression.quantizer import ActivationQuantizer, WeightQuantizer
-from sgsc_edge.compression.trace import Traced, steps, trace
+from sgsc_edge.compression.tracing.kinds import name_of
+from sgsc_edge.compression.tracing.operators import Table, look_up
+from sgsc_edge.compression.tracing.trace import Traced, steps, trace
 from sgsc_edge.errors import ModelError, UnsupportedError
 from sgsc_edge.placement import RULES, Placement, place
 from sgsc_edge.size import EIGHT_BITS, TABLE, Storage
@@ -204,7 +204,7 @@ def quantize_model(
 
     Raises
     ------
-    ModelError, UnsupportedError: see :func:`sgsc_edge.compression.trace.trace`.
+    ModelError, UnsupportedError: see :func:`sgsc_edge.compression.tracing.trace.trace`.
     """
     traced = _drop_final_softmax(trace(copy.deepcopy(model), sample), sample, keep_softmax)
     module, kinds = traced.graph_module, dict(traced.kinds)

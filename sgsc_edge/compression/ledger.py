@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from torch import fx
 
 from sgsc_edge.compression.channels import coupling_of
-from sgsc_edge.compression.fold import FoldedConstant
-from sgsc_edge.compression.integers import FoldedNorm
+from sgsc_edge.compression.folding.fold import FoldedConstant
+from sgsc_edge.compression.folding.integers import FoldedNorm
 from sgsc_edge.compression.layers import QuantizedModel, QuantLayer
 from sgsc_edge.compression.shrink.slots import LayerShape
 from sgsc_edge.compression.shrink.values import CONSTANT, LAYER, TABLE

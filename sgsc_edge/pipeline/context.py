@@ -17,7 +17,7 @@ from torch import nn
 from sgsc_edge.artifacts import content_key, read_bytes, sha256_file
 from sgsc_edge.boards.description import Board
 from sgsc_edge.compression.compress import Compression, Guard, float_bytes
-from sgsc_edge.compression.fold import CompressedModel, load_tensors
+from sgsc_edge.compression.folding.fold import CompressedModel, load_tensors
 from sgsc_edge.compression.goal import Goal
 from sgsc_edge.compression.loop import Recipe
 from sgsc_edge.compression.shrink import Shrunk, shrink

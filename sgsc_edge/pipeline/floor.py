@@ -30,7 +30,7 @@ from sgsc_edge.artifacts import (
 from sgsc_edge.certification.metrics import METRICS, Metric, OutputGrid
 from sgsc_edge.compression.compress import Compression
 from sgsc_edge.compression.floor_search import Found, Trial, search
-from sgsc_edge.compression.fold import CompressedModel
+from sgsc_edge.compression.folding.fold import CompressedModel
 from sgsc_edge.compression.snapshot import SNAPSHOT, read_snapshot
 from sgsc_edge.errors import ConfigError, FileFormatError, NotMeasuredError
 from sgsc_edge.pipeline.context import COMPRESSED, MAX_BYTES, Build

@@ -27,7 +27,7 @@ from sgsc_edge.boards.description import Board
 from sgsc_edge.certification import Certificate
 from sgsc_edge.certification.metrics import METRICS, OutputGrid
 from sgsc_edge.compression.compress import float_bytes
-from sgsc_edge.compression.fold import fold
+from sgsc_edge.compression.folding.fold import fold
 from sgsc_edge.errors import Interrupted, OutputError, SgscError
 from sgsc_edge.pipeline import road
 from sgsc_edge.pipeline.context import Build

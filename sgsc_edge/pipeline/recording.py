@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sgsc_edge.artifacts import read_bytes
 from sgsc_edge.compression.compress import logits
-from sgsc_edge.compression.fold import CompressedModel
+from sgsc_edge.compression.folding.fold import CompressedModel
 from sgsc_edge.export import output_integers
 from sgsc_edge.graph.read_tflite import read_tflite
 from sgsc_edge.lowering.layout import to_device

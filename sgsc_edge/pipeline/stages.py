@@ -42,7 +42,7 @@ from sgsc_edge.certification import (
 )
 from sgsc_edge.compression.calibration import CALIBRATION_SAMPLES
 from sgsc_edge.compression.compress import CHANNEL_HISTORY, CONTROLLER_LOG, HISTORY, LEARNED, PLAN
-from sgsc_edge.compression.fold import CompressedModel
+from sgsc_edge.compression.folding.fold import CompressedModel
 from sgsc_edge.compression.shrink import shrink
 from sgsc_edge.compression.snapshot import SNAPSHOT, read_snapshot
 from sgsc_edge.errors import ConfigError

@@ -36,7 +36,7 @@ from benchmarks.paper.subjects import SUBJECTS, Subject  # noqa: E402
 from benchmarks.paper.variants import Case, Variant, cases  # noqa: E402
 from sgsc_edge.compression.channels import set_masks  # noqa: E402
 from sgsc_edge.compression.fit import stored_bytes  # noqa: E402
-from sgsc_edge.compression.fold import fold  # noqa: E402
+from sgsc_edge.compression.folding.fold import fold  # noqa: E402
 from sgsc_edge.compression.layers import QuantizedModel, quantize_model  # noqa: E402
 from sgsc_edge.compression.shrink import shrink  # noqa: E402
 from sgsc_edge.project.schema import CompressSection  # noqa: E402

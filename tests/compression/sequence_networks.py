@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sgsc_edge.compression.calibration import calibrate
-from sgsc_edge.compression.fold import CompressedModel, fold
+from sgsc_edge.compression.folding.fold import CompressedModel, fold
 from sgsc_edge.compression.layers import quantize_model
 
 CHANNELS, LENGTH = 2, 24

@@ -12,7 +12,7 @@ from compression.models import inputs, randomised
 from compression.test_fold import calibrated
 from torch import nn
 
-from sgsc_edge.compression.fold import CompressedModel, FoldedLayer, fold
+from sgsc_edge.compression.folding.fold import CompressedModel, FoldedLayer, fold
 
 
 @dataclass(frozen=True)

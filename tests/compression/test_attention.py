@@ -29,11 +29,11 @@ from compression.attention_networks import (
 )
 from torch import nn
 
-from sgsc_edge.compression.fold import CompressedModel, fold
-from sgsc_edge.compression.integers import FoldedSoftmax
+from sgsc_edge.compression.folding.fold import CompressedModel, fold
+from sgsc_edge.compression.folding.integers import FoldedSoftmax
 from sgsc_edge.compression.layers import QuantLayer, quantize_model
-from sgsc_edge.compression.operators import MaskedSoftmax, MatMul, Table
-from sgsc_edge.compression.trace import trace
+from sgsc_edge.compression.tracing.operators import MaskedSoftmax, MatMul, Table
+from sgsc_edge.compression.tracing.trace import trace
 from sgsc_edge.errors import UnsupportedError
 from sgsc_edge.export import export_onnx, output_integers
 from sgsc_edge.lowering import lower
@@ -326,7 +326,7 @@ def test_what_is_masked_has_a_share_of_exactly_zero() -> None:
 
 
 def test_stored_tensors_make_the_same_model_again() -> None:
-    from sgsc_edge.compression.fold import load_tensors
+    from sgsc_edge.compression.folding.fold import load_tensors
 
     model = compressed("filled")
     again = fold(quantize_model(LanguageModel("filled").eval(), SAMPLE))

@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 
 from sgsc_edge.compression.channels import follow, living_masks, set_masks
 from sgsc_edge.compression.fit import Masks, fit, smallest_bytes, stored_bytes
-from sgsc_edge.compression.fold import CompressedModel, FoldedConstant, FoldedLayer, fold
-from sgsc_edge.compression.integers import FoldedMatMul, FoldedNorm, FoldedTable
+from sgsc_edge.compression.folding.fold import CompressedModel, FoldedConstant, FoldedLayer, fold
+from sgsc_edge.compression.folding.integers import FoldedMatMul, FoldedNorm, FoldedTable
 from sgsc_edge.compression.layers import QuantizedModel
 from sgsc_edge.compression.ledger import Ledger
 from sgsc_edge.compression.shrink import shrink

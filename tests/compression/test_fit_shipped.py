@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from sgsc_edge.compression.fit import Masks, fit, smallest_bytes, stored_bytes
-from sgsc_edge.compression.fold import CompressedModel, FoldedConstant, FoldedLayer, fold
+from sgsc_edge.compression.folding.fold import CompressedModel, FoldedConstant, FoldedLayer, fold
 from sgsc_edge.compression.layers import QuantizedModel
 from sgsc_edge.compression.shrink import Shrunk, shrink
 from sgsc_edge.export import export_onnx

@@ -8,7 +8,13 @@ from compression.models import Busy, Plain, inputs, randomised
 from torch import nn
 
 from sgsc_edge.compression.calibration import calibrate
-from sgsc_edge.compression.fold import CompressedModel, FixedQuantizer, FoldedLayer, fold, load_tensors
+from sgsc_edge.compression.folding.fold import (
+    CompressedModel,
+    FixedQuantizer,
+    FoldedLayer,
+    fold,
+    load_tensors,
+)
 from sgsc_edge.compression.layers import QUANTIZER_PREFIX, QuantizedModel, quantize_model
 from sgsc_edge.errors import FileFormatError, ModelError, UnsupportedError
 

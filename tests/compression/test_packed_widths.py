@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from sgsc_edge.c_code.write import c_code
 from sgsc_edge.compression.compress import Guard
 from sgsc_edge.compression.fit import Masks, smallest_bytes, stored_bytes
-from sgsc_edge.compression.fold import CompressedModel, FoldedConstant, FoldedLayer
+from sgsc_edge.compression.folding.fold import CompressedModel, FoldedConstant, FoldedLayer
 from sgsc_edge.compression.goal import Goal
 from sgsc_edge.compression.layers import QuantizedModel
 from sgsc_edge.compression.loop import Recipe

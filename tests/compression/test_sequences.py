@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from sgsc_edge.compression.channels import follow
-from sgsc_edge.compression.fold import CompressedModel
+from sgsc_edge.compression.folding.fold import CompressedModel
 from sgsc_edge.compression.layers import QuantLayer, quantize_model
 from sgsc_edge.compression.shrink import shrink
 from sgsc_edge.errors import UnsupportedError

@@ -18,7 +18,7 @@ from compression.shrink_networks import (
 )
 from torch import nn
 
-from sgsc_edge.compression.fold import CompressedModel, FoldedConstant, load_tensors
+from sgsc_edge.compression.folding.fold import CompressedModel, FoldedConstant, load_tensors
 from sgsc_edge.compression.shrink import LayerChange, Shrunk, shrink
 from sgsc_edge.errors import InternalError
 

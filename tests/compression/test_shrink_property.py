@@ -18,7 +18,7 @@ from compression.shrink_networks import (
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from sgsc_edge.compression.fold import CompressedModel
+from sgsc_edge.compression.folding.fold import CompressedModel
 from sgsc_edge.compression.shrink import shrink
 from sgsc_edge.export import export_onnx
 from sgsc_edge.graph import ir, reference

@@ -8,7 +8,7 @@ import torch
 from compression.models import Busy, Plain, Repeating, inputs, randomised
 from torch import nn
 
-from sgsc_edge.compression.trace import trace
+from sgsc_edge.compression.tracing.trace import trace
 from sgsc_edge.errors import ModelError, UnsupportedError
 
 

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from sgsc_edge.compression.fold import CompressedModel
+from sgsc_edge.compression.folding.fold import CompressedModel
 from sgsc_edge.compression.shrink.slots import Coupling
 from sgsc_edge.compression.shrink.values import Values
 from sgsc_edge.compression.widths.snapping import SECOND_WIDTH_BYTES

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from sgsc_edge.compression.fit import stored_bytes
-from sgsc_edge.compression.fold import CompressedModel, fold
+from sgsc_edge.compression.folding.fold import CompressedModel, fold
 from sgsc_edge.compression.layers import QuantizedModel
 from sgsc_edge.compression.ledger import Ledger
 from sgsc_edge.compression.shrink import shrink

@@ -68,7 +68,7 @@ def test_enough_is_explained() -> None:
 
 
 def test_every_supported_module_is_listed() -> None:
-    from sgsc_edge.compression.kinds import supported_modules
+    from sgsc_edge.compression.tracing.kinds import supported_modules
 
     page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
     paragraph = page.split("Supported modules:")[1].split("their functions")[0]

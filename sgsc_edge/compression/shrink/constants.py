@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import fx
 
-from sgsc_edge.compression.fold import FixedQuantizer, FoldedLayer
-from sgsc_edge.compression.layer_integers import BIAS_LIMIT
+from sgsc_edge.compression.folding.fold import FixedQuantizer, FoldedLayer
+from sgsc_edge.compression.folding.layer_integers import BIAS_LIMIT
 from sgsc_edge.compression.shrink.slots import (
     CHANNELWISE,
     Coupling,

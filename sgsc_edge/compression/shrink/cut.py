@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import fx, nn
 
-from sgsc_edge.compression.fold import FoldedConstant, FoldedLayer
+from sgsc_edge.compression.folding.fold import FoldedConstant, FoldedLayer
 from sgsc_edge.compression.layers import geometry, set_submodule
 from sgsc_edge.compression.shrink.liveness import Liveness
 from sgsc_edge.compression.shrink.slots import MOVING, Coupling, LayerShape

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import fx
 
-from sgsc_edge.compression.layer_integers import BIAS_LIMIT
+from sgsc_edge.compression.folding.layer_integers import BIAS_LIMIT
 from sgsc_edge.compression.shrink.constants import Constants, Integers
 from sgsc_edge.compression.shrink.slots import Coupling, LayerShape
 from sgsc_edge.compression.shrink.values import layer_name

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import fx
 
-from sgsc_edge.compression.fold import FoldedConstant
+from sgsc_edge.compression.folding.fold import FoldedConstant
 from sgsc_edge.compression.shrink.constants import Constants, device_bounds, run_kernel
 from sgsc_edge.compression.shrink.cut import clean
 from sgsc_edge.compression.shrink.slots import ELEMENTWISE

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sgsc_edge.compression.fold import CompressedModel, FoldedLayer
+from sgsc_edge.compression.folding.fold import CompressedModel, FoldedLayer
 from sgsc_edge.compression.shrink.constants import Constants
 from sgsc_edge.compression.shrink.cut import cut_to
 from sgsc_edge.compression.shrink.liveness import Liveness

@@ -20,8 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch import fx, nn
 
-from sgsc_edge.compression.fold import FoldedLayer
-from sgsc_edge.compression.integers import FoldedSoftmax
+from sgsc_edge.compression.folding.fold import FoldedLayer
+from sgsc_edge.compression.folding.integers import FoldedSoftmax
 from sgsc_edge.compression.shrink.values import CONSTANT, LAYER, QUANTIZE, TABLE, Values
 
 ELEMENTWISE = frozenset({"Add", "Mul"})

@@ -16,15 +16,15 @@ import torch
 from numpy.typing import NDArray
 from torch import fx, nn
 
-from sgsc_edge.compression.fold import FixedQuantizer, FoldedConstant, FoldedLayer
-from sgsc_edge.compression.integers import (
+from sgsc_edge.compression.folding.fold import FixedQuantizer, FoldedConstant, FoldedLayer
+from sgsc_edge.compression.folding.integers import (
     FoldedGelu,
     FoldedMatMul,
     FoldedNorm,
     FoldedSoftmax,
     FoldedTable,
 )
-from sgsc_edge.compression.kinds import kind_of, name_of
+from sgsc_edge.compression.tracing.kinds import kind_of, name_of
 from sgsc_edge.placement import RULES, Output
 
 QUANTIZE, LAYER, CONSTANT, TABLE = "Quantize", "Layer", "Constant", "Table"

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import fx
 
-from sgsc_edge.compression.fold import CompressedModel, FoldedLayer
+from sgsc_edge.compression.folding.fold import CompressedModel, FoldedLayer
 from sgsc_edge.compression.layers import set_submodule
 from sgsc_edge.compression.shrink.cut import clean, part_of, part_of_constant
 from sgsc_edge.compression.shrink.slots import Coupling, LayerShape

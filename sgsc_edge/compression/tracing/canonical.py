@@ -23,8 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from sgsc_edge.compression.operators import MaskedSoftmax, MatMul, Table
-from sgsc_edge.compression.rewriting import Rewriting, argument_of, run
+from sgsc_edge.compression.tracing.operators import MaskedSoftmax, MatMul, Table
+from sgsc_edge.compression.tracing.rewriting import Rewriting, argument_of, run
 from sgsc_edge.errors import UnsupportedError
 
 _LEFT_OUT = -1e3

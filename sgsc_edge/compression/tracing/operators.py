@@ -1,7 +1,7 @@
 """Operators of attention models, as modules with one form each.
 
-Users write them in many ways; :mod:`sgsc_edge.compression.canonical` makes these of them when a model is
-traced.
+Users write them in many ways; :mod:`sgsc_edge.compression.tracing.canonical` makes these of them when a model
+is traced.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import fx, nn
 
-from sgsc_edge.compression.integers import (
+from sgsc_edge.compression.folding.integers import (
     FOLDED_OPERATORS,
     FoldedGelu,
     FoldedMatMul,
@@ -18,8 +18,7 @@ from sgsc_edge.compression.integers import (
     FoldedTable,
     dequantize,
 )
-from sgsc_edge.compression.kinds import Constant, name_of
-from sgsc_edge.compression.layer_integers import (
+from sgsc_edge.compression.folding.layer_integers import (
     check_finite,
     fold_layer,
     fold_table,
@@ -38,7 +37,8 @@ from sgsc_edge.compression.layers import (
     set_submodule,
 )
 from sgsc_edge.compression.norms import QuantNorm
-from sgsc_edge.compression.operators import MaskedSoftmax, MatMul, Table
+from sgsc_edge.compression.tracing.kinds import Constant, name_of
+from sgsc_edge.compression.tracing.operators import MaskedSoftmax, MatMul, Table
 from sgsc_edge.errors import FileFormatError, UnsupportedError
 from sgsc_edge.placement import RULES, Output
 

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from sgsc_edge.compression.canonical import rewrite
-from sgsc_edge.compression.kinds import MODULE_KINDS, REMEDIES, Constant, call_name, kind_of, name_of
-from sgsc_edge.compression.tracer import graph_of
+from sgsc_edge.compression.tracing.canonical import rewrite
+from sgsc_edge.compression.tracing.kinds import MODULE_KINDS, REMEDIES, Constant, call_name, kind_of, name_of
+from sgsc_edge.compression.tracing.tracer import graph_of
 from sgsc_edge.errors import ModelError, UnsupportedError
 from sgsc_edge.placement import Step
 

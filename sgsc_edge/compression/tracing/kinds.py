@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from sgsc_edge.compression.operators import OPERATORS, MaskedSoftmax, MatMul, Table
+from sgsc_edge.compression.tracing.operators import OPERATORS, MaskedSoftmax, MatMul, Table
 from sgsc_edge.errors import UnsupportedError
 
 MODULE_KINDS: Mapping[type[nn.Module], str] = MappingProxyType(

@@ -12,8 +12,8 @@ import torch
 from torch import fx, nn
 from torch.fx.proxy import Proxy
 
-from sgsc_edge.compression.operators import OPERATORS
-from sgsc_edge.compression.rewriting import asks_shape, same
+from sgsc_edge.compression.tracing.operators import OPERATORS
+from sgsc_edge.compression.tracing.rewriting import asks_shape, same
 
 
 def graph_of(model: nn.Module, batch: torch.Tensor) -> fx.GraphModule:

@@ -13,7 +13,7 @@ from torch import nn
 
 from sgsc_edge.compression.norms import QuantNorm
 from sgsc_edge.compression.norms import integers as norm_integers
-from sgsc_edge.compression.operators import look_up, masked_softmax, scaled
+from sgsc_edge.compression.tracing.operators import look_up, masked_softmax, scaled
 
 
 def dequantize(q: torch.Tensor, grid: tuple[torch.Tensor, ...], axis: int | None = None) -> torch.Tensor:

@@ -1,0 +1,1 @@
+"""From the trained form to integers, and the integer operators that a device computes."""
