@@ -157,7 +157,7 @@ class Compressor:
             self._float_metric() if baseline is None else baseline,
             trip=2 * max_drop,
             release=max_drop,
-            revives=limit is None,
+            bounded=limit is not None,
         )
         self._layers = dict(self._full.layers())
         self._working = WorkingCopy(self._full)

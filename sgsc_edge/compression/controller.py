@@ -1,10 +1,13 @@
 """The feedback controller: gives bits back to the channels that the watch set misses.
 
 Every check compares the watch metric with the float baseline. When it falls by more than ``trip``, the
-controller takes hold: pressure on the size stops, and the most sensitive channels get bits back. While the
-metric recovers, training goes on; at a check that finds it no better than the one before, twice as many
-channels get bits back, step by step, until it has come back to within ``release``. The gap between the two
-thresholds (hysteresis) keeps the controller from acting on noise.
+controller takes hold: the most sensitive channels get bits back. While the metric recovers, training goes on;
+at a check that finds it no better than the one before, more channels do, step by step, until it has come back
+to within ``release``. The gap between the two thresholds (hysteresis) keeps the controller from acting on
+noise.
+
+Under a fixed weight on the size, pressure stops meanwhile, and each time twice as many channels get bits. A
+budget is due whatever the controller says: pressure goes on, and the other channels pay.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from numpy.typing import NDArray
 from sgsc_edge.compression.quantizer import MAX_BITS
 
 _SHARE = 0.1
-"""Share of all channels that get bits back at first; doubled each time that it was not enough."""
+"""Share of all channels that get bits back at first."""
 
 _STEP = 1.0
 _REVIVED = 4.0
@@ -47,13 +50,14 @@ class Controller:
     ----------
     baseline: the float model's watch metric, higher is better.
     trip, release: allowed fall before it acts, and after which it lets go; trip >= release >= 0.
-    revives: whether dead channels come back, too; under a budget there is no room for them.
+    bounded: whether there is a budget: then dead channels stay dead, and no more channels get bits at a time
+        than others can pay for.
     """
 
     baseline: float
     trip: float
     release: float
-    revives: bool = True
+    bounded: bool = False
     holding: bool = False
     streak: int = 0
     """How often it acted since it took hold."""
@@ -93,7 +97,7 @@ class Controller:
                 (float(score), name, channel)
                 for name, scores in sensitivity.items()
                 for channel, score in enumerate(scores)
-                if float(bits[name][channel]) < MAX_BITS and (self.revives or bits[name][channel])
+                if float(bits[name][channel]) < MAX_BITS and (not self.bounded or bits[name][channel])
             ),
             reverse=True,
         )
@@ -117,7 +121,7 @@ class Controller:
 
     def _count(self, total: int) -> int:
         """How many channels get bits back at this check."""
-        return max(round(math.ldexp(_SHARE, self.streak) * total), 1)
+        return max(round(math.ldexp(_SHARE, 0 if self.bounded else self.streak) * total), 1)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint must hold."""

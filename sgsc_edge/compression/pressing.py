@@ -46,7 +46,7 @@ class Pressing:
 
     def term(self, loss: torch.Tensor, depths: Depths) -> torch.Tensor:
         """The size term of a batch, given its other terms and the depths that are trained: a scalar."""
-        return loss.new_zeros(()) if self._holding else self.pressure.term(loss, depths)
+        return loss.new_zeros(()) if self._rests else self.pressure.term(loss, depths)
 
     def is_due(self, done: int) -> bool:
         """Whether :meth:`act` does anything after so many steps."""
@@ -63,20 +63,27 @@ class Pressing:
             self._remove(done)
 
     def _presses(self, done: int) -> bool:
-        return not self._holding and self.pressure.is_due(done)
+        return not self._rests and self.pressure.is_due(done)
 
     def _looks(self, done: int) -> bool:
         times = 4 * CHECKS if self._holding else CHECKS
         return self.guarding.looks and done % self._pace(times, least=_STEPS_BETWEEN) == 0
 
     def _removes(self, done: int) -> bool:
-        """A budget is due in the end, whatever the controller says; a fixed weight can wait."""
-        waits = self._holding and self.path is None
-        return done % self._pace(REMOVALS) == 0 and not waits
+        return done % self._pace(REMOVALS) == 0 and not self._rests
 
     @property
     def _holding(self) -> bool:
         return self.guarding.controller.holding
+
+    @property
+    def _rests(self) -> bool:
+        """Whether the controller has stopped the pressure.
+
+        A budget is due in the end, whatever the controller says: there other channels pay for the bits that
+        some get back. A fixed weight can wait.
+        """
+        return self._holding and self.path is None
 
     def _pace(self, times: int, least: int = 1) -> int:
         """Steps between things that happen so many times in the phase."""
@@ -89,7 +96,7 @@ class Pressing:
         if self.guarded:
             held = self._holding
             self.guarding.protect(step, metric)
-            if self._holding and not held:
+            if self._rests and not held:
                 self.pressure.ease()
 
     def _remove(self, step: int) -> None:

@@ -32,7 +32,7 @@ _STRONGEST = 20.0
 _SMOOTHING = 0.05
 
 _RELIEF = 0.5
-"""Factor on the pressure each time that the controller takes hold: it was too much."""
+"""Factor on a fixed pressure each time that the controller takes hold: it was too much."""
 
 _SIZED_EVERY = 5
 """Steps between two measurements of the size."""
@@ -74,7 +74,7 @@ class Pressure:
             return self.gamma * self.relief * torch.stack(sums).sum() / total
         # The gradient of log R, as it was when it was last taken: it changes slowly, and is dear to follow.
         slopes = [(self.slopes[name][kept] * bits).sum() for name, (kept, bits) in depths.items()]
-        return self.multiplier * self.relief * torch.stack(slopes).sum() * self.scale
+        return self.multiplier * torch.stack(slopes).sum() * self.scale
 
     def follow(self) -> None:
         """After a step, take the mean loss of its batches into the running mean."""

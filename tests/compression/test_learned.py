@@ -147,9 +147,17 @@ def test_each_step_that_was_not_enough_is_followed_by_a_larger_one() -> None:
 
 
 def test_under_a_budget_dead_channels_stay_dead() -> None:
-    controller = Controller(baseline=0.99, trip=0.02, release=0.01, revives=False)
+    controller = Controller(baseline=0.99, trip=0.02, release=0.01, bounded=True)
     changed = controller.check(1, 0.5, BITS, SENSITIVITY, CLASSES)
     assert {name: bits.tolist() for name, bits in changed.items()} == {"a": [8.0, 4.0, 0.0]}
+
+
+def test_under_a_budget_steps_stay_small() -> None:
+    controller = Controller(baseline=0.99, trip=0.02, release=0.01, bounded=True)
+    bits = {"a": torch.full((40,), 5.0)}
+    for step in range(3):
+        controller.check(step, 0.5, bits, {"a": torch.rand(40)}, {"a": np.arange(40)})
+    assert [len(action["restored"]) for action in controller.actions] == [4, 4, 4]  # type: ignore[arg-type]
 
 
 def test_a_dead_channel_comes_back_with_its_partners() -> None:
@@ -314,6 +322,16 @@ def test_at_the_end_channels_come_back_until_the_watch_set_holds() -> None:
     compressing._decide(compressing._settling.reopen)
     assert all(bool(layer.mask.all()) for layer in compressing._layers.values())
     assert [len(layer.weight) for _, layer in compressing._working.model.layers()] == [4, 3]
+
+
+@pytest.mark.parametrize(("goal", "rests"), [(Goal(280), False), (Goal(None, gamma=1.0), True)])
+def test_only_a_fixed_pressure_stops_while_the_controller_holds(goal: Goal, rests: bool) -> None:
+    compressing, _ = replace(learning(280), goal=goal).compressor()
+    compressing.controller.holding = True
+    for _ in range(5):  # then slopes are taken
+        compressing.step()
+    compressing._pressing.pressure.multiplier = 1.0
+    assert (float(compressing.penalty(torch.tensor(1.0)).detach()) == 0.0) == rests
 
 
 class TwoLayers(nn.Module):
