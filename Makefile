@@ -159,11 +159,13 @@ bench-mnist-narrow: $(STAMPS)/demo  ## MNIST with 4-bit weights beside 8 bits, t
 bench-mixed-plan: $(STAMPS)/demo  ## both examples with mixed widths, 4 bits alone and 8 bits alone
 	$(BIN)/python -m benchmarks.mixed_plan
 
-bench-learned: $(STAMPS)/demo  ## learned widths in C code: accuracy at equal bytes, storage, instructions
+bench-learned: $(STAMPS)/demo  ## learned widths: accuracy at equal bytes, storage, instructions; MNIST to 1 kB, names (hours)
 	$(BIN)/python -m benchmarks.learned_widths
+	$(BIN)/python -m benchmarks.mnist_learned
+	$(BIN)/python -m benchmarks.names_learned
 
-bench-paper: $(STAMPS)/demo  ## the paper's method and ours, row by row: MNIST, a rare class, ResNet-18 (hours)
-	for model in mnist rare scale; do $(BIN)/python -m benchmarks.paper --model $$model; done
+bench-paper: $(STAMPS)/demo  ## the paper's method and ours, row by row: MNIST, names, a rare class, ResNet-18 (hours)
+	for model in mnist names rare scale; do $(BIN)/python -m benchmarks.paper --model $$model; done
 
 bench-scaling: $(STAMPS)/demo  ## how planning and lowering grow with layers and weights
 	$(BIN)/python -m benchmarks.scaling

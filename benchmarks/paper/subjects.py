@@ -63,6 +63,10 @@ def _mnist(seed: int) -> Path:
     return trained("mnist", seed)
 
 
+def _names(seed: int) -> Path:
+    return trained("names", seed)
+
+
 def _rare(seed: int) -> Path:
     """The MNIST example with most samples of one digit taken out of the training data."""
     project = WORK / f"{RARE}-{seed}"
@@ -103,6 +107,19 @@ SUBJECTS = {
             ablated=3_000,
             variants=("float", "unsafe", "ours", "kept"),
             rare=RARE_DIGIT,
+        ),
+        Subject(
+            name="names",
+            title="Names LM",
+            stem="names",
+            train=_names,
+            target="onnx-learned",
+            settings=(),
+            epochs=2,
+            batch_size=128,
+            budgets=(164_000, 82_000),
+            ablated=82_000,
+            metric="loss",
         ),
     )
 }

@@ -19,7 +19,9 @@ from benchmarks import (  # noqa: E402
     learned_widths,
     lowering_time,
     mnist_int8,
+    mnist_learned,
     mnist_narrow,
+    names_learned,
     preserve_time,
     record,
     report,
@@ -202,3 +204,27 @@ def test_packed_filters_cost_little_more_than_the_bits_of_their_widths() -> None
     cost = learned_widths.Cost(8 * 46 / (40 * 9), 1.6, 4.5)
     storage, instructions = learned_widths.cost_rows({"g": cost})
     assert (storage.met, instructions.met) == (True, False)
+
+
+def test_accuracy_at_learned_widths_is_the_mean_of_the_seeds() -> None:
+    def built(errors: int, code: int = 7_990, minutes: float | None = None) -> mnist_learned.Result:
+        return mnist_learned.Result(errors, 40, 10_000, code, 20_000, 3.0, minutes)
+
+    accuracy, stored, _ = mnist_learned.rows_of(8_000, [built(50), built(70)])
+    assert (accuracy.value, accuracy.met, stored.met) == ("99.40% (99.50%, 99.30%)", True, True)
+    accuracy, stored, *_ = mnist_learned.rows_of(8_000, [built(50), built(71, code=8_001)])
+    assert (accuracy.met, stored.met) == (False, False)
+    *_, time = mnist_learned.rows_of(8_000, [built(50, minutes=14.0), built(50), built(50, minutes=16.0)])
+    assert (time.value, time.met) == ("14.0, 16.0", False)
+    assert mnist_learned.rows_of(1_000, [built(500, minutes=16.0)])[0].met is None
+
+
+def test_the_rise_of_a_loss_is_the_mean_of_the_seeds() -> None:
+    def built(loss: float) -> names_learned.Result:
+        return names_learned.Result(loss, 2.0, 1.9, 1.95, 0.8, 164_000, passed=loss < 2.02)
+
+    rise, *_, passed = names_learned.rows_of("0.2x", [built(2.01), built(2.028)])
+    assert (rise.value, rise.met) == ("+0.019 (+0.010, +0.028)", True)
+    assert passed.value == "1 of 2"
+    assert names_learned.rows_of("0.2x", [built(2.021)])[0].met is False
+    assert names_learned.rows_of("0.1x", [built(2.5)])[0].met is None
