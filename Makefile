@@ -91,7 +91,7 @@ names: $(STAMPS)/demo $(NAMES)/float.safetensors  ## a character language model 
 
 .PHONY: test lint
 test: lint  ## lint, types and the whole test suite
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(STAMPS)/dev  ## ruff and mypy only
 	$(BIN)/ruff check .
