@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -52,6 +53,9 @@ PLAN = "plan.json"
 MUST_KEEP_SHARE = 1 / 16
 """Share of must_keep samples among the guarded ones that a batch draws; more where they are many."""
 
+MOST_OFTEN = 16
+"""A guide sample is drawn so many times as often as others at most: few would be learned by heart."""
+
 _EVALUATED = 256
 """Samples of a batch that is only evaluated."""
 
@@ -89,6 +93,7 @@ class Compression:
     train: the samples that may enter a gradient.
     watch: (inputs, labels) of the watch part; looked at, never in a gradient.
     guide: indices into ``train`` of the guide part.
+    guide_classes: the class of each; empty where samples have none.
     must_keep: indices into ``train`` of samples whose decision may not flip, in the guide part or not.
     goal, guard: of the method ``sgsc``.
     augment: distorts a batch of training inputs, given a seed; None leaves them as they are.
@@ -105,6 +110,7 @@ class Compression:
     recipe: Recipe
     method: Method = "qat8"
     guide: tuple[int, ...] = ()
+    guide_classes: tuple[int, ...] = ()
     must_keep: tuple[int, ...] = ()
     goal: Goal = NO_GOAL
     guard: Guard = NO_GUARD
@@ -333,8 +339,8 @@ class Compression:
         return lambda inputs, indices: answers[indices]
 
     def _importance(self, samples: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Evenly spaced guide samples, or training samples where the guide takes no part."""
-        candidates = self.guide if self.guide_share else range(samples)
+        """Evenly spaced guarded samples, or training samples where the guide takes no part."""
+        candidates = self.guarded if self.guide_share else range(samples)
         pairs = [self.train[i] for i in candidates[:: max(len(candidates) // IMPORTANCE_SAMPLES, 1)]]
         return torch.stack([x for x, _ in pairs]), torch.stack(
             [torch.as_tensor(y, dtype=torch.int64) for _, y in pairs]
@@ -347,13 +353,24 @@ class Compression:
 
     @property
     def guarded(self) -> tuple[int, ...]:
-        """What the guide share of a batch is drawn from: the guide part, and must_keep samples repeatedly."""
+        """What the guide share of a batch is drawn from.
+
+        The guide part, samples of a rare class and must_keep samples repeatedly.
+        """
+        kept, times = frozenset(self.must_keep), self._times()
+        drawn = zip(self.guide, times, strict=True)
+        others = tuple(index for index, often in drawn if index not in kept for _ in range(often))
         if not self.must_keep:
-            return self.guide
-        kept = frozenset(self.must_keep)
-        others = tuple(index for index in self.guide if index not in kept)
+            return others
         share = MUST_KEEP_SHARE / (1 - MUST_KEEP_SHARE)
         return others + self.must_keep * max(round(share * len(others) / len(self.must_keep)), 1)
+
+    def _times(self) -> list[int]:
+        """How often each guide sample is drawn: a class has half of an even share of the draws, about."""
+        counts = Counter(self.guide_classes)
+        half = len(self.guide) / (2 * max(len(counts), 1))
+        often = {name: min(max(round(half / count), 1), MOST_OFTEN) for name, count in counts.items()}
+        return [often[name] for name in self.guide_classes] or [1] * len(self.guide)
 
     def _trainer(
         self,

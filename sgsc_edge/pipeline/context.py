@@ -133,6 +133,7 @@ class Build:
             self.untrained,
             watch=self.samples.parts["watch"].tensors(),
             guide=self.samples.guide,
+            guide_classes=() if self.project.config.model.is_text else self.samples.parts["guide"].labels,
             must_keep=self.samples.must_keep,
             guard=self.guard,
         )

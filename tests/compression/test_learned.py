@@ -20,7 +20,7 @@ from torch import nn
 
 from sgsc_edge.compression import compressor
 from sgsc_edge.compression.channels import follow
-from sgsc_edge.compression.compress import Compression, Guard, Method
+from sgsc_edge.compression.compress import MOST_OFTEN, Compression, Guard, Method
 from sgsc_edge.compression.controller import Controller
 from sgsc_edge.compression.fit import fit, stored_bytes
 from sgsc_edge.compression.goal import Goal
@@ -493,6 +493,16 @@ def test_must_keep_samples_follow_their_labels_alone() -> None:
     outputs = model(x[:4])
     alone = float(nn.functional.cross_entropy(outputs, labels[:4]).detach())
     assert losses[0, 1, 2, 3] == pytest.approx(TEMPERATURE * alone, rel=1e-4)
+
+
+def test_a_rare_class_is_drawn_half_as_often_as_if_all_had_as_many_samples() -> None:
+    this = replace(learning(280), guide=tuple(range(100)), guide_classes=(0,) * 56 + (1,) * 40 + (2,) * 4)
+    assert this.guarded == (*range(96), *(index for index in range(96, 100) for _ in range(4)))
+    one = replace(this, guide_classes=(0,) * 99 + (1,))
+    assert one.guarded.count(99) == MOST_OFTEN
+    assert one.guarded.count(98) == 1
+    kept = replace(this, must_keep=(99,)).guarded
+    assert kept.count(99) == 7  # a sixteenth of the draws, though its class would give it a quarter of that
 
 
 def test_must_keep_samples_are_drawn_more_often() -> None:
