@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import shutil
 import sys
@@ -15,36 +14,16 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import exporter_tables
+
 # Doctest collection imports every file as a module of its own name, and there are several of this one.
 collect_ignore_glob = ["conftest.py", "*/conftest.py"]
 
 
-_EXPORTER = "torch.onnx._internal.exporter._registration"
-
-
-def _keep_exporter_tables() -> None:
-    """Let torch.onnx parse its table of operators once a process, not for each export: a fifth of one."""
-    registry = sys.modules[_EXPORTER].ONNXRegistry
-    make, tables = registry.from_torchlib, {}
-    if hasattr(make, "tables"):
-        return
-
-    def kept(**options: int) -> object:
-        key = tuple(options.items())
-        if key not in tables:
-            tables[key] = make(**options)
-        found = copy.copy(tables[key])
-        found.functions = {name: list(row) for name, row in found.functions.items()}  # exports add to them
-        return found
-
-    kept.tables = tables  # type: ignore[attr-defined]
-    registry.from_torchlib = staticmethod(kept)
-
-
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """``@pytest.mark.needs("program", ...)``: without one of them a test is skipped; in CI it fails."""
-    if _EXPORTER in sys.modules:
-        _keep_exporter_tables()
+    if exporter_tables.EXPORTER in sys.modules:
+        exporter_tables.keep()
     wanted = dict.fromkeys(name for mark in item.iter_markers("needs") for name in mark.args)
     if missing := [name for name in wanted if shutil.which(name) is None]:
         reason = f"not installed: {', '.join(missing)}"

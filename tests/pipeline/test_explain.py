@@ -15,6 +15,7 @@ import pytest
 import safetensors.numpy
 from onnx import numpy_helper
 from pipeline.conftest import CONFIG, DATA, sgsc_edge, write_project
+from pipeline.trained import NOISY, TRAINED
 
 from sgsc_edge.artifacts import check_manifest, read_npz, write_manifest
 from sgsc_edge.certification.samples import read_samples
@@ -215,7 +216,7 @@ def test_a_controller_that_gave_bits_back_is_quoted(project: Callable[..., Path]
     """A pressure that is far too strong, held by the controller."""
     config = CONFIG.replace("max_drop = 1.0", 'max_drop = 0.01\nmetric = "loss"')
     config = config.replace("epochs = 3", "epochs = 10\ngamma = 10.0")
-    folder = project(config=config)
+    folder = project(model=TRAINED, data=NOISY, config=config)
     ran = sgsc_edge("build", folder, "--target", "tflite-int8", "--out", folder / "build")
     assert ran.code in (0, 1), ran.err
     built = folder / "build" / "tflite-int8"

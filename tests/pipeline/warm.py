@@ -26,7 +26,7 @@ IMPORTED = (
 )
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
-    [*IMPORTED, "sgsc_edge.api", "sgsc_edge.pipeline.stages", "sgsc_edge.cli.main"]
+    [*IMPORTED, "sgsc_edge.api", "sgsc_edge.pipeline.stages", "sgsc_edge.cli.main", "exporter_filled"]
 )
 
 
