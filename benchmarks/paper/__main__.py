@@ -64,8 +64,9 @@ def _state(run: Run) -> str:
 
 
 def _short(subject: Subject, result: Result) -> str:
-    metric = result.outcomes["test"].metric(subject.metric)
-    return f"test {metric:.4f}, {result.figures['learned']:,d} bytes, {result.figures['seconds']:.0f} s"
+    """What a run may be judged by while anything is still to be chosen: never the test set."""
+    metric = result.outcomes["pool"].metric(subject.metric)
+    return f"pool {metric:.4f}, {result.figures['learned']:,d} bytes, {result.figures['seconds']:.0f} s"
 
 
 def gather(subject: Subject, seeds: tuple[int, ...]) -> Measured:
