@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from build_folders import context, write_folder
-from pipeline.conftest import CONFIG
+from pipeline.conftest import TESTED
 
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT))  # benchmarks/ is not part of the installed package
@@ -28,14 +28,14 @@ ENGINES = ("onnxruntime", "litert", "litert-reference", "tflm", "numpy")
 
 def originals(folder: Path) -> dict[str, bytes]:
     files = {name: (folder / name).read_bytes() for name in MUTATORS if name != "sgsc.toml"}
-    return {**files, "sgsc.toml": CONFIG.encode()}
+    return {**files, "sgsc.toml": TESTED.encode()}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_folder(tmp_path_factory.mktemp("hostile") / "tflite-int8")
     assert certify_folder(folder, context(ENGINES)).verdict == "PASSED"
-    (folder.parent / "sgsc.toml").write_text(CONFIG)
+    (folder.parent / "sgsc.toml").write_text(TESTED)
     (folder.parent / "data.py").write_text("")
     return folder
 

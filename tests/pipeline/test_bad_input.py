@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from pipeline.conftest import CONFIG, DATA, MODEL, sgsc_edge
+from pipeline.conftest import CONFIG, DATA, MODEL, TESTED, sgsc_edge
 
 from sgsc_edge.artifacts import read_npz, sha256_file, write_json, write_npz
 from sgsc_edge.certification.certificate import read_certificate, seal
@@ -134,7 +134,7 @@ def test_a_wrong_model_is_refused_before_scoring(
 def test_wrong_data_is_refused_before_training(
     project: Callable[..., Path], data: str, messages: tuple[str]
 ) -> None:
-    folder = project(data=data)
+    folder = project(data=data, config=TESTED)
     code, err = build(folder)
     assert code == 2, err
     for message in messages:

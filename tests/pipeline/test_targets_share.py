@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from pipeline.conftest import CONFIG, sgsc_edge
+from pipeline.conftest import TESTED, sgsc_edge
 
 from sgsc_edge import api
 from sgsc_edge.artifacts import write_bytes
@@ -83,7 +83,7 @@ def ran_stages(built: Path, twin: Path, monkeypatch: pytest.MonkeyPatch) -> list
 def test_a_target_with_settings_of_its_own_is_trained_on_its_own(
     built: Path, twin: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (built / "sgsc.toml").write_text(f"{CONFIG}[targets.{TWIN}.compress]\nepochs = 2\n")
+    (built / "sgsc.toml").write_text(f"{TESTED}[targets.{TWIN}.compress]\nepochs = 2\n")
     assert ran_stages(built, twin, monkeypatch) == ["rehearse", "compress"]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.conftest import CONFIG, DATA, MODEL
+from pipeline.conftest import DATA, MODEL, TESTED
 
 TRAINED = (
     MODEL
@@ -24,4 +24,4 @@ def build():
 NOISY = DATA.replace("* 0.3", "* 3.0")
 """Classes that one channel cannot tell apart, and three can."""
 
-SETTINGS = CONFIG.replace("max_drop = 1.0", "max_drop = 0.1")
+SETTINGS = TESTED.replace("max_drop = 1.0", "max_drop = 0.1")
