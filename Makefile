@@ -161,6 +161,7 @@ bench-mixed-plan: $(STAMPS)/demo  ## both examples with mixed widths, 4 bits alo
 
 bench-learned: $(STAMPS)/demo  ## learned widths: accuracy at equal bytes, storage, instructions; MNIST to 1 kB, names (hours)
 	$(BIN)/python -m benchmarks.learned_widths
+	$(BIN)/python -m benchmarks.mnist_build_time
 	$(BIN)/python -m benchmarks.mnist_learned
 	$(BIN)/python -m benchmarks.names_learned
 

@@ -3,7 +3,7 @@
 Each build is the default recipe under a budget, for the target whose C code packs every channel at a width
 of its own: bytes are all constants of that code (weights, widths, biases, scales). The paper reports 99.5 %
 at 214,730 bytes. The test set is measured and chooses nothing. Trained models and builds are kept in
-``benchmarks/build``, and only what changed runs again; a build's time is that of the run that made it::
+``benchmarks/build``, and only what changed runs again; how long a build takes is in ``mnist_build_time``::
 
     python -m benchmarks.mnist_learned [--seeds 0 1 2] [--budgets 20000 8000 3000 1000]
 """
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,15 +20,11 @@ from pathlib import Path
 from benchmarks.learned_widths import LEARNED, packed
 from benchmarks.mnist_budget import known, recipe
 from benchmarks.record import Row, build, finish, trained
-from sgsc_edge.artifacts import read_json, write_json
 from sgsc_edge.certification import read_certificate
 from sgsc_edge.packaging import package_c_code, read_source
 
 LIMITS = {20_000: 0.995, 8_000: 0.994, 3_000: 0.99, 1_000: None}
 """Test accuracy that the mean of the seeds has to reach, by budget in bytes; the last one is reported."""
-
-TIMED, LONGEST = 8_000, 15.0
-"""The budget whose builds have a limit in minutes, on two cores that do nothing else."""
 
 FLOAT = 0.993
 
@@ -45,7 +40,6 @@ class Result:
     code: bytes of the C code's constants.
     in_8_bits: the same channels with every weight in a byte.
     bits: of a weight, mean.
-    minutes: of the build; None where it was resumed.
     """
 
     errors: int
@@ -54,7 +48,6 @@ class Result:
     code: int
     in_8_bits: int
     bits: float
-    minutes: float | None
 
 
 def main() -> int:
@@ -78,15 +71,9 @@ def main() -> int:
 
 def built(project: Path, seed: int, budget: int) -> Result:
     """Build within a budget, and read the certificate."""
-    out = project / f"learned-{budget}"
-    clock = out / "minutes.json"
-    fresh, started = not out.exists(), time.monotonic()
     settings = (f"compress.seed={seed}", f"compress.budget={budget} B", *recipe())
-    folder = build(
-        project, out, *(part for setting in settings for part in ("--set", setting)), target=LEARNED
-    )
-    if fresh:
-        write_json(clock, (time.monotonic() - started) / 60)
+    options = [part for setting in settings for part in ("--set", setting)]
+    folder = build(project, project / f"learned-{budget}", *options, target=LEARNED)
     predicate = read_certificate(folder / "certificate.json").predicate
     test = predicate.test
     source = read_source(folder)
@@ -107,18 +94,17 @@ def built(project: Path, seed: int, budget: int) -> Result:
         code=sizes[0],
         in_8_bits=sizes[1],
         bits=bits / weights,
-        minutes=float(read_json(clock)) if clock.is_file() else None,
     )
 
 
 def rows_of(budget: int, results: Sequence[Result]) -> list[Row]:
-    """Accuracy, bytes and time within one budget."""
+    """Accuracy and bytes within one budget."""
     accuracies = [1 - one.errors / one.samples for one in results]
     mean, limit = statistics.mean(accuracies), LIMITS[budget]
     by_seed = ", ".join(f"{accuracy:.2%}" for accuracy in accuracies)
     sizes = ", ".join(f"{one.code:,d} ({one.in_8_bits:,d})" for one in results)
     where = f"at {budget:,d} bytes"
-    rows = [
+    return [
         Row(
             f"{where}: test accuracy of the integers, mean (by seed)",
             f"{mean:.2%} ({by_seed})",
@@ -133,18 +119,6 @@ def rows_of(budget: int, results: Sequence[Result]) -> list[Row]:
         ),
         Row(f"{where}: bits of a weight, mean", ", ".join(f"{one.bits:.2f}" for one in results)),
     ]
-    minutes = [one.minutes for one in results if one.minutes is not None]
-    if minutes:
-        limited = budget == TIMED
-        rows.append(
-            Row(
-                f"{where}: minutes of the build",
-                ", ".join(f"{each:.1f}" for each in minutes),
-                f"≤ {LONGEST:.0f}" if limited else "",
-                max(minutes) <= LONGEST if limited else None,
-            )
-        )
-    return rows
 
 
 if __name__ == "__main__":

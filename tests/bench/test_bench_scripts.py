@@ -18,6 +18,7 @@ from benchmarks import (  # noqa: E402
     exactness,
     learned_widths,
     lowering_time,
+    mnist_build_time,
     mnist_int8,
     mnist_learned,
     mnist_narrow,
@@ -207,16 +208,21 @@ def test_packed_filters_cost_little_more_than_the_bits_of_their_widths() -> None
 
 
 def test_accuracy_at_learned_widths_is_the_mean_of_the_seeds() -> None:
-    def built(errors: int, code: int = 7_990, minutes: float | None = None) -> mnist_learned.Result:
-        return mnist_learned.Result(errors, 40, 10_000, code, 20_000, 3.0, minutes)
+    def built(errors: int, code: int = 7_990) -> mnist_learned.Result:
+        return mnist_learned.Result(errors, 40, 10_000, code, 20_000, 3.0)
 
     accuracy, stored, _ = mnist_learned.rows_of(8_000, [built(50), built(70)])
     assert (accuracy.value, accuracy.met, stored.met) == ("99.40% (99.50%, 99.30%)", True, True)
     accuracy, stored, *_ = mnist_learned.rows_of(8_000, [built(50), built(71, code=8_001)])
     assert (accuracy.met, stored.met) == (False, False)
-    *_, time = mnist_learned.rows_of(8_000, [built(50, minutes=14.0), built(50), built(50, minutes=16.0)])
-    assert (time.value, time.met) == ("14.0, 16.0", False)
-    assert mnist_learned.rows_of(1_000, [built(500, minutes=16.0)])[0].met is None
+    assert mnist_learned.rows_of(1_000, [built(500)])[0].met is None
+
+
+@pytest.mark.parametrize(("minutes", "met"), [(15.0, True), (15.1, False)])
+def test_the_time_of_a_build_has_a_limit(minutes: float, met: bool) -> None:
+    time, processor, memory, load = mnist_build_time.rows_of(minutes, 20.06, 812.4, 0.0)
+    assert (time.value, time.met) == (f"{minutes}", met)
+    assert [row.value for row in (processor, memory, load)] == ["20.1", "812 MB", "0.0"]
 
 
 def test_the_rise_of_a_loss_is_the_mean_of_the_seeds() -> None:
