@@ -3,9 +3,9 @@
 What matters, sensitivities say; this module makes the last, exact choice, of whole classes of channels
 (see ``ledger``: channels that an op keeps together are stored or gone together). It starts with the classes
 that learning kept. While they take too many bytes, the one with the least importance per byte goes; then
-classes come back, most important first, as long as they fit; then classes of two kinds change places where
-that fills the budget better; and where a network is small enough, every choice is looked at. A layer never
-loses its last channel, and the model none of its outputs.
+classes come back, most important first, as long as they fit. Where that leaves much of the budget, classes of
+two kinds change places for another choice that leaves less, and where a network is small enough, every choice
+is looked at. A layer never loses its last channel, and the model none of its outputs.
 """
 
 from __future__ import annotations
@@ -97,7 +97,18 @@ def remove_until(
 
 
 def fit(model: QuantizedModel, masks: Mapping[str, torch.Tensor], importance: Scores, budget: int) -> Masks:
-    """The channels that stay under a budget.
+    """The channels that stay under a budget, as much of it as can be; arguments as for :func:`fits`."""
+    return fits(model, masks, importance, budget)[-1]
+
+
+def fits(
+    model: QuantizedModel, masks: Mapping[str, torch.Tensor], importance: Scores, budget: int
+) -> list[Masks]:
+    """Choices of channels under a budget.
+
+    The first one keeps what learning kept as far as it fits, and what comes back beside it. Where that leaves
+    some of the budget, and channels that change places leave less, there is another one, which uses more and
+    may be the worse for it.
 
     Parameters
     ----------
@@ -109,11 +120,14 @@ def fit(model: QuantizedModel, masks: Mapping[str, torch.Tensor], importance: Sc
     choice.revive_last()
     choice.shrink(budget)
     choice.refill(budget)
+    found, counts = [choice.masks()], choice.counts.copy()
     while choice.size < _FULL * budget and choice.exchange(budget):
         pass
     if choice.size < _FULL * budget:
         choice.search(budget)
-    return choice.masks()
+    if (choice.counts != counts).any():
+        found.append(choice.masks())
+    return found
 
 
 def _worth(importance: NDArray[np.float64]) -> NDArray[np.float64]:

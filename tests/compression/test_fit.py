@@ -19,13 +19,18 @@ from sgsc_edge.compression.fit import (
     Masks,
     check_budget,
     fit,
+    fits,
     remove_until,
     smallest_bytes,
     stored_bytes,
 )
 from sgsc_edge.compression.goal import Goal
 from sgsc_edge.compression.layers import QuantizedModel, quantize_model
+from sgsc_edge.compression.widths.legal import Device
+from sgsc_edge.compression.widths.plan import Plan
+from sgsc_edge.compression.widths.storing import Storing
 from sgsc_edge.errors import ConfigError
+from sgsc_edge.targets import load_target
 
 
 def quantized(network: nn.Module) -> QuantizedModel:
@@ -191,6 +196,29 @@ def test_channels_that_learning_kept_are_preferred() -> None:
     scores["0.0"][5:] += 1.0
     kept = fit(model, masks, scores, 400)
     assert kept["0.0"][:5].all()
+
+
+@pytest.mark.parametrize("better", [0, 1])
+def test_a_budget_is_used_better_only_where_that_loses_less(better: int) -> None:
+    model = quantized(build([Block("conv", 8), Block("conv", 16)], "mean"))
+    masks, scores = whole(model), random_scores(model)
+    masks["1.0"][9:] = 0.0
+    budget = stored_bytes(model, masks) + 90  # a channel of the second layer takes more
+    found = fits(model, masks, scores, budget)
+    assert [stored_bytes(model, each) >= 0.98 * budget for each in found] == [False, True]
+    assert all(torch.equal(found[0][name], mask) for name, mask in masks.items())
+
+    storing = Storing(model, Device.of(load_target("tflite-int8")))
+    fisher = {name: torch.ones_like(layer.weight) for name, layer in model.layers()}
+    asked: list[Masks] = []
+
+    def lost(kept: Masks, plan: Plan) -> float:
+        asked.append(kept)
+        return float(len(asked) - 1 != better)
+
+    kept = storing.choose_within(budget, masks, fisher, scores, lost)
+    assert kept is asked[better]
+    assert all(torch.equal(kept[name], found[better][name]) for name in kept)
 
 
 def test_a_layer_without_channels_gets_one_back() -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import torch
 
-from sgsc_edge.compression.fit import Masks, fit, stored_bytes
+from sgsc_edge.compression.fit import Masks, fit, fits, stored_bytes
 from sgsc_edge.compression.layers import QuantizedModel, QuantLayer
 from sgsc_edge.compression.quantizer import MAX_BITS
 from sgsc_edge.compression.widths.legal import Device
@@ -85,7 +85,7 @@ class Storing:
         With some of the budget set aside for wider layers, channels are chosen, then widths in all of the
         budget, then channels come back in what widths have left over. Where each channel has a width of its
         own, channels are chosen for several means of them instead. Of several choices, the one is taken that
-        loses least as it is: channels and widths have no common measure but the loss.
+        loses least as it is: channels, widths and a budget that is used better have no common measure but that.
 
         Parameters
         ----------
@@ -98,13 +98,17 @@ class Storing:
         known: dict[tuple[str, int], torch.Tensor] = {}
         for storages, share in self._trials():
             self._store(storages)
-            kept = fit(self.model, alive, scores, round(share * budget))
-            plan = self._choices(kept, fisher, known).best(self._for_layers(budget, kept))[0]
-            if not self.device.packs:
-                self._store(plan.storages())
-                kept = fit(self.model, alive, scores, budget)
-                plan = self._choices(kept, fisher, known).stored(plan.storages())
-            found.append((kept, plan))
+            if self.device.packs:
+                for kept in fits(self.model, alive, scores, budget):
+                    plan = self._choices(kept, fisher, known).best(self._for_layers(budget, kept))[0]
+                    found.append((kept, plan))
+            else:
+                kept = fit(self.model, alive, scores, round(share * budget))
+                plan = self._choices(kept, fisher, known).best(self._for_layers(budget, kept))[0]
+                chosen = plan.storages()
+                self._store(chosen)
+                for kept in fits(self.model, alive, scores, budget):
+                    found.append((kept, self._choices(kept, fisher, known).stored(chosen)))
         losses = [lost(*choice) for choice in found] if len(found) > 1 else [0.0]
         kept, plan = found[losses.index(min(losses))]
         self.take(plan)
