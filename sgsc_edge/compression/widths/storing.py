@@ -85,7 +85,7 @@ class Storing:
         With some of the budget set aside for wider layers, channels are chosen, then widths in all of the
         budget, then channels come back in what widths have left over. Where each channel has a width of its
         own, channels are chosen for several means of them instead. Of several choices, the one is taken that
-        loses least as it is: channels, widths and a budget that is used better have no common measure but that.
+        loses least as it is: channels, widths and bytes that are left over have no other common measure.
 
         Parameters
         ----------
