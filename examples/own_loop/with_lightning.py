@@ -65,7 +65,8 @@ class Compression(lightning.Callback):
     def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
         """What is validated next has fresh statistics."""
         self.compressor.refresh()
-        module.log("bytes", self.compressor.figures()["bytes"], prog_bar=True)
+        size = self.compressor.figures()["learned_bytes"]  # each channel in its own depth
+        module.log("kB", size / 1000, prog_bar=True)  # the bar shows three digits
 
 
 def main() -> None:
@@ -74,6 +75,7 @@ def main() -> None:
     project = sgsc_edge.own_loop(DIGITS, target="c-learned", settings=[f"compress.budget={BUDGET}"])
     loader = DataLoader(project.train, BATCH, shuffle=True, drop_last=True)
     compressor = project.compressor(EPOCHS * len(loader), loader)
+    compressor.model.train()  # Lightning trains modules in the mode in which it finds them
     trainer = lightning.Trainer(
         max_epochs=EPOCHS,
         accelerator="cpu",

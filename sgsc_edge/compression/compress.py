@@ -314,6 +314,7 @@ class Compression:
             keep_softmax=self.keep_softmax,
             input_grid=self.input_grid,
             start=self.start,
+            of_project=True,
         )
 
     def _check_watch(self, trip: float) -> None:

@@ -37,6 +37,17 @@ import torch
 from torch import fx, nn
 
 from sgsc_edge.artifacts import output_errors, write_bytes
+from sgsc_edge.compression.arguments import (
+    check_arguments,
+    check_state,
+    device_of,
+    fingerprint,
+    first_labelled,
+    limit_of,
+    named_arguments,
+    not_ours,
+    watched,
+)
 from sgsc_edge.compression.calibration import Batches, calibrate, re_estimate_norms
 from sgsc_edge.compression.channels import living_masks
 from sgsc_edge.compression.controller import Controller
@@ -44,7 +55,8 @@ from sgsc_edge.compression.fit import check_budget, stored_bytes
 from sgsc_edge.compression.folding.fold import CompressedModel, fold
 from sgsc_edge.compression.goal import Goal, Restores
 from sgsc_edge.compression.guarding import Guarding
-from sgsc_edge.compression.layers import quantize_model
+from sgsc_edge.compression.layers import QuantizedModel, quantize_model
+from sgsc_edge.compression.loop_checks import LoopChecks, check_optimizers
 from sgsc_edge.compression.own_optimizer import OwnOptimizer
 from sgsc_edge.compression.pressing import Pressing
 from sgsc_edge.compression.quantizer import FLOOR_BITS, MAX_BITS
@@ -55,9 +67,9 @@ from sgsc_edge.compression.widths.legal import Device
 from sgsc_edge.compression.widths.plan import Plan
 from sgsc_edge.compression.widths.storing import Storing
 from sgsc_edge.compression.working import WorkingCopy
-from sgsc_edge.errors import ConfigError, DataError, FileFormatError
-from sgsc_edge.project import Budget, parse_budget
-from sgsc_edge.targets import Target, load_target
+from sgsc_edge.errors import ConfigError
+from sgsc_edge.project import Budget
+from sgsc_edge.targets import Target
 
 log = logging.getLogger("sgsc_edge")
 
@@ -72,7 +84,7 @@ _OBSERVING_SHARE = 0.8
 
 IMPORTANCE_SAMPLES = 512
 
-_STATE_VERSION = 1
+_STATE_VERSION = 2
 
 PLAN_KEY, ACTIONS_KEY = "sgsc.plan", "sgsc.controller"
 """Metadata of what :meth:`Compressor.save` writes."""
@@ -102,6 +114,7 @@ class Compressor:
     keep_softmax, input_grid: see :func:`sgsc_edge.compression.layers.quantize_model`.
     start: another compressor's ``snapshot``, of a larger budget, where learning goes on; None for the float
         model.
+    of_project: whether the arguments follow from a project file: errors name its keys in their place.
 
     Attributes
     ----------
@@ -113,7 +126,7 @@ class Compressor:
 
     Raises
     ------
-    ModelError, UnsupportedError: the model cannot be traced or quantized.
+    ModelError, UnsupportedError: the model cannot be traced or quantized, or a weight is not finite.
     ConfigError: no network of this architecture is as small as the budget, or an argument is wrong.
     """
 
@@ -138,20 +151,22 @@ class Compressor:
         keep_softmax: bool = False,
         input_grid: tuple[float, int] | None = None,
         start: Snapshot | None = None,
+        of_project: bool = False,
     ) -> None:
-        if steps < 1:
-            raise ConfigError(f"training takes at least one step, not {steps}", where="steps")
-        self.steps, self.done = steps, 0
-        self._data, self._watch = data, watch
-        self._full = quantize_model(model, sample, keep_softmax=keep_softmax, input_grid=input_grid)
+        self._of_project = of_project
+        with named_arguments(of_project=of_project):
+            check_arguments(model, sample, steps, controller, depths)
+            limit, device = limit_of(budget, model), device_of(target)
+            self._full = quantize_model(model, sample, keep_softmax=keep_softmax, input_grid=input_grid)
+            if limit is not None:
+                for name, legal in device.storages(self._full).items():
+                    self._full.module.get_submodule(name).storage = min(legal)  # type: ignore[assignment]
+                check_budget(self._full, limit)
         calibrate(self._full, data)
+        self.steps, self.done = int(steps), 0
+        self._data, self._watch = data, watch
         if watch is None:
             controller, guide_weight = None, 1.0 if guide_weight is None else guide_weight
-        limit, device = _limit(budget, model), _device(target)
-        if limit is not None:
-            for name, legal in device.storages(self._full).items():
-                self._full.module.get_submodule(name).storage = min(legal)  # type: ignore[assignment]
-            check_budget(self._full, limit)
         self.goal = Goal(limit, alpha, gamma, guide_weight, controller, depths)
         self.controller = Controller(
             self._float_metric() if baseline is None else baseline,
@@ -167,12 +182,25 @@ class Compressor:
             self.controller,
             watch=self._look,
             refresh=self.refresh,
-            batch=_importance(data) if importance is None else importance,
+            batch=first_labelled(data, IMPORTANCE_SAMPLES) if importance is None else importance,
             task=Task(self._full.ends_with_softmax),
             data=data,
         )
         self._storing = Storing(self._full, device)
         self._learning_steps = max(round(LEARNING_SHARE * steps), 1) if self.goal.presses else 0
+        self._checks = LoopChecks(steps, self._learning_steps)
+        self._arguments = {
+            "steps": self.steps,
+            "target": fingerprint(device),
+            "budget": limit,
+            "gamma": float(gamma),
+            "alpha": float(alpha),
+            "depths": [float(depth) for depth in depths],
+            "watch": watch is not None,
+            "guide_weight": None if guide_weight is None else float(guide_weight),
+            "controller": controller,
+            "max_drop": float(max_drop),
+        }
         if self.goal.presses:
             for layer in self._layers.values():
                 layer.quantizer.bits.fill_(depths[1])
@@ -219,7 +247,11 @@ class Compressor:
             name: (self._working.kept(name), layer.quantizer.bits)
             for name, layer in self._working.model.layers()
         }
-        return total + self._pressing.term(loss, depths)
+        if not self._checks.is_finite(loss, self.done):
+            return total
+        total = total + self._pressing.term(loss, depths)
+        self._checks.has_term(total)
+        return total
 
     def step(self, *optimizers: torch.optim.Optimizer, grad_scale: float = 1.0) -> None:
         """Go on with compression after the optimizer's step.
@@ -228,11 +260,19 @@ class Compressor:
         ----------
         optimizers: all that train the model: moments of what leaves the model, or comes back, are cut.
         grad_scale: of mixed precision's ``GradScaler.get_scale()``, before its ``update()``.
+
+        Raises
+        ------
+        ConfigError: no optimizer, one that does not train the model, or LBFGS; ``watch`` returned no number.
         """
+        if not optimizers or optimizers != self._optimizers:
+            check_optimizers(optimizers, self.model)
         self._optimizers = optimizers
-        self._own.step(self.done, grad_scale, learning=not self._settling.done)
+        learning = not self._settling.done
+        self._own.step(self.done, grad_scale, learning=learning)
         self._pressing.pressure.follow()
         self.done += 1
+        self._checks.stepped(self.done, learning=learning)
         if self.done == self._observed_until:
             self._working.model.observe(False)
         if not self._settling.done:
@@ -251,7 +291,13 @@ class Compressor:
         self._working.pull()
 
     def figures(self) -> dict[str, float]:
-        """Bytes, depths and the multipliers μ and λ at present."""
+        """What there is at present, by name.
+
+        ``bytes``: stored, of what lives: at the target's narrowest widths while depths are learned, then at
+        those that were chosen. ``learned_bytes``, where something presses on the size: with each channel in
+        its own depth, rounded up, which follows learning all the way. ``channels`` that live, ``mean_bits``
+        of all, ``multiplier`` μ of the size term, ``guide_multiplier`` λ, ``controller_actions`` so far.
+        """
         self._working.pull()
         alive = living_masks(self._full)
         depths = torch.cat([layer.quantizer.bits.detach() for layer in self._layers.values()])
@@ -266,7 +312,7 @@ class Compressor:
         }
 
     def record(self, epoch: int) -> None:
-        """Write down the depth of every channel, if one has changed since the last record."""
+        """Add the depth of every channel to ``channels``, if one has changed since the last record."""
         self._working.pull()
         depths = {
             name: [round(float(bits), 2) for bits in layer.quantizer.bits.detach() * layer.mask]
@@ -307,7 +353,8 @@ class Compressor:
         self.refresh()
         self._full.observe(False)
         self._full.enable(True)
-        return fold(self._full)
+        with named_arguments(of_project=self._of_project):
+            return fold(self._full)
 
     def save(self, path: str | Path) -> None:
         """Write the model's integers, and how they are stored, for a project's ``compress.weights``.
@@ -315,6 +362,7 @@ class Compressor:
         Raises what :meth:`finish` does, and ``OutputError``.
         """
         tensors = self.finish().tensors()
+        self._checks.saved(self.done)
         assert self.plan is not None  # depths have settled
         metadata = {
             PLAN_KEY: json.dumps(self.plan.to_json()),
@@ -328,6 +376,7 @@ class Compressor:
         self._working.pull()
         return {
             "version": _STATE_VERSION,
+            "arguments": self._arguments,
             "done": self.done,
             "model": self._full.module.state_dict(),
             "own": self._own.adam.state_dict(),
@@ -345,22 +394,13 @@ class Compressor:
 
         Raises
         ------
-        FileFormatError: the state is of another version, or of another model.
+        FileFormatError: it is no such state, or one of another version, of other arguments or another model.
         """
-        if state.get("version") != _STATE_VERSION:
-            raise FileFormatError(
-                f"the state is of version {state.get('version')}, not {_STATE_VERSION}",
-                where="Compressor.load_state_dict",
-                remedy="go on with the release that wrote it, or start training again",
-            )
+        check_state(state, _STATE_VERSION, self._arguments)
         try:
             self._take(state)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise FileFormatError(
-                f"it is no state of this model: {error}",
-                where="Compressor.load_state_dict",
-                remedy="make the compressor with the arguments that it was saved with",
-            ) from error
+            raise not_ours(f"it is no state of this model: {error}") from error
 
     def _take(self, state: Mapping[str, Any]) -> None:
         self._full.module.load_state_dict(state["model"])
@@ -443,53 +483,18 @@ class Compressor:
 
     def _look(self) -> float:
         """The watch metric of the working copy."""
-        assert self._watch is not None
         self._push()
-        with self._working.model.evaluating() as module:
-            return float(self._watch(module))
+        return self._watched(self._working.model)
 
     def _float_metric(self) -> float:
         if self._watch is None:
             return math.nan
         self._full.enable(False)
-        with self._full.evaluating() as module:
-            found = float(self._watch(module))
+        found = self._watched(self._full)
         self._full.enable(True)
         return found
 
-
-def _limit(budget: int | str | Budget | None, model: nn.Module) -> int | None:
-    """A budget in bytes."""
-    if isinstance(budget, str):
-        try:
-            budget = parse_budget(budget)
-        except ValueError as error:
-            raise ConfigError(str(error), where="budget") from error
-    if isinstance(budget, Budget):
-        return budget.limit(4 * sum(parameter.numel() for parameter in model.parameters()))
-    assert not isinstance(budget, str)
-    return budget
-
-
-def _device(target: str | Path | Target | Device) -> Device:
-    if isinstance(target, Device):
-        return target
-    return Device.of(target if isinstance(target, Target) else load_target(target))
-
-
-def _importance(data: Batches) -> tuple[torch.Tensor, torch.Tensor]:
-    """The first labelled samples."""
-    inputs, labels, seen = [], [], 0
-    for batch in data:
-        if isinstance(batch, torch.Tensor) or len(batch) < 2:
-            raise DataError(
-                "channels' importance is measured on labelled samples, and data has no labels",
-                where="importance",
-                remedy="let data yield (inputs, labels), or give importance=(inputs, labels)",
-            )
-        inputs.append(batch[0])
-        labels.append(batch[1])
-        seen += len(batch[0])
-        if seen >= IMPORTANCE_SAMPLES:
-            break
-    return torch.cat(inputs)[:IMPORTANCE_SAMPLES], torch.cat(labels)[:IMPORTANCE_SAMPLES]
+    def _watched(self, model: QuantizedModel) -> float:
+        assert self._watch is not None
+        with named_arguments(of_project=self._of_project), model.evaluating() as module:
+            return watched(self._watch, module)

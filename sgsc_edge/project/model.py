@@ -31,7 +31,7 @@ def load_model(project: Project) -> nn.Module:
     model = make_model(project.root, settings.model.factory, settings.compress.seed, where)
     if settings.model.checkpoint is not None:
         _load_checkpoint(model, project, settings.model.checkpoint)
-    _check_weights(model, where)
+    check_weights(model, where)
     model.eval()
     classes = output_size(project, model)
     names = settings.data.classes
@@ -191,13 +191,14 @@ def _read_state(path: Path, where: str) -> Mapping[str, Tensor]:
     return state
 
 
-def _check_weights(model: nn.Module, where: str) -> None:
+def check_weights(model: nn.Module, where: str) -> None:
+    """Refuse a model whose parameters and buffers are not finite float32; ``ModelError`` names them."""
     tensors = dict(model.named_parameters()) | dict(model.named_buffers())
     floating = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
     if other := _listed(
         "not float32", (name for name, tensor in floating.items() if tensor.dtype != torch.float32)
     ):
-        raise ModelError(f"weights are {other[0]}", where=where, remedy="call .float() in the factory")
+        raise ModelError(f"weights are {other[0]}", where=where, remedy="convert the model with .float()")
     if bad := _listed(
         "NaN or infinite", (name for name, tensor in floating.items() if not tensor.isfinite().all())
     ):

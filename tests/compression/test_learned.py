@@ -327,8 +327,9 @@ def test_at_the_end_channels_come_back_until_the_watch_set_holds() -> None:
 @pytest.mark.parametrize(("goal", "rests"), [(Goal(280), False), (Goal(None, gamma=1.0), True)])
 def test_only_a_fixed_pressure_stops_while_the_controller_holds(goal: Goal, rests: bool) -> None:
     compressing, _ = replace(learning(280), goal=goal).compressor()
+    optimizer = torch.optim.SGD(compressing.model.parameters(), 0.1)
     for _ in range(5):  # then slopes are taken
-        compressing.step()
+        compressing.step(optimizer)
     compressing._pressing.pressure.multiplier = 1.0
     compressing.controller.holding = True
     assert (float(compressing.penalty(torch.tensor(1.0)).detach()) == 0.0) == rests

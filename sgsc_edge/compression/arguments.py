@@ -1,0 +1,218 @@
+"""What a ``Compressor`` is given: checked, in one form, and in errors named as its caller knows it."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from numbers import Integral
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from torch import nn
+
+from sgsc_edge.compression.calibration import Batches
+from sgsc_edge.compression.goal import Restores
+from sgsc_edge.compression.widths.legal import Device
+from sgsc_edge.errors import ConfigError, DataError, FileFormatError, ModelError, SgscError
+from sgsc_edge.hints import nearest
+from sgsc_edge.project import Budget, parse_budget
+from sgsc_edge.project.model import check_weights
+from sgsc_edge.project.user_code import kind_of
+from sgsc_edge.targets import Target, load_target
+
+_NAMES = {
+    "compress.budget": "budget",
+    "compress.learning_rate": "the optimizer's learning rate",
+    "model.factory": "Compressor",
+    "model.input.shape": "sample (one input, without a batch dimension)",
+    "--target": "target",
+}
+"""Keys and options that errors name, and what stands for them where there is no project."""
+
+
+DEEPEST = 16
+"""Most bits of a range of depths."""
+
+
+@contextmanager
+def named_arguments(*, of_project: bool = False) -> Iterator[None]:
+    """Let errors name a compressor's arguments, where these do not follow from a project file."""
+    try:
+        yield
+    except SgscError as error:
+        if not of_project:
+            _rename(error)
+        raise
+
+
+def _rename(error: SgscError) -> None:
+    error.where = None if error.where is None else _NAMES.get(error.where, error.where)
+    remedy = error.remedy or ""
+    if error.where is None and isinstance(error, ModelError):
+        error.where = "sample" if "model.input.shape" in remedy else "model"
+    for key, name in _NAMES.items():
+        remedy = remedy.replace(key, name)
+    error.remedy = remedy or None
+
+
+def check_arguments(
+    model: nn.Module,
+    sample: torch.Tensor,
+    steps: int,
+    controller: Restores | None,
+    depths: tuple[float, float],
+) -> None:
+    """Refuse what would only fail later, with other words, or not at all.
+
+    Raises
+    ------
+    ConfigError: an argument of the wrong kind, or out of its range.
+    ModelError: weights that are not finite float32.
+    """
+    if not isinstance(steps, Integral) or steps < 1:
+        raise ConfigError(f"training takes at least one step, and a whole number, not {steps}", where="steps")
+    if not isinstance(sample, torch.Tensor):
+        raise ConfigError(
+            f"is {kind_of(sample)}, not a tensor",
+            where="sample",
+            remedy="give one input without a batch dimension, such as loader.dataset[0][0]",
+        )
+    ranks = get_args(Restores)
+    if controller is not None and controller not in ranks:
+        raise ConfigError(
+            f"unknown controller {controller!r}{nearest(str(controller), ranks)}",
+            where="controller",
+            remedy=f"choose one of {', '.join(map(repr, ranks))}, or None",
+        )
+    shallowest, deepest = depths
+    if not 1 <= shallowest <= deepest <= DEEPEST:
+        raise ConfigError(
+            f"({shallowest:g}, {deepest:g}) is no range of bit depths",
+            where="depths",
+            remedy=f"give (shallowest, deepest), in 1..{DEEPEST}",
+        )
+    check_weights(model, "model")
+
+
+def limit_of(budget: int | str | Budget | None, model: nn.Module) -> int | None:
+    """A budget in bytes.
+
+    Raises
+    ------
+    ConfigError: it is none.
+    """
+    if budget is None:
+        return None
+    if isinstance(budget, Integral):
+        return int(budget)
+    try:
+        parsed = parse_budget(budget)
+    except ValueError as error:
+        raise ConfigError(str(error), where="budget") from error
+    return parsed.limit(4 * sum(parameter.numel() for parameter in model.parameters()))
+
+
+def device_of(target: str | Path | Target | Device) -> Device:
+    """How a target stores weights.
+
+    Raises
+    ------
+    ConfigError: an unknown name, or a file that describes no target.
+    """
+    if isinstance(target, Device):
+        return target
+    return Device.of(target if isinstance(target, Target) else load_target(target))
+
+
+def fingerprint(device: Device) -> str:
+    """Tells two devices apart."""
+    return hashlib.sha256(repr(device).encode()).hexdigest()[:16]
+
+
+def first_labelled(data: Batches, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Inputs and labels of the first ``count`` samples, or of all that there are.
+
+    Raises
+    ------
+    DataError: they have no labels.
+    """
+    inputs, labels, seen = [], [], 0
+    for batch in data:
+        if isinstance(batch, torch.Tensor) or len(batch) < 2:
+            raise DataError(
+                "channels' importance is measured on labelled samples, and data has no labels",
+                where="importance",
+                remedy="let data yield (inputs, labels), or give importance=(inputs, labels)",
+            )
+        inputs.append(batch[0])
+        labels.append(batch[1])
+        seen += len(batch[0])
+        if seen >= count:
+            break
+    return torch.cat(inputs)[:count], torch.cat(labels)[:count]
+
+
+def watched(watch: Callable[[nn.Module], float], module: nn.Module) -> float:
+    """The watch metric of a module in evaluation mode.
+
+    Raises
+    ------
+    ConfigError: ``watch`` returns no finite number.
+    """
+    value: Any = watch(module)
+    try:
+        number = math.nan if isinstance(value, str) else float(value)
+    except (TypeError, ValueError, RuntimeError):
+        number = math.nan
+    if not math.isfinite(number):
+        shown = str(value) if isinstance(value, float) else kind_of(value)
+        if isinstance(value, torch.Tensor):
+            shown = str(value.item()) if value.numel() == 1 else f"a tensor of shape {list(value.shape)}"
+        raise ConfigError(
+            f"returned {shown}, not one finite number",
+            where="watch",
+            remedy="let it return a metric of the model that it is given, higher is better; where training "
+            "has diverged, lower compress.learning_rate",
+        )
+    return number
+
+
+def check_state(state: Mapping[str, Any], version: int, arguments: Mapping[str, Any]) -> None:
+    """Refuse what another compressor has saved.
+
+    Parameters
+    ----------
+    version, arguments: that a state must have, as saved under these keys.
+
+    Raises
+    ------
+    FileFormatError: no state of a compressor, or one of another version or with other arguments.
+    """
+    if not isinstance(state, Mapping) or "version" not in state:
+        raise not_ours(
+            "this is no state of a compressor",
+            remedy="give what Compressor.state_dict returned: weights alone are not enough to go on with",
+        )
+    if state["version"] != version:
+        raise not_ours(
+            f"the state is of version {state['version']}, not {version}",
+            remedy="go on with the release that wrote it, or start training again",
+        )
+    saved = state.get("arguments", {})
+    others = ", ".join(
+        "another target" if name == "target" else f"{name} {saved.get(name)} (here {value})"
+        for name, value in arguments.items()
+        if saved.get(name) != value
+    )
+    if others:
+        raise not_ours(f"it was saved with other arguments: {others}")
+
+
+def not_ours(
+    message: str, remedy: str = "make the compressor with the arguments that it was saved with"
+) -> FileFormatError:
+    """The error that a state cannot be gone on with."""
+    return FileFormatError(message, where="Compressor.load_state_dict", remedy=remedy)
