@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sgsc_edge.pipeline.frontier import Outcome
     from sgsc_edge.preservation.selection import Selection
     from sgsc_edge.preservation.summary import Summary
-    from sgsc_edge.project import Project
+    from sgsc_edge.project import Option, Project
     from sgsc_edge.report.search import Search
     from sgsc_edge.runtimes import Available
     from sgsc_edge.scaffold import Scaffolded
@@ -149,21 +149,24 @@ def build(
     return certificates
 
 
-def goal_settings(budget: str | None, floor: float | None) -> tuple[str, ...]:
-    """What a budget and a floor are as settings; ``ConfigError`` where both are given."""
+def goal_settings(budget: str | None, floor: float | None, method: str | None = None) -> tuple[Option, ...]:
+    """What a budget, a floor and a method are as settings; ``ConfigError`` where both goals are given."""
+    from sgsc_edge.project import Option
+
     if budget is not None and floor is not None:
         raise ConfigError(
             "a budget and a floor exclude each other: one bounds the size, the other the watch metric",
             where="--budget, --floor",
             remedy="give one of them",
         )
-    if budget is not None:
-        return (f"compress.budget={budget}",)
-    return () if floor is None else (f"compress.floor={floor!r}",)
+    given = {"method": method, "budget": budget, "floor": None if floor is None else repr(floor)}
+    return tuple(
+        Option(f"--{name}", f"compress.{name}={value}") for name, value in given.items() if value is not None
+    )
 
 
 def prepare(
-    project: str | Path, targets: Sequence[str | Path], settings: Sequence[str] = ()
+    project: str | Path, targets: Sequence[str | Path], settings: Sequence[str | Option] = ()
 ) -> Iterator[tuple[Project, Target]]:
     """The project with each target's overrides, and the target; everything is validated before the first."""
     from sgsc_edge.project import load_project

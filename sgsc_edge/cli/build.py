@@ -84,12 +84,9 @@ def command(
     from sgsc_edge.api import goal_settings, has_frontier, load_board, prepare
 
     fitting = None if board is None else load_board(board)
-    if method is not None:
-        settings = (*settings, f"compress.method={method}")
-    settings = (*settings, *goal_settings(budget, floor))
     outcomes = [
         (_frontier if has_frontier(loaded) else _build)(loaded, target, out, fitting)
-        for loaded, target in prepare(project, targets, settings)
+        for loaded, target in prepare(project, targets, (*settings, *goal_settings(budget, floor, method)))
     ]
     return Result(
         {

@@ -179,7 +179,10 @@ def test_a_point_that_does_not_fit_the_board_keeps_no_other_from_being_tried(
         (("--budget", "3kB", "--floor", "0.9"), "a budget and a floor exclude each other"),
         (("--budget", ""), "'' is not a size"),
         (("--floor", "high"), "'high' is not a valid float"),
-        (("--floor", "nan"), "compress.floor: must be a finite number"),
+        (("--floor", "nan"), "--floor: must be a finite number"),
+        (("--budget", "2kB", "--method", "ptq"), "--method, --budget: method 'ptq' takes no budget"),
+        (("--budget", "1kB,2kB", "--method", "qat8"), "--method, --budget: method 'qat8' takes no budget"),
+        (("--floor", "0.97", "--method", "qat8"), "--method, --floor: method 'qat8' takes no floor"),
         (("--budget", "3kB", "--set", "compress.gamma=1"), "budget and gamma exclude each other"),
     ],
 )
