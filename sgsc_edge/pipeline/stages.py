@@ -67,6 +67,7 @@ from sgsc_edge.pipeline.context import (
     Build,
 )
 from sgsc_edge.pipeline.floor import check_floor, find_smallest
+from sgsc_edge.pipeline.own_weights import check_own_weights
 from sgsc_edge.pipeline.recording import recorded
 from sgsc_edge.preservation.selection import SCHEMA as SELECTION_SCHEMA
 from sgsc_edge.preservation.selection import write_selection
@@ -172,6 +173,8 @@ def _rehearse(build: Build, key: str) -> None:
     if build.untrained.augment is not None:
         first = build.data.rest.dataset[0][0]
         build.untrained.augment(torch.stack([first, first]), build.untrained.recipe.seed)
+    if build.untrained.weights is not None:
+        check_own_weights(build)
     build.untrained.rehearse(ships)
 
 
