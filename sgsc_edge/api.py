@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from sgsc_edge.errors import ConfigError
+from sgsc_edge.errors import ConfigError, FileFormatError
 
 if TYPE_CHECKING:
     from sgsc_edge.boards.available import AvailableBoard
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 DEFAULT_TARGET = "tflite-int8"
 _PROJECT_FILES = ("sgsc.toml", "pyproject.toml")
+_FRONTIER, _MANIFEST = "frontier.json", "manifest.json"
 # Modules of the extra `build` and the packages they come in: checked first, so that their absence is a
 # message and not a traceback.
 _BUILD_PACKAGES = {
@@ -286,7 +287,7 @@ def verify(
     from sgsc_edge.artifacts import write_json
     from sgsc_edge.certification.verify import verify_folder
 
-    certificate = verify_folder(Path(folder), None if policy is None else Path(policy), require=require)
+    certificate = verify_folder(_one_build(folder), None if policy is None else Path(policy), require=require)
     if out is not None:
         write_json(Path(out), certificate.to_json())
     return certificate
@@ -300,7 +301,7 @@ def report(folder: str | Path, out: str | Path | None = None) -> Reported:
     from sgsc_edge.artifacts import FolderLock
     from sgsc_edge.report import REPORT, check_is_build, read_build, render, write_page
 
-    folder = Path(folder)
+    folder = _one_build(folder)
     path = folder / REPORT if out is None else Path(out)
     check_is_build(folder)
     with FolderLock(folder) if out is None else contextlib.nullcontext():
@@ -314,7 +315,7 @@ def explain(folder: str | Path, layer: str) -> Explanation:
     """What became of a layer's channels, and which watch samples break without each; from the files alone."""
     from sgsc_edge import explain as explaining
 
-    return explaining.explain(Path(folder), layer)
+    return explaining.explain(_one_build(folder), layer)
 
 
 def inspect(path: str | Path) -> Inspection:
@@ -353,7 +354,7 @@ def fit(
     from sgsc_edge.packaging import read_model
     from sgsc_edge.targets import load_target
 
-    path, loaded = Path(source), load_board(board)
+    path, loaded = _one_build(source), load_board(board)
     compiler = compiler_for(loaded.chip, toolchain)
     if path.suffix.lower() == ".onnx":
         raise ConfigError(
@@ -370,7 +371,7 @@ def fit(
             where=str(path),
             remedy="leave --target out, or give the project's folder",
         )
-    elif path.is_dir() and not (path / "manifest.json").is_file():
+    elif path.is_dir() and not (path / _MANIFEST).is_file():
         raise ConfigError(
             "is neither a project (sgsc.toml) nor a build (manifest.json)",
             where=str(path),
@@ -426,7 +427,7 @@ def package(
     foreign = "--arena" if kind == "c-code" and arena is not None else foreign
     if foreign is not None:
         raise ConfigError(f"{kind} has no such option", where=foreign, remedy="leave it out")
-    read = read_source(Path(source))
+    read = read_source(_one_build(source))
     around, part = (
         (Path(), f"{read.name}-{kind}") if read.folder is None else (read.folder, f"package/{kind}")
     )
@@ -458,7 +459,7 @@ def flash(
     from sgsc_edge import flash as flashing
 
     described = load_board(board)
-    return flashing.flash(Path(folder), described, toolchain=toolchain, samples=samples, timeout_s=timeout_s)
+    return flashing.flash(_one_build(folder), described, toolchain=toolchain, samples=samples, timeout_s=timeout_s)
 
 
 def flash_steps(
@@ -471,7 +472,7 @@ def flash_steps(
     """What :func:`flash` would do, a line a step."""
     from sgsc_edge import flash as flashing
 
-    return flashing.steps(Path(folder), load_board(board), toolchain, samples).lines
+    return flashing.steps(_one_build(folder), load_board(board), toolchain, samples).lines
 
 
 def doctor(project: str | Path | None = None) -> Diagnosis:
@@ -504,6 +505,19 @@ def available_boards() -> list[AvailableBoard]:
     from sgsc_edge.boards import available
 
     return available.available_boards()
+
+
+def _one_build(path: str | Path) -> Path:
+    """The path; ``FileFormatError`` where it is the folder of several budgets, which holds a build for each."""
+    path = Path(path)
+    if (path / _FRONTIER).is_file() and not (path / _MANIFEST).is_file():
+        points = sorted(str(found.parent) for found in path.glob(f"*/{_MANIFEST}"))
+        raise FileFormatError(
+            "holds a build for each of several budgets, and is none itself",
+            where=str(path),
+            remedy=f"give one of {', '.join(points)}" if points else "build again",
+        )
+    return path
 
 
 def _require_build_packages(command: str) -> None:
