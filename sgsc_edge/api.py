@@ -459,7 +459,9 @@ def flash(
     from sgsc_edge import flash as flashing
 
     described = load_board(board)
-    return flashing.flash(_one_build(folder), described, toolchain=toolchain, samples=samples, timeout_s=timeout_s)
+    return flashing.flash(
+        _one_build(folder), described, toolchain=toolchain, samples=samples, timeout_s=timeout_s
+    )
 
 
 def flash_steps(
@@ -508,7 +510,7 @@ def available_boards() -> list[AvailableBoard]:
 
 
 def _one_build(path: str | Path) -> Path:
-    """The path; ``FileFormatError`` where it is the folder of several budgets, which holds a build for each."""
+    """The path; ``FileFormatError`` where it is the folder of several budgets, with a build for each."""
     path = Path(path)
     if (path / _FRONTIER).is_file() and not (path / _MANIFEST).is_file():
         points = sorted(str(found.parent) for found in path.glob(f"*/{_MANIFEST}"))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sgsc_edge.cli.arguments import BUDGETS, OneOf, Setting, board, target
+from sgsc_edge.cli.arguments import BUDGETS, FLOOR, OneOf, Setting, board, target
 from sgsc_edge.cli.output import Command, Result, command_options, error_document, table
 from sgsc_edge.errors import Interrupted, SgscError
 
@@ -59,7 +59,7 @@ SET: dict[str, Any] = {
 )
 @click.option(
     "--floor",
-    type=float,
+    type=FLOOR,
     help="Search the smallest model whose watch metric stays at least here (a loss: at most); short for "
     "--set compress.floor=...",
 )

@@ -175,7 +175,18 @@ def _rehearse(build: Build, key: str) -> None:
         build.untrained.augment(torch.stack([first, first]), build.untrained.recipe.seed)
     if build.untrained.weights is not None:
         check_own_weights(build)
-    build.untrained.rehearse(ships)
+    try:
+        build.untrained.rehearse(ships)
+    except ConfigError as error:
+        if error.where != "compress.budget":
+            raise
+        raise ConfigError(error.message, where=_where_of_budget(build), remedy=error.remedy) from error
+
+
+def _where_of_budget(build: Build) -> str:
+    """Where the budget was given; of several which one it is."""
+    where = build.project.where("compress", "budget")
+    return where if build.frontier is None else f"{where}: {build.folder.name}"
 
 
 def _rehearse_limits(build: Build, compressed: CompressedModel) -> None:

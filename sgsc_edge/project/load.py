@@ -27,7 +27,7 @@ from sgsc_edge.config_text import (
 )
 from sgsc_edge.errors import ConfigError
 from sgsc_edge.hints import nearest
-from sgsc_edge.project.schema import GOALS, Config, not_yet
+from sgsc_edge.project.schema import GOALS, Config, not_yet, setting_names
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -407,7 +407,16 @@ def _problems(layers: Sequence[_Layer]) -> list[Problem]:
         Config.model_validate(tables)
     except ValidationError as error:
         found = findings(Config, error) + found
-    return [Problem(*_written(layers, key), message) for key, message in found]
+    return [_problem(layers, key, message) for key, message in found]
+
+
+def _problem(layers: Sequence[_Layer], key: Key, message: str) -> Problem:
+    """What is wrong between sections is located by the setting that the message begins with."""
+    named = message.partition(" ")[0].rstrip(":")
+    if key or named not in setting_names():
+        return Problem(*_written(layers, key), message)
+    where, _ = _written(layers, parse_key(named))
+    return Problem(where, (), message)
 
 
 def _written(layers: Sequence[_Layer], key: Key) -> tuple[str, Key]:

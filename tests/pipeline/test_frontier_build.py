@@ -146,6 +146,7 @@ def test_a_budget_that_cannot_be_met_is_refused_before_the_largest_is_trained(
     assert done.code == 2
     (build,) = done.document["builds"]
     assert "a budget of 100 bytes cannot be met" in build["error"]["message"]
+    assert build["error"]["where"] == "--budget: 100B"
     assert done.document["frontiers"] == []
     assert not list(tmp_path.rglob("history.jsonl"))
 
@@ -175,10 +176,15 @@ def test_a_point_that_does_not_fit_the_board_keeps_no_other_from_being_tried(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--budget", "3kB,6"), "'6' is not a size"),
+        (("--budget", "3kB,6"), "--budget: '6' is not a size"),
+        (("--budget", "3zB"), "command line: 1 problem"),
+        (("--budget", "3zB"), "--budget: '3zB' is not a size such as \"6 kB\""),
+        (("--budget", "3kB,,4kB"), "in '3kB,,4kB'"),
+        (("--floor", "2"), "compress.floor of an accuracy is a share"),
         (("--budget", "3kB", "--floor", "0.9"), "a budget and a floor exclude each other"),
         (("--budget", ""), "'' is not a size"),
-        (("--floor", "high"), "'high' is not a valid float"),
+        (("--floor", "high"), "'high' is not a number such as 0.97, a share for an accuracy"),
+        (("--floor", "97%"), "Did you mean 0.97?"),
         (("--floor", "nan"), "--floor: must be a finite number"),
         (("--budget", "2kB", "--method", "ptq"), "--method, --budget: method 'ptq' takes no budget"),
         (("--budget", "1kB,2kB", "--method", "qat8"), "--method, --budget: method 'qat8' takes no budget"),

@@ -478,6 +478,16 @@ def test_a_goal_and_a_method_that_takes_none_exclude_each_other_on_the_command_l
     assert message in caught.value.problems[0]
 
 
+def test_what_is_wrong_between_sections_is_located_at_its_setting(tmp_path: Path) -> None:
+    """And not at an option that has nothing to do with it."""
+    file = GOOD.replace("epochs = 8", "epochs = 8\nfloor = 98.0")
+    with pytest.raises(ConfigError) as caught:
+        load_project(write(tmp_path, file), [Option("--method", "compress.method=qat8"), "compress.seed=1"])
+    line = file.splitlines().index("floor = 98.0") + 1
+    place = f"{tmp_path / 'sgsc.toml'}:{line}"
+    assert caught.value.problems[0].startswith(f"{place}: compress.floor of an accuracy is a share")
+
+
 def test_weights_alone_may_be_held_to_a_budget_of_the_command_line(tmp_path: Path) -> None:
     settings = ("compress.weights=a.safetensors", "compress.budget=6 kB")
     assert load_project(write(tmp_path), settings).config.compress.chosen_method() == "own"
