@@ -153,10 +153,14 @@ def _frontier(project: Project, target: Target, out: Path, board: Board | None) 
         made = page.is_file()
         frontiers.append(
             {"folder": str(folder), "report": str(page) if made else None}
+            | {"beside": [str(path) for path in outcome.beside]}
             | outcome.overview.model_dump(mode="json")
         )
-        text = f"{table(frontier_rows(outcome.overview))}\n\n{target.name} in {folder}/BUDGET"
+        built_in = [str(point.folder) for point in outcome.points if point.certificate is not None]
+        text = "\n".join([table(frontier_rows(outcome.overview)), "", f"{target.name} in", *built_in])
         text += f"\nreport: {page}" if made else ""
+    if outcome.beside:
+        text += f"\nearlier builds, none of this run: {', '.join(map(str, outcome.beside))}"
     code = _worst(point.exit_code for point in outcome.points)
     return Result({"builds": builds, "frontiers": frontiers}, text, code)
 

@@ -27,6 +27,7 @@ from sgsc_edge.config_text import (
 )
 from sgsc_edge.errors import ConfigError
 from sgsc_edge.hints import nearest
+from sgsc_edge.project.budgets import Budget
 from sgsc_edge.project.schema import GOALS, Config, not_yet, setting_names
 
 if TYPE_CHECKING:
@@ -113,6 +114,11 @@ class Project:
         """The project with the overrides of target ``name`` in force (itself where it has none)."""
         config = Config.model_validate(_merged(_layers(self.file, self.settings, name)))
         return replace(self, config=config, target=name)
+
+    def under(self, budget: Budget) -> Project:
+        """The project with one budget."""
+        compress = self.config.compress.model_copy(update={"budget": (budget,)})
+        return replace(self, config=self.config.model_copy(update={"compress": compress}))
 
     def where(self, *key: str) -> str:
         """``file:line: key`` of a setting, for messages."""

@@ -73,6 +73,12 @@ def test_the_overview_says_what_the_points_files_say(ran: tuple[Path, Ran]) -> N
         assert point.bytes is not None
         assert point.bytes <= point.budget
         assert point.verdict == certificate["verdict"]
+        missed = [gate for gate in certificate["gates"] if gate["status"] != "passed"]
+        assert len(point.missed) == len(missed)
+        for words, gate in zip(point.missed, missed, strict=True):
+            assert gate["quantity"] in words
+            assert f"{gate['measured']:.4g}, at most {gate['threshold']:g}" in words
+    assert [bool(point.missed) for point in overview.points] == [False, False, True]
 
 
 def test_every_report_has_the_curve_and_the_overview_leads_to_them(ran: tuple[Path, Ran]) -> None:
@@ -84,6 +90,11 @@ def test_every_report_has_the_curve_and_the_overview_leads_to_them(ran: tuple[Pa
         assert f"{label}<small>this page</small>" in report
         assert report.count("<small>this page</small>") == 1
         assert "Accuracy on watch" in report
+    assert "accuracy drop against" in page, "why a point failed"
+
+
+def test_a_report_is_written_once_a_point(ran: tuple[Path, Ran]) -> None:
+    assert ran[1].err.count("report ...") == 3
 
 
 def test_a_point_starts_from_what_the_one_above_it_learned(ran: tuple[Path, Ran]) -> None:
@@ -96,6 +107,8 @@ def test_a_point_starts_from_what_the_one_above_it_learned(ran: tuple[Path, Ran]
 
 def test_the_text_is_a_table_and_nothing_is_made_again(ran: tuple[Path, Ran]) -> None:
     folder, _ = ran
+    (folder / "7kB").mkdir()
+    (folder / "7kB" / "manifest.json").write_text("{}")
     before = files(folder)
     again = sgsc_edge(
         *("build", folder.parents[1], "--target", TARGET, "--out", folder.parent),
@@ -104,9 +117,28 @@ def test_the_text_is_a_table_and_nothing_is_made_again(ran: tuple[Path, Ran]) ->
     assert again.code == 1
     assert " ...\n" not in again.err.replace("bytes ...", "")
     lines = [line.split() for line in again.out.splitlines()]
+    assert lines[0][-2:] == ["flips", "verdict"]
     assert [line[0] for line in lines[1:6]] == ["float", "8", "0.5x", "290B", "150B"]
-    assert [line[-1] for line in lines[3:6]] == ["passed", "passed", "failed"]
+    assert [line[-1] for line in lines[1:5]] == ["reference", "reference", "passed", "passed"]
+    assert "failed: compression (torch): accuracy drop against " in again.out
+    paths = [str(folder / label) for label in ("0.5x", "290B", "150B")]
+    assert "\n".join([f"{TARGET} in", *paths, "report: "]) in again.out
+    assert f"earlier builds, none of this run: {folder / '7kB'}\n" in again.out
     assert files(folder) == before
+    shutil.rmtree(folder / "7kB")
+
+
+def test_one_budget_given_twice_is_an_ordinary_build(ran: tuple[Path, Ran], tmp_path: Path) -> None:
+    """Refused here, for that is soonest."""
+    done = sgsc_edge(
+        *("build", ran[0].parents[1], "--target", TARGET, "--out", tmp_path),
+        *("--budget", "100B,0.1kB", "--json"),
+    )
+    assert done.code == 2
+    assert "the budgets 100B and 100B are the same; it is an ordinary build" in done.err
+    (build,) = done.document["builds"]
+    assert build["folder"] == str(tmp_path / TARGET)
+    assert (build["error"]["where"], "budget" in build) == ("--budget", False)
 
 
 def test_killed_in_its_second_point_it_keeps_the_first_and_ends_alike(
