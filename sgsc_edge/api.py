@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from sgsc_edge.errors import ConfigError
+from sgsc_edge.errors import ConfigError, FileFormatError
 
 if TYPE_CHECKING:
     from sgsc_edge.boards.available import AvailableBoard
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sgsc_edge.certification.certificate import Certificate
     from sgsc_edge.certification.records import Verdict
     from sgsc_edge.doctor import Diagnosis
-    from sgsc_edge.explain import Explanation
+    from sgsc_edge.explain import Explanation, Layers
     from sgsc_edge.flash import BoardCertificate
     from sgsc_edge.footprint import Footprint
     from sgsc_edge.graph.ir import Graph
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sgsc_edge.pipeline.frontier import Outcome
     from sgsc_edge.preservation.selection import Selection
     from sgsc_edge.preservation.summary import Summary
-    from sgsc_edge.project import Project
+    from sgsc_edge.project import Option, Project
     from sgsc_edge.report.search import Search
     from sgsc_edge.runtimes import Available
     from sgsc_edge.scaffold import Scaffolded
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 DEFAULT_TARGET = "tflite-int8"
 _PROJECT_FILES = ("sgsc.toml", "pyproject.toml")
+_FRONTIER, _MANIFEST = "frontier.json", "manifest.json"
 # Modules of the extra `build` and the packages they come in: checked first, so that their absence is a
 # message and not a traceback.
 _BUILD_PACKAGES = {
@@ -149,21 +150,24 @@ def build(
     return certificates
 
 
-def goal_settings(budget: str | None, floor: float | None) -> tuple[str, ...]:
-    """What a budget and a floor are as settings; ``ConfigError`` where both are given."""
+def goal_settings(budget: str | None, floor: float | None, method: str | None = None) -> tuple[Option, ...]:
+    """What a budget, a floor and a method are as settings; ``ConfigError`` where both goals are given."""
+    from sgsc_edge.project import Option
+
     if budget is not None and floor is not None:
         raise ConfigError(
             "a budget and a floor exclude each other: one bounds the size, the other the watch metric",
             where="--budget, --floor",
             remedy="give one of them",
         )
-    if budget is not None:
-        return (f"compress.budget={budget}",)
-    return () if floor is None else (f"compress.floor={floor!r}",)
+    given = {"method": method, "budget": budget, "floor": None if floor is None else repr(floor)}
+    return tuple(
+        Option(f"--{name}", f"compress.{name}={value}") for name, value in given.items() if value is not None
+    )
 
 
 def prepare(
-    project: str | Path, targets: Sequence[str | Path], settings: Sequence[str] = ()
+    project: str | Path, targets: Sequence[str | Path], settings: Sequence[str | Option] = ()
 ) -> Iterator[tuple[Project, Target]]:
     """The project with each target's overrides, and the target; everything is validated before the first."""
     from sgsc_edge.project import load_project
@@ -283,7 +287,7 @@ def verify(
     from sgsc_edge.artifacts import write_json
     from sgsc_edge.certification.verify import verify_folder
 
-    certificate = verify_folder(Path(folder), None if policy is None else Path(policy), require=require)
+    certificate = verify_folder(_one_build(folder), None if policy is None else Path(policy), require=require)
     if out is not None:
         write_json(Path(out), certificate.to_json())
     return certificate
@@ -297,7 +301,7 @@ def report(folder: str | Path, out: str | Path | None = None) -> Reported:
     from sgsc_edge.artifacts import FolderLock
     from sgsc_edge.report import REPORT, check_is_build, read_build, render, write_page
 
-    folder = Path(folder)
+    folder = _one_build(folder)
     path = folder / REPORT if out is None else Path(out)
     check_is_build(folder)
     with FolderLock(folder) if out is None else contextlib.nullcontext():
@@ -311,7 +315,14 @@ def explain(folder: str | Path, layer: str) -> Explanation:
     """What became of a layer's channels, and which watch samples break without each; from the files alone."""
     from sgsc_edge import explain as explaining
 
-    return explaining.explain(Path(folder), layer)
+    return explaining.explain(_one_build(folder), layer)
+
+
+def explained_layers(folder: str | Path) -> Layers:
+    """The layers of a build that :func:`explain` can be asked about, with their channels."""
+    from sgsc_edge import explain as explaining
+
+    return explaining.layers(_one_build(folder))
 
 
 def inspect(path: str | Path) -> Inspection:
@@ -350,7 +361,7 @@ def fit(
     from sgsc_edge.packaging import read_model
     from sgsc_edge.targets import load_target
 
-    path, loaded = Path(source), load_board(board)
+    path, loaded = _one_build(source), load_board(board)
     compiler = compiler_for(loaded.chip, toolchain)
     if path.suffix.lower() == ".onnx":
         raise ConfigError(
@@ -367,7 +378,7 @@ def fit(
             where=str(path),
             remedy="leave --target out, or give the project's folder",
         )
-    elif path.is_dir() and not (path / "manifest.json").is_file():
+    elif path.is_dir() and not (path / _MANIFEST).is_file():
         raise ConfigError(
             "is neither a project (sgsc.toml) nor a build (manifest.json)",
             where=str(path),
@@ -423,7 +434,7 @@ def package(
     foreign = "--arena" if kind == "c-code" and arena is not None else foreign
     if foreign is not None:
         raise ConfigError(f"{kind} has no such option", where=foreign, remedy="leave it out")
-    read = read_source(Path(source))
+    read = read_source(_one_build(source))
     around, part = (
         (Path(), f"{read.name}-{kind}") if read.folder is None else (read.folder, f"package/{kind}")
     )
@@ -455,7 +466,9 @@ def flash(
     from sgsc_edge import flash as flashing
 
     described = load_board(board)
-    return flashing.flash(Path(folder), described, toolchain=toolchain, samples=samples, timeout_s=timeout_s)
+    return flashing.flash(
+        _one_build(folder), described, toolchain=toolchain, samples=samples, timeout_s=timeout_s
+    )
 
 
 def flash_steps(
@@ -468,7 +481,7 @@ def flash_steps(
     """What :func:`flash` would do, a line a step."""
     from sgsc_edge import flash as flashing
 
-    return flashing.steps(Path(folder), load_board(board), toolchain, samples).lines
+    return flashing.steps(_one_build(folder), load_board(board), toolchain, samples).lines
 
 
 def doctor(project: str | Path | None = None) -> Diagnosis:
@@ -501,6 +514,19 @@ def available_boards() -> list[AvailableBoard]:
     from sgsc_edge.boards import available
 
     return available.available_boards()
+
+
+def _one_build(path: str | Path) -> Path:
+    """The path; ``FileFormatError`` where it is the folder of several budgets, with a build for each."""
+    path = Path(path)
+    if (path / _FRONTIER).is_file() and not (path / _MANIFEST).is_file():
+        points = sorted(str(found.parent) for found in path.glob(f"*/{_MANIFEST}"))
+        raise FileFormatError(
+            "holds a build for each of several budgets, and is none itself",
+            where=str(path),
+            remedy=f"give one of {', '.join(points)}" if points else "build again",
+        )
+    return path
 
 
 def _require_build_packages(command: str) -> None:

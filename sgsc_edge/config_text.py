@@ -426,8 +426,18 @@ def parse_size(text: str) -> int:
     if match is None or match[2] not in UNITS:
         unit = match[2] if match else ""
         units = f"units: {', '.join(UNITS)}"
-        raise ValueError(f'{text!r} is not a size such as "6 kB" ({units}){nearest(unit, UNITS)}')
+        raise ValueError(f'{text!r} is not a size such as "6 kB" ({units}){_meant(unit)}')
     size = Decimal(match[1]) * UNITS[match[2]]
     if size < 1 or size != int(size):
         raise ValueError(f"{text!r} is not a whole number of bytes, at least 1")
     return int(size)
+
+
+def _meant(unit: str) -> str:
+    """A guess at a unit that is none: in two letters, none of them right, most likely the most usual one.
+
+    >>> _meant("KB"), _meant("zB"), _meant("k")
+    ("; did you mean 'kB'?", "; did you mean 'kB'?", "; did you mean 'kB'?")
+    """
+    longer = [known for known in UNITS if len(known) > 1]
+    return nearest(unit, longer) or (nearest("kB", longer) if len(unit) == len("kB") else "")

@@ -52,6 +52,7 @@ log = logging.getLogger("sgsc_edge")
 RUNTIME = "onnxruntime"
 WATCH = "watch"
 _SHOWN = 3
+_FEW = 10
 _TELL_EVERY_S = 5.0
 
 
@@ -62,6 +63,7 @@ class Channel:
     Parameters
     ----------
     number: in the float network, from 0.
+    token: which one it stands for, where the layer is the table of the tokens and the project names them.
     bits: of its weights, as the target stores them.
     broken: ids of watch samples that are decided rightly with it and wrongly without; of text, those with
         such a next token.
@@ -72,6 +74,7 @@ class Channel:
     bits: int
     broken: tuple[str, ...]
     classes: dict[str, int]
+    token: str | None = None
 
 
 @dataclass(frozen=True)
@@ -164,6 +167,12 @@ class Explanation:
             [_row(one) for one in self.channels],
             text=("classes", "samples"),
         )
+        if any(one.broken for one in self.channels):
+            cut = any(len(part) > _SHOWN for one in self.channels for part in (one.broken, one.classes))
+            more = "; --json lists all of them and all classes" if cut else ""
+            yield ""
+            yield f"samples are called by the hash of their content, as in preservation.json{more}"
+            yield "report.html shows those that the compressed model decides otherwise than float"
         free = sum(not one.broken for one in self.channels)
         if free:
             yield ""
@@ -174,7 +183,7 @@ class Explanation:
 def _row(channel: Channel) -> tuple[str, ...]:
     classes = [f"{name}: {count}" for name, count in channel.classes.items()]
     return (
-        str(channel.number),
+        str(channel.number) if channel.token is None else f"{channel.number} ({channel.token})",
         str(channel.bits),
         str(len(channel.broken)),
         _first(classes, ", "),
@@ -201,6 +210,41 @@ def _ranges(numbers: Sequence[int]) -> str:
     return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
 
 
+@dataclass(frozen=True)
+class LayerRow:
+    """A layer that can be explained; output channels that ship, and that training started with."""
+
+    layer: str
+    channels: int
+    before: int
+
+
+@dataclass(frozen=True)
+class Layers:
+    """The layers of a build, in order of execution."""
+
+    rows: tuple[LayerRow, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        rows = [{"layer": r.layer, "channels": r.channels, "channels_before": r.before} for r in self.rows]
+        return {"layers": rows}
+
+    def to_text(self) -> str:
+        """For people."""
+        rows = [(row.layer, f"{row.channels:,}", f"{row.before:,}") for row in self.rows]
+        named = table(("layer", "channels", "of"), rows, text=("layer",))
+        return f"{named}\n\nwhat became of one: sgsc-edge explain FOLDER LAYER"
+
+
+def layers(folder: Path) -> Layers:
+    """What :func:`explain` can be asked about; FileFormatError where the folder is no build's."""
+    build = read_build(folder)
+    shipped = {one.name: len(one.bits) for one in build.layers}
+    before = {one.name: one.channels for one in build.whole_layers}
+    return Layers(tuple(LayerRow(name, shipped.get(name, 0), before[name]) for name in _known(build)))
+
+
 def explain(folder: Path, layer: str) -> Explanation:
     """Explain a layer of the build in ``folder``; a run of ONNX Runtime for each channel that ships.
 
@@ -215,6 +259,7 @@ def explain(folder: Path, layer: str) -> Explanation:
     model = read_onnx(folder / MODEL_ONNX)
     parts = _parts(model, layer)
     numbers = [number for part in parts for number in _numbers(model, part, stored)]
+    tokens = _tokens(model, layer, build, len(stored.weight))
     before = len(stored.weight)
     samples = build.sets[WATCH]
     packed = build.manifest.code.get("weights") == PACKED
@@ -229,7 +274,7 @@ def explain(folder: Path, layer: str) -> Explanation:
         ]
     bits = [width for part in parts for width in _bits(model, part, packed=packed)]
     channels = [
-        Channel(number, width, _owners(samples, wrong), _classes(build, labels[wrong]))
+        Channel(number, width, _owners(samples, wrong), _classes(build, labels[wrong]), tokens.get(number))
         for number, width, wrong in zip(numbers, bits, broken, strict=True)
     ]
     return Explanation(
@@ -269,18 +314,52 @@ class _Stored:
 
 
 def _stored(build: BuildFolder, layer: str) -> _Stored:
-    shipped = [one.name for one in build.layers]
-    layers = (one.name for one in build.whole_layers if one.kind != "norm")
-    known = sorted(layers, key=lambda name: _place(name, shipped))
+    known = _known(build)
     if layer not in known:
         raise InputError(
-            f"the build has no layer '{layer}'{nearest(layer, known)}",
+            f"the build has no layer '{layer}'{_meant(layer, known)}",
             where=str(build.path),
-            remedy=f"give one of {', '.join(known)}" if known else f"build again: there is no {COMPRESSED}",
+            remedy=_list_of(known, build.path) if known else f"build again: there is no {COMPRESSED}",
         )
     check_stored(build.path / COMPRESSED, build.path / MODEL_ONNX)  # both have the parts of every layer
     tensors = safetensors.numpy.load(read_bytes(build.path / COMPRESSED, MAX_FILE_BYTES))
     return _Stored(tensors[f"{layer}.weight"], tensors[f"{layer}.scale"])
+
+
+def _known(build: BuildFolder) -> list[str]:
+    """The layers that have channels, in order of execution."""
+    shipped = [one.name for one in build.layers]
+    names = (one.name for one in build.whole_layers if one.kind != "norm")
+    return sorted(names, key=lambda name: _place(name, shipped))
+
+
+def _meant(layer: str, known: Sequence[str]) -> str:
+    """A guess: the layers inside a module of that name, else the nearest name.
+
+    >>> _meant("blocks.0", ["tokens", "blocks.0.query", "blocks.0.key", "blocks.1.key"])
+    '; inside it are blocks.0.query, blocks.0.key'
+    """
+    inside = [name for name in known if name.startswith(f"{layer}.")]
+    return f"; inside it are {', '.join(inside)}" if inside else nearest(layer, known)
+
+
+def _list_of(known: Sequence[str], folder: Path) -> str:
+    """How to find a layer: few are named."""
+    if len(known) <= _FEW:
+        return f"give one of {', '.join(known)}"
+    return f"see the build's {len(known)} layers: sgsc-edge explain {folder}"
+
+
+def _tokens(model: onnx.ModelProto, layer: str, build: BuildFolder, rows: int) -> dict[int, str]:
+    """What the rows of the table of the tokens stand for; empty for other layers, and without names."""
+    (taken, *_) = model.graph.input
+    weights = {node.output[0] for node in model.graph.node if f"{layer}.weight_quantized" in node.input}
+    reads = any(
+        node.op_type == "Gather" and node.input[0] in weights and node.input[1] == taken.name
+        for node in model.graph.node
+    )
+    named = build.stated.classes or ()
+    return dict(enumerate(named)) if reads and len(named) == rows else {}
 
 
 def _place(name: str, shipped: Sequence[str]) -> int:
@@ -409,11 +488,13 @@ def _decider(scratch: Path, samples: SampleSet) -> Callable[[onnx.ModelProto], N
 
 
 def _progress(layer: str, part: str, rows: int) -> Iterator[int]:
-    """The rows of a part; every few seconds a line says how far it is."""
-    told = time.monotonic()
+    """The rows of a part; every few seconds a line says how far it is, and how long it will take."""
+    began = told = time.monotonic()
     for row in range(rows):
-        if time.monotonic() - told > _TELL_EVERY_S:
-            told = time.monotonic()
+        now = time.monotonic()
+        if row and now - told > _TELL_EVERY_S:
+            told = now
             of = "" if part == layer else f" of {part}"
-            log.info("explain %s: %d of %d channels%s done", layer, row, rows, of)
+            left = (now - began) / row * (rows - row)
+            log.info("explain %s: %d of %d channels%s done, about %.0f s left", layer, row, rows, of, left)
         yield row

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import sgsc_edge
-from sgsc_edge.errors import ConfigError, SgscError
+from sgsc_edge import api
+from sgsc_edge.errors import ConfigError, FileFormatError, SgscError
 
 PROJECT = """\
 project.name = "net"
@@ -27,6 +29,28 @@ def project(tmp_path: Path) -> Path:
 def test_targets_and_runtimes_are_listed() -> None:
     assert "tflite-int8" in {target.name for target in sgsc_edge.available_targets()}
     assert "numpy" in {runtime.name for runtime in sgsc_edge.available_runtimes()}
+
+
+def test_the_folder_of_several_budgets_is_no_build_and_names_those_in_it(tmp_path: Path) -> None:
+    folder = tmp_path / "sizes" / "tflite-int8"
+    for point in ("2kB", "3kB"):
+        (folder / point).mkdir(parents=True)
+        (folder / point / "manifest.json").write_text("{}")
+    (folder / "frontier.json").write_text("{}")
+    board = "virtual-cortex-m4"
+    asked: list[Callable[[], object]] = [
+        lambda: api.verify(folder),
+        lambda: api.report(folder),
+        lambda: api.explain(folder, "0"),
+        lambda: api.package(folder),
+        lambda: api.fit(folder, board),
+        lambda: api.flash(folder, board),
+        lambda: api.flash_steps(folder, board),
+    ]
+    for ask in asked:
+        with pytest.raises(FileFormatError, match="a build for each of several budgets") as caught:
+            ask()
+        assert caught.value.remedy == f"give one of {folder / '2kB'}, {folder / '3kB'}"
 
 
 def test_a_build_validates_everything_first(project: Path) -> None:

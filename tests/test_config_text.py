@@ -197,9 +197,12 @@ def test_what_is_no_size_is_refused(text: str) -> None:
         parse_size(text)
 
 
-def test_a_unit_in_the_wrong_case_is_explained() -> None:
-    with pytest.raises(ValueError, match="did you mean 'kB'"):
-        parse_size("6 KB")
+@pytest.mark.parametrize(
+    ("text", "meant"), [("6 KB", "kB"), ("6 zB", "kB"), ("6k", "kB"), ("6 mb", "MB"), ("6 kiB", "KiB")]
+)
+def test_a_unit_that_is_none_is_guessed(text: str, meant: str) -> None:
+    with pytest.raises(ValueError, match=f"did you mean '{meant}'"):
+        parse_size(text)
 
 
 @pytest.mark.parametrize("text", ["", "a.", "a b", "a=1", "a\nb", "[a]", "a.'b"])

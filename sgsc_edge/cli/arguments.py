@@ -70,6 +70,39 @@ class Budgets(click.types.StringParamType):
     name = "size[,size...]"
 
 
+class Floor(click.ParamType[float]):
+    """A number; the settings check which."""
+
+    name = "number"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number; what is none is told with an example."""
+        try:
+            return float(str(value))
+        except ValueError:
+            hint = ""
+            if (share := _share(str(value))) is not None:
+                hint = f" Did you mean {share:g}?"
+            self.fail(
+                f"{value!r} is not a number such as 0.97, a share for an accuracy, or 0.35, nats for a loss."
+                f"{hint}",
+                param,
+                ctx,
+            )
+
+
+def _share(text: str) -> float | None:
+    """A percentage as a share.
+
+    >>> _share("97%"), _share("97")
+    (0.97, None)
+    """
+    try:
+        return float(text.strip().removesuffix("%")) / 100 if text.strip().endswith("%") else None
+    except ValueError:
+        return None
+
+
 class BuildFolder(click.Path):
     """A folder that a build wrote, or another path."""
 
@@ -130,5 +163,6 @@ def board() -> NameOrFile:
 
 
 BUDGETS = Budgets()
+FLOOR = Floor()
 BUILD = BuildFolder(path_type=Path)
 LAYER = Layer()

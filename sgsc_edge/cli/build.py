@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sgsc_edge.cli.arguments import BUDGETS, OneOf, Setting, board, target
+from sgsc_edge.cli.arguments import BUDGETS, FLOOR, OneOf, Setting, board, target
 from sgsc_edge.cli.output import Command, Result, command_options, error_document, table
 from sgsc_edge.errors import Interrupted, SgscError
 
@@ -59,7 +59,7 @@ SET: dict[str, Any] = {
 )
 @click.option(
     "--floor",
-    type=float,
+    type=FLOOR,
     help="Search the smallest model whose watch metric stays at least here (a loss: at most); short for "
     "--set compress.floor=...",
 )
@@ -84,12 +84,9 @@ def command(
     from sgsc_edge.api import goal_settings, has_frontier, load_board, prepare
 
     fitting = None if board is None else load_board(board)
-    if method is not None:
-        settings = (*settings, f"compress.method={method}")
-    settings = (*settings, *goal_settings(budget, floor))
     outcomes = [
         (_frontier if has_frontier(loaded) else _build)(loaded, target, out, fitting)
-        for loaded, target in prepare(project, targets, settings)
+        for loaded, target in prepare(project, targets, (*settings, *goal_settings(budget, floor, method)))
     ]
     return Result(
         {
@@ -156,10 +153,14 @@ def _frontier(project: Project, target: Target, out: Path, board: Board | None) 
         made = page.is_file()
         frontiers.append(
             {"folder": str(folder), "report": str(page) if made else None}
+            | {"beside": [str(path) for path in outcome.beside]}
             | outcome.overview.model_dump(mode="json")
         )
-        text = f"{table(frontier_rows(outcome.overview))}\n\n{target.name} in {folder}/BUDGET"
+        built_in = [str(point.folder) for point in outcome.points if point.certificate is not None]
+        text = "\n".join([table(frontier_rows(outcome.overview)), "", f"{target.name} in", *built_in])
         text += f"\nreport: {page}" if made else ""
+    if outcome.beside:
+        text += f"\nearlier builds, none of this run: {', '.join(map(str, outcome.beside))}"
     code = _worst(point.exit_code for point in outcome.points)
     return Result({"builds": builds, "frontiers": frontiers}, text, code)
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from sgsc_edge.certification.certificate import Certificate
     from sgsc_edge.report.frontier import Frontier
     from sgsc_edge.report.search import Search
+    from sgsc_edge.report.sections.frontier import FrontierRow
 
 
 _LEGEND = """\
@@ -19,6 +20,12 @@ agrees: share of decisions that are float's
 flips -/+: {what} that float has right and this one wrong, and the reverse
 differs, max LSB: {what} unlike the compressed model's, and the largest difference from its output integers
 ties: decisions between equal outputs, where the lower {one} wins"""
+
+
+_TRIES = (
+    "short tries find the way in a quarter of the epochs; thorough ones train as long as what ships, "
+    "and count where a budget has both"
+)
 
 
 def certificate_text(certificate: Certificate, folder: Path) -> str:
@@ -63,12 +70,12 @@ def search_text(search: Search) -> str:
     from sgsc_edge.report.sections.frontier import search_view
 
     view = search_view(search)
-    rows = [("budget", "from", "training", f"watch {search.metric}", "floor", "")]
+    rows = [("budget", "bytes", "from", "training", f"watch {search.metric}", "floor", "")]
     rows += [
-        (row.nbytes, row.above, row.kind, row.figure, row.outcome, "chosen" if row.chosen else "")
+        (row.nbytes, row.left, row.above, row.kind, row.figure, row.outcome, "chosen" if row.chosen else "")
         for row in view.rows
     ]
-    return f"{table(rows)}\n\n{'' if view.reached else 'FLOOR MISSED: '}{view.sentence}"
+    return f"{table(rows)}\n{_TRIES}\n\n{'' if view.reached else 'FLOOR MISSED: '}{view.sentence}"
 
 
 def frontier_rows(frontier: Frontier) -> list[tuple[str, ...]]:
@@ -77,9 +84,11 @@ def frontier_rows(frontier: Frontier) -> list[tuple[str, ...]]:
 
     view = frontier_view(frontier)
     parts = tuple(f"{part.lower()} {view.metric}" for part in view.parts)
-    rows = [("budget", "bytes", *parts, "flips", "")]
-    rows += [
-        (row.name, row.nbytes, *row.figures, row.flips, row.note or (row.kind or "").replace("_", " "))
-        for row in view.rows
-    ]
+    rows = [("budget", "bytes", *parts, "flips", "verdict")]
+    rows += [(row.name, row.nbytes, *row.figures, row.flips, _verdict(row)) for row in view.rows]
     return rows
+
+
+def _verdict(row: FrontierRow) -> str:
+    """Its verdict and why, or what it is."""
+    return ": ".join(part for part in ((row.kind or "").replace("_", " "), row.note) if part)

@@ -158,7 +158,7 @@ class Compression:
         FileFormatError: ``weights`` are none of this architecture.
         """
         if self.weights is not None:
-            _take(self.weights, self.restore())
+            self.saved()
         model = self.calibrated()
         for name, storage in self._rehearsed(model).items():
             model.module.get_submodule(name).snap_to(storage)  # type: ignore[operator]
@@ -195,10 +195,8 @@ class Compression:
         plan: Plan | None = None
         snapshot: Snapshot | None = None
         if self.method == "own":
-            assert self.weights is not None
             write_bytes(folder / HISTORY, b"")
-            compressed = self.restore()
-            plan, actions = _take(self.weights, compressed)
+            plan, actions, compressed = self.saved()
         elif self.method == "ptq":
             write_bytes(folder / HISTORY, b"")
             model = self.calibrated()
@@ -229,6 +227,18 @@ class Compression:
     def restore(self) -> CompressedModel:
         """A compressed model of this architecture whose integers are yet to be loaded."""
         return fold(self.quantized())
+
+    def saved(self) -> tuple[Plan, list[dict[str, Any]], CompressedModel]:
+        """Of the method ``own``: the plan, the controller's actions and the integers that a loop has saved.
+
+        Raises
+        ------
+        FileFormatError: ``weights`` are none of this architecture.
+        """
+        assert self.weights is not None
+        compressed = self.restore()
+        plan, actions = _take(self.weights, compressed)
+        return plan, actions, compressed
 
     def figures(self, module: nn.Module) -> dict[str, float]:
         """Accuracy and loss (nats) of a module on the guide and the watch set, for the history."""

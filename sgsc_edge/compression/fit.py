@@ -77,7 +77,8 @@ def check_budget(model: QuantizedModel, budget: int) -> None:
         )
     if budget >= whole:
         log.info(
-            "compress: the budget of %d bytes holds the whole network, %d bytes at its smallest widths",
+            "compress: under the budget of %d bytes every channel can stay: all take %d bytes at the "
+            "smallest widths that the target stores; how many bits each gets is chosen up to the budget",
             budget,
             whole,
         )

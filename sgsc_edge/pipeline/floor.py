@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from sgsc_edge.artifacts import (
     write_json,
 )
 from sgsc_edge.certification.metrics import METRICS, Metric, OutputGrid
-from sgsc_edge.compression.compress import Compression
+from sgsc_edge.compression.compress import PLAN, Compression
 from sgsc_edge.compression.floor_search import Found, Trial, search
 from sgsc_edge.compression.folding.fold import CompressedModel
 from sgsc_edge.compression.snapshot import SNAPSHOT, read_snapshot
@@ -76,7 +76,7 @@ def find_smallest(build: Build, key: str, outputs: Sequence[str]) -> None:
     folder = runs.place(found.best.budget, thorough=found.best.thorough)
     for name in outputs:
         write_bytes(build.folder / name, read_bytes(folder / name, MAX_BYTES))
-    write_json(build.folder / SEARCH, _document(found, watch, whole))
+    write_json(build.folder / SEARCH, _document(found, watch, whole, runs.bytes_of))
     runs.remove_others(found)
     if not found.reached:
         log.warning(
@@ -142,6 +142,11 @@ class _Runs:
         """The folder of a try."""
         return self._folder / f"{budget}-{'long' if thorough else 'short'}"
 
+    def bytes_of(self, trial: Trial) -> int:
+        """What the layers of a try take as they are stored."""
+        plan: Any = read_json(self.place(trial.budget, thorough=trial.thorough) / PLAN)
+        return int(plan["bytes"])
+
     def remove_others(self, found: Found) -> None:
         """Drop what tries of an earlier search left that this one has not made use of."""
         used = {self.place(trial.budget, thorough=trial.thorough).name for trial in found.trials}
@@ -188,7 +193,7 @@ def _read_trial(path: Path, key: str) -> Trial | None:
         return None
 
 
-def _document(found: Found, watch: _Watch, whole: int) -> dict[str, Any]:
+def _document(found: Found, watch: _Watch, whole: int, bytes_of: Callable[[Trial], int]) -> dict[str, Any]:
     """What :data:`SEARCH` holds."""
     return {
         "schema": SEARCH_SCHEMA,
@@ -204,6 +209,7 @@ def _document(found: Found, watch: _Watch, whole: int) -> dict[str, Any]:
                 "watch": watch.score(trial.score),
                 "error": trial.error,
                 "chosen": trial == found.best,
+                "bytes": bytes_of(trial),
             }
             for trial in found.trials
         ],

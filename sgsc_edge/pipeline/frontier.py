@@ -8,7 +8,7 @@ not fit the board, costs the others nothing; one that cannot be compressed ends 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from sgsc_edge.compression.compress import float_bytes
 from sgsc_edge.compression.folding.fold import fold
 from sgsc_edge.errors import Interrupted, OutputError, SgscError
 from sgsc_edge.pipeline import road
-from sgsc_edge.pipeline.context import Build
+from sgsc_edge.pipeline.context import MANIFEST, Build
 from sgsc_edge.pipeline.recording import compressed_integers
 from sgsc_edge.pipeline.stages import STAGES, Stage
 from sgsc_edge.preservation.sets import Samples
@@ -76,16 +76,23 @@ class Point:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A frontier: its points, and the overview that was written; that is None where no point is certified."""
+    """A frontier.
+
+    Parameters
+    ----------
+    overview: what was written; None where no point is certified.
+    beside: build folders of earlier runs that lie there, too: of other budgets, or of one alone.
+    """
 
     points: tuple[Point, ...]
     overview: Frontier | None
+    beside: tuple[Path, ...]
 
 
 def has_frontier(project: Project) -> bool:
-    """Whether a project asks for several budgets, and for the method that takes any."""
+    """Whether a project asks for several budgets, not all the same, and for the method that takes any."""
     settings = project.config.compress
-    return settings.chosen_method() == "sgsc" and len(settings.budget or ()) > 1
+    return settings.chosen_method() == "sgsc" and len(set(settings.budget or ())) > 1
 
 
 def build_frontier(project: Project, target: Target, folder: Path, board: Board | None = None) -> Outcome:
@@ -111,7 +118,14 @@ def build_frontier(project: Project, target: Target, folder: Path, board: Board 
         with FolderLock(smallest.folder):
             road.make_current(rehearse, smallest)
         points = _descend(builds)
-        return Outcome(points, _overview(whole, builds, points))
+        return Outcome(points, _overview(whole, builds, points), _beside(folder, builds))
+
+
+def _beside(folder: Path, builds: Mapping[str, Build]) -> tuple[Path, ...]:
+    """The builds in a frontier's folder, and that folder itself, that are none of its points."""
+    found = sorted(path.parent for path in (*folder.glob(MANIFEST), *folder.glob(f"*/{MANIFEST}")))
+    points = {build.folder for build in builds.values()}
+    return tuple(path for path in found if path not in points and not path.name.startswith("."))
 
 
 def _builds(whole: Build) -> dict[str, Build]:
@@ -132,20 +146,13 @@ def _builds(whole: Build) -> dict[str, Build]:
     return {
         budget.label: replace(
             whole,
-            project=_under(whole.project, budget),
+            project=whole.project.under(budget),
             folder=whole.folder / budget.label,
             frontier=whole,
             rehearsed=budget is not ordered[-1],
         )
         for budget in ordered
     }
-
-
-def _under(project: Project, budget: Budget) -> Project:
-    """The project with one budget."""
-    config = project.config
-    compress = config.compress.model_copy(update={"budget": (budget,)})
-    return replace(project, config=config.model_copy(update={"compress": compress}))
 
 
 def _descend(builds: dict[str, Build]) -> tuple[Point, ...]:
@@ -163,7 +170,7 @@ def _descend(builds: dict[str, Build]) -> tuple[Point, ...]:
         log.info("%s: %d bytes ...", label, budget)
         this = replace(this, start=start)
         try:
-            points.append(replace(point, certificate=road.walk(this)))
+            points.append(replace(point, certificate=road.walk(this, views=False)))
             start = this.folder
         except Interrupted:
             raise
@@ -178,7 +185,7 @@ def _descend(builds: dict[str, Build]) -> tuple[Point, ...]:
 
 
 def _overview(whole: Build, builds: dict[str, Build], points: Sequence[Point]) -> Frontier | None:
-    """Write the overview beside the points, and the curve into each of them."""
+    """Write the overview beside the points, and the curve into each of them, with its report."""
     certified = [point for point in points if point.certificate is not None]
     if not certified:
         return None

@@ -43,11 +43,19 @@ def build(project: Project, target: Target, folder: Path, board: Board | None = 
 
     A gate that fails, or is not measured, raises nothing: see ``Certificate.exit_code``.
     """
+    budgets = project.config.compress.budget or ()
+    if len(budgets) > 1 and len(set(budgets)) == 1:
+        labels = " and ".join(budget.label for budget in budgets)
+        log.warning("compress: the budgets %s are the same; it is an ordinary build, in %s", labels, folder)
+        project = project.under(budgets[0])
     return walk(Build(project, target, folder, board))
 
 
-def walk(this: Build) -> Certificate:
-    """Make every stage of a build current; see :func:`build`."""
+def walk(this: Build, *, views: bool = True) -> Certificate:
+    """Make every stage of a build current; see :func:`build`.
+
+    ``views``: also what only shows it, which :func:`show` makes later where it is not.
+    """
     folder = this.folder
     with output_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -59,7 +67,8 @@ def walk(this: Build) -> Certificate:
             for stage in STAGES:
                 if stage.needed(this) and not stage.view:
                     make_current(stage, this, earlier)
-        _show(this)  # the build is certified, and the earlier one gone
+        if views:
+            _show(this)  # the build is certified, and the earlier one gone
         return read_certificate(folder / CERTIFICATE)
 
 

@@ -67,6 +67,7 @@ from sgsc_edge.pipeline.context import (
     Build,
 )
 from sgsc_edge.pipeline.floor import check_floor, find_smallest
+from sgsc_edge.pipeline.own_weights import check_own_weights
 from sgsc_edge.pipeline.recording import recorded
 from sgsc_edge.preservation.selection import SCHEMA as SELECTION_SCHEMA
 from sgsc_edge.preservation.selection import write_selection
@@ -172,7 +173,20 @@ def _rehearse(build: Build, key: str) -> None:
     if build.untrained.augment is not None:
         first = build.data.rest.dataset[0][0]
         build.untrained.augment(torch.stack([first, first]), build.untrained.recipe.seed)
-    build.untrained.rehearse(ships)
+    if build.untrained.weights is not None:
+        check_own_weights(build)
+    try:
+        build.untrained.rehearse(ships)
+    except ConfigError as error:
+        if error.where != "compress.budget":
+            raise
+        raise ConfigError(error.message, where=_where_of_budget(build), remedy=error.remedy) from error
+
+
+def _where_of_budget(build: Build) -> str:
+    """Where the budget was given; of several which one it is."""
+    where = build.project.where("compress", "budget")
+    return where if build.frontier is None else f"{where}: {build.folder.name}"
 
 
 def _rehearse_limits(build: Build, compressed: CompressedModel) -> None:

@@ -62,6 +62,8 @@ def parse_budget(value: object) -> Budget:
 def parse_budgets(value: object) -> tuple[Budget, ...]:
     """One budget or several, in a list or between commas; ``ValueError`` otherwise.
 
+    Of several the message shows all, for an entry that is empty cannot be seen by itself.
+
     >>> [budget.label for budget in parse_budgets("3kB, 0.1x")], len(parse_budgets(["6 kB"]))
     (['3kB', '0.1x'], 1)
     """
@@ -70,4 +72,9 @@ def parse_budgets(value: object) -> tuple[Budget, ...]:
         parts = [parts]
     if not parts:
         raise ValueError('write a size such as "6 kB", or several: an empty list is no budget')
-    return tuple(parse_budget(part) for part in parts)
+    try:
+        return tuple(parse_budget(part) for part in parts)
+    except ValueError as error:
+        if len(parts) == 1:
+            raise
+        raise ValueError(f"{error}, in {value!r}") from None

@@ -19,6 +19,7 @@ from sgsc_edge.config_text import (
     Key,
     Problem,
     TomlFile,
+    dotted,
     findings,
     parse_key,
     raise_problems,
@@ -26,7 +27,8 @@ from sgsc_edge.config_text import (
 )
 from sgsc_edge.errors import ConfigError
 from sgsc_edge.hints import nearest
-from sgsc_edge.project.schema import GOALS, Config, not_yet
+from sgsc_edge.project.budgets import Budget
+from sgsc_edge.project.schema import GOALS, Config, not_yet, setting_names
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -38,6 +40,41 @@ _SET = "--set"
 _IGNORED_FOLDERS = frozenset({"__pycache__", "build", "dist", "node_modules", "site-packages"})
 
 Part = Literal["train", "test", "pool", "holdout", "must_keep"]
+
+_IDLE = {
+    "mixed": "every channel stays, at the target's smallest widths",
+    "qat8": "every channel stays, in 8 bits",
+    "ptq": "every channel stays, in 8 bits",
+    "own": "what your own loop has saved ships as it is (weights without a method are held to a budget)",
+}
+"""The methods that look for no size, and what they do instead."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """A setting that an option of its own gives, and not ``--set``: messages name the option.
+
+    ``name``: of the option; ``setting``: ``"section.key=value"``.
+    """
+
+    name: str
+    setting: str
+
+
+@dataclass(frozen=True)
+class _Settings(TomlFile):
+    """The settings of the command line; ``options``: which option gave each."""
+
+    options: Mapping[Key, str]
+
+    def locate(self, key: Key) -> str:
+        """The options that gave ``key``, or what lies below it."""
+        given = {option: None for own, option in self.options.items() if own[: len(key)] == key[: len(own)]}
+        return ", ".join(given) or self.label
+
+    def has_own(self, key: Key) -> bool:
+        """Whether an option of its own gave ``key``, which then goes without saying."""
+        return self.options.get(key, self.label) != self.label
 
 
 @dataclass(frozen=True)
@@ -78,10 +115,15 @@ class Project:
         config = Config.model_validate(_merged(_layers(self.file, self.settings, name)))
         return replace(self, config=config, target=name)
 
+    def under(self, budget: Budget) -> Project:
+        """The project with one budget."""
+        compress = self.config.compress.model_copy(update={"budget": (budget,)})
+        return replace(self, config=self.config.model_copy(update={"compress": compress}))
+
     def where(self, *key: str) -> str:
         """``file:line: key`` of a setting, for messages."""
         where, shown = _written(_layers(self.file, self.settings, self.target), key)
-        return f"{where}: {'.'.join(map(str, shown))}"
+        return ": ".join(part for part in (where, dotted(shown)) if part)
 
     def config_hash(self, *sections: str) -> str:
         """SHA-256 of the settings in force: of the named sections, or of all."""
@@ -166,31 +208,45 @@ class Project:
 
 
 def load_project(
-    path: Path | str = ".", overrides: Sequence[str] = (), *, known_targets: Collection[str] | None = None
+    path: Path | str = ".",
+    overrides: Sequence[str | Option] = (),
+    *,
+    known_targets: Collection[str] | None = None,
 ) -> Project:
     """Load and validate a project.
 
     Parameters
     ----------
     path: the project's folder, or its ``sgsc.toml`` or ``pyproject.toml``.
-    overrides: ``"section.key=value"`` settings; the value is TOML, or else taken as text.
+    overrides: ``"section.key=value"`` settings; the value is TOML, or else taken as text. An ``Option`` is
+        named by messages in place of ``--set``.
     known_targets: names that ``[targets.<name>]`` may have; None accepts any.
 
-    Raises ``ConfigError`` with every problem, each at its file and line, or at ``--set``.
+    Raises ``ConfigError`` with every problem, each at its file and line, or at its option.
     """
     return make_project(*_find(Path(path)), overrides, known_targets=known_targets)
 
 
 def make_project(
-    file: TomlFile, root: Path, overrides: Sequence[str] = (), *, known_targets: Collection[str] | None = None
+    file: TomlFile,
+    root: Path,
+    overrides: Sequence[str | Option] = (),
+    *,
+    known_targets: Collection[str] | None = None,
 ) -> Project:
     """A project of a parsed file for the folder ``root``, as :func:`load_project` makes it."""
     settings = _parse_settings(overrides)
     names = sorted({*_targets(file), *_targets(settings)})
     problems = _target_problems(file, known_targets) + _target_problems(settings, known_targets)
+    problems += _idle_goals(settings)
     for name in (None, *names):
         problems += _problems(_layers(file, settings, name))
-    raise_problems(problems, where=file.label, remedy="correct these settings")
+    typed = all(problem.where.startswith("--") for problem in problems)
+    raise_problems(
+        problems,
+        where="command line" if typed else file.label,
+        remedy=f"correct {'these options' if typed else 'these settings'}",
+    )
     return Project(root, Config.model_validate(_merged(_layers(file, settings, None))), file, settings)
 
 
@@ -240,11 +296,13 @@ def _relative(path: Path, root: Path) -> str:
 # --- layers ---------------------------------------------------------------------------------------
 
 
-def _parse_settings(overrides: Sequence[str]) -> TomlFile:
-    """``--set`` options as one tree of tables."""
+def _parse_settings(overrides: Sequence[str | Option]) -> _Settings:
+    """The settings of the command line as one tree of tables."""
     tables: dict[str, Any] = {}
+    options: dict[Key, str] = {}
     problems = []
-    for text in overrides:
+    for given in overrides:
+        option, text = (given.name, given.setting) if isinstance(given, Option) else (_SET, given)
         name, equals, value = text.partition("=")
         try:
             if not equals:
@@ -259,8 +317,27 @@ def _parse_settings(overrides: Sequence[str]) -> TomlFile:
                 table[part] = {}
             table = table[part]
         table[key[-1]] = _parse_value(value)
+        options[key] = option
     raise_problems(problems, where="command line", remedy="for example: --set compress.epochs=2")
-    return TomlFile(_SET, tables, {})
+    return _Settings(_SET, tables, {}, options)
+
+
+def _idle_goals(settings: TomlFile) -> list[Problem]:
+    """A budget or a floor that the method beside it on the command line makes nothing of.
+
+    Below a file's method, or above it, one of the two may be meant for other builds: that is a warning.
+    """
+    given = settings.tables.get("compress")
+    if not isinstance(given, Mapping):
+        return []
+    method = given.get("method", "own" if "weights" in given else None)
+    # Weights that another loop has saved are held to a budget; a method that is named besides is a mistake.
+    goals = [goal for goal in ("budget", "floor") if goal in given and (goal == "floor" or "method" in given)]
+    if not goals or method not in _IDLE:
+        return []
+    keys: list[Key] = [("compress", name) for name in ("method", "weights", *goals) if name in given]
+    where = ", ".join(dict.fromkeys(settings.locate(key) for key in keys))
+    return [Problem(where, (), f"method '{method}' takes no {goals[0]}: {_IDLE[method]}; leave one out")]
 
 
 def _parse_value(text: str) -> object:
@@ -336,12 +413,26 @@ def _problems(layers: Sequence[_Layer]) -> list[Problem]:
         Config.model_validate(tables)
     except ValidationError as error:
         found = findings(Config, error) + found
-    return [Problem(*_written(layers, key), message) for key, message in found]
+    return [_problem(layers, key, message) for key, message in found]
+
+
+def _problem(layers: Sequence[_Layer], key: Key, message: str) -> Problem:
+    """What is wrong between sections is located by the setting that the message begins with."""
+    named = message.partition(" ")[0].rstrip(":")
+    if key or named not in setting_names():
+        return Problem(*_written(layers, key), message)
+    where, _ = _written(layers, parse_key(named))
+    return Problem(where, (), message)
 
 
 def _written(layers: Sequence[_Layer], key: Key) -> tuple[str, Key]:
-    """Where the value in force of ``key`` was written (``file:line`` or ``--set``), and under which key."""
+    """Where the value in force of ``key`` was written, and under which key.
+
+    That is ``file:line`` or ``--set``, or an option that stands for the key: then no key is told.
+    """
     for layer in reversed(layers):
         if layer.holds(key):
-            return layer.source.locate(layer.prefix + key), layer.prefix + key
+            own = layer.prefix + key
+            named = isinstance(layer.source, _Settings) and layer.source.has_own(own)
+            return layer.source.locate(own), () if named else own
     return layers[0].source.locate(key), key

@@ -392,7 +392,7 @@ class CompressSection(_Section):
     weights: Annotated[str, AfterValidator(_weights), Form("path to a `.safetensors` file")] | None = Field(
         default=None,
         description="What `sgsc_edge.Compressor.save` wrote in a training loop of your own; relative to the "
-        "project file. It is exported and certified as it is, nothing is trained.",
+        "project file. It is exported and certified as it is, nothing is trained; a budget must hold it.",
     )
     epochs: Positive = Field(default=8, description="Passes over the training data.")
     batch_size: Annotated[int, Field(ge=2), Unit("samples")] = Field(

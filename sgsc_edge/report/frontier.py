@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sgsc_edge.artifacts import MANIFEST_NAME, read_json, sha256_file
 from sgsc_edge.certification.certify import COMPRESSED
-from sgsc_edge.certification.records import Measurement, Sha256, TestSummary
+from sgsc_edge.certification.records import Gate, Measurement, Sha256, TestSummary
 from sgsc_edge.errors import FileFormatError
 from sgsc_edge.report.build_folder import BuildFolder, read_build
 from sgsc_edge.report.sections.sizes import packed_bytes, stored_bytes
@@ -54,7 +54,8 @@ class FrontierPoint(BaseModel):
     """One budget. What follows ``exit_code`` is None where no model was certified, and ``error`` says why.
 
     ``label`` names the budget and its folder; ``bytes``: of the parameters as stored; ``flips``: right
-    decisions on certify that were lost; ``manifest``: hash of the point's own when this was written.
+    decisions on certify that were lost; ``manifest``: hash of the point's own when this was written;
+    ``missed``: the gates that it did not pass, in words.
     """
 
     model_config = _STRICT
@@ -68,6 +69,7 @@ class FrontierPoint(BaseModel):
     verdict: Literal["PASSED", "FAILED", "NOT_MEASURED"] | None = None
     manifest: Sha256 | None = None
     error: str | None = None
+    missed: Annotated[tuple[str, ...], Field(strict=False, max_length=1000)] = ()
 
 
 class Frontier(BaseModel):
@@ -126,7 +128,16 @@ def point_of(folder: Path, label: str, budget: int) -> FrontierPoint:
         flips=None if flips is None else len(flips),
         verdict=predicate.verdict.value,
         manifest=sha256_file(folder / MANIFEST_NAME),
+        missed=tuple(_in_words(gate) for gate in build.certificate.gates if gate.status != "passed"),
     )
+
+
+def _in_words(gate: Gate) -> str:
+    """A gate that was missed, and by how much."""
+    what = f"{gate.name} ({gate.subject}): {gate.quantity}"
+    if gate.measured is None:
+        return f"{what} not measured: {gate.reason}"
+    return f"{what} {gate.measured:.4g}, {gate.bound} {gate.threshold:g}"
 
 
 def float_reference(folder: Path) -> Reference | None:

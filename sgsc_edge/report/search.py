@@ -22,7 +22,8 @@ _Bytes = Annotated[int, Field(gt=0, le=1 << 50)]
 class SearchTrial(BaseModel):
     """One try: its budget, the one whose learned model it went on from, and the watch metric.
 
-    ``error`` is the metric's standard error; ``thorough`` tries train as long as what ships.
+    ``error`` is the metric's standard error; ``thorough`` tries train as long as what ships. ``bytes``: of
+    the layers that were left, as stored; None in records from before it was noted.
     """
 
     model_config = _STRICT
@@ -33,6 +34,7 @@ class SearchTrial(BaseModel):
     watch: float
     error: Annotated[float, Field(ge=0)]
     chosen: bool
+    bytes: _Bytes | None = None
 
 
 class Search(BaseModel):

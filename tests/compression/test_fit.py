@@ -256,6 +256,6 @@ def test_a_budget_above_the_whole_network_removes_nothing(caplog: pytest.LogCapt
     full = stored_bytes(model, whole(model))
     with caplog.at_level(logging.INFO, "sgsc_edge"):
         check_budget(model, full)
-    assert f"holds the whole network, {full} bytes" in caplog.text
+    assert f"every channel can stay: all take {full} bytes at the smallest widths" in caplog.text
     kept = fit(model, whole(model), random_scores(model), 10 * full)
     assert all(bool(mask.all()) for mask in kept.values())

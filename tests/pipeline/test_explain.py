@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,7 +21,7 @@ from pipeline.trained import NOISY, TRAINED
 from sgsc_edge.artifacts import check_manifest, read_npz, write_manifest
 from sgsc_edge.certification.samples import read_samples
 from sgsc_edge.errors import FileFormatError
-from sgsc_edge.explain import Explanation, _numbers, _Stored, _stored
+from sgsc_edge.explain import Channel, Explanation, _list_of, _numbers, _progress, _Stored, _stored
 from sgsc_edge.graph import ir, reference
 from sgsc_edge.graph.read_tflite import read_tflite
 from sgsc_edge.report import read_build
@@ -113,6 +114,43 @@ def test_a_build_that_records_no_channels_is_explained_without_epochs(built: Pat
     assert "0 of" not in sgsc_edge("explain", folder, "0").out
 
 
+def test_without_a_layer_they_are_listed_with_their_channels(pressed: Path) -> None:
+    ran = sgsc_edge("explain", pressed, "--json")
+    assert ran.code == 0, ran.err
+    for row in ran.document["layers"]:
+        found = explained(pressed, row["layer"])
+        assert (row["channels"], row["channels_before"]) == (len(found["channels"]), LAYERS[row["layer"]])
+    assert [row["layer"] for row in ran.document["layers"]] == list(LAYERS)
+    text = sgsc_edge("explain", pressed).out.splitlines()
+    assert text[0].split() == ["layer", "channels", "of"]
+    assert [line.split()[0] for line in text[1:3]] == list(LAYERS)
+
+
+def test_what_is_cut_is_told_to_be_in_the_json() -> None:
+    def lines(*broken: str) -> str:
+        channels = (Channel(0, 8, broken, {"a": len(broken)} if broken else {}),)
+        return Explanation("0", 1, channels, (), (), None, (), 9, 8, "sample").to_text()
+
+    assert "--json lists all of them" in lines("a", "b", "c", "d")
+    assert "--json" not in lines("a", "b", "c")
+    assert "hash of their content, as in preservation.json" in lines("a", "b", "c")
+    assert "hash" not in lines()
+
+
+def test_progress_says_how_long_it_takes(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("sgsc_edge.explain._TELL_EVERY_S", 5.0)
+    clock = iter([0.0, 0.0, 4.0, 8.0, 12.0])
+    monkeypatch.setattr("sgsc_edge.explain.time.monotonic", lambda: next(clock))
+    caplog.set_level("INFO", "sgsc_edge")
+    monkeypatch.setattr(logging.getLogger("sgsc_edge"), "propagate", True)
+    assert list(_progress("dense", "dense", 4)) == [0, 1, 2, 3]
+    assert [record.getMessage() for record in caplog.records] == [
+        "explain dense: 2 of 4 channels done, about 8 s left"
+    ]
+
+
 def test_a_layer_that_left_whole_has_no_table() -> None:
     history = ((1, (8.0, 7.5)), (3, (0.0, 7.5)), (4, (2.0, 0.0)), (6, (0.0, 0.0)))
     lines = Explanation("3", 2, (), (0, 1), history, None, (), 24, 20, "sample").to_text().splitlines()
@@ -129,6 +167,9 @@ def test_layers_that_are_not_there_and_folders_that_are_no_builds(built: Path, t
     ran = sgsc_edge("explain", folder, "00")
     assert ran.code == 2
     assert "the build has no layer '00'; did you mean '0'?" in ran.err
+    assert "give one of 0, 5" in ran.err
+    many = [f"blocks.{number}" for number in range(27)]
+    assert _list_of(many, folder) == f"see the build's 27 layers: sgsc-edge explain {folder}"
     assert sgsc_edge("explain", tmp_path, "0").code == 2
     history = folder / "channels.jsonl"
     history.write_text('{"epoch": 1, "layers": {"0": [8.0]}}\n')

@@ -73,6 +73,12 @@ def test_the_overview_says_what_the_points_files_say(ran: tuple[Path, Ran]) -> N
         assert point.bytes is not None
         assert point.bytes <= point.budget
         assert point.verdict == certificate["verdict"]
+        missed = [gate for gate in certificate["gates"] if gate["status"] != "passed"]
+        assert len(point.missed) == len(missed)
+        for words, gate in zip(point.missed, missed, strict=True):
+            assert gate["quantity"] in words
+            assert f"{gate['measured']:.4g}, at most {gate['threshold']:g}" in words
+    assert [bool(point.missed) for point in overview.points] == [False, False, True]
 
 
 def test_every_report_has_the_curve_and_the_overview_leads_to_them(ran: tuple[Path, Ran]) -> None:
@@ -84,6 +90,11 @@ def test_every_report_has_the_curve_and_the_overview_leads_to_them(ran: tuple[Pa
         assert f"{label}<small>this page</small>" in report
         assert report.count("<small>this page</small>") == 1
         assert "Accuracy on watch" in report
+    assert "accuracy drop against" in page, "why a point failed"
+
+
+def test_a_report_is_written_once_a_point(ran: tuple[Path, Ran]) -> None:
+    assert ran[1].err.count("report ...") == 3
 
 
 def test_a_point_starts_from_what_the_one_above_it_learned(ran: tuple[Path, Ran]) -> None:
@@ -96,6 +107,8 @@ def test_a_point_starts_from_what_the_one_above_it_learned(ran: tuple[Path, Ran]
 
 def test_the_text_is_a_table_and_nothing_is_made_again(ran: tuple[Path, Ran]) -> None:
     folder, _ = ran
+    (folder / "7kB").mkdir()
+    (folder / "7kB" / "manifest.json").write_text("{}")
     before = files(folder)
     again = sgsc_edge(
         *("build", folder.parents[1], "--target", TARGET, "--out", folder.parent),
@@ -104,9 +117,28 @@ def test_the_text_is_a_table_and_nothing_is_made_again(ran: tuple[Path, Ran]) ->
     assert again.code == 1
     assert " ...\n" not in again.err.replace("bytes ...", "")
     lines = [line.split() for line in again.out.splitlines()]
+    assert lines[0][-2:] == ["flips", "verdict"]
     assert [line[0] for line in lines[1:6]] == ["float", "8", "0.5x", "290B", "150B"]
-    assert [line[-1] for line in lines[3:6]] == ["passed", "passed", "failed"]
+    assert [line[-1] for line in lines[1:5]] == ["reference", "reference", "passed", "passed"]
+    assert "failed: compression (torch): accuracy drop against " in again.out
+    paths = [str(folder / label) for label in ("0.5x", "290B", "150B")]
+    assert "\n".join([f"{TARGET} in", *paths, "report: "]) in again.out
+    assert f"earlier builds, none of this run: {folder / '7kB'}\n" in again.out
     assert files(folder) == before
+    shutil.rmtree(folder / "7kB")
+
+
+def test_one_budget_given_twice_is_an_ordinary_build(ran: tuple[Path, Ran], tmp_path: Path) -> None:
+    """Refused here, for that is soonest."""
+    done = sgsc_edge(
+        *("build", ran[0].parents[1], "--target", TARGET, "--out", tmp_path),
+        *("--budget", "100B,0.1kB", "--json"),
+    )
+    assert done.code == 2
+    assert "the budgets 100B and 100B are the same; it is an ordinary build" in done.err
+    (build,) = done.document["builds"]
+    assert build["folder"] == str(tmp_path / TARGET)
+    assert (build["error"]["where"], "budget" in build) == ("--budget", False)
 
 
 def test_killed_in_its_second_point_it_keeps_the_first_and_ends_alike(
@@ -146,6 +178,7 @@ def test_a_budget_that_cannot_be_met_is_refused_before_the_largest_is_trained(
     assert done.code == 2
     (build,) = done.document["builds"]
     assert "a budget of 100 bytes cannot be met" in build["error"]["message"]
+    assert build["error"]["where"] == "--budget: 100B"
     assert done.document["frontiers"] == []
     assert not list(tmp_path.rglob("history.jsonl"))
 
@@ -175,11 +208,19 @@ def test_a_point_that_does_not_fit_the_board_keeps_no_other_from_being_tried(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--budget", "3kB,6"), "'6' is not a size"),
+        (("--budget", "3kB,6"), "--budget: '6' is not a size"),
+        (("--budget", "3zB"), "command line: 1 problem"),
+        (("--budget", "3zB"), "--budget: '3zB' is not a size such as \"6 kB\""),
+        (("--budget", "3kB,,4kB"), "in '3kB,,4kB'"),
+        (("--floor", "2"), "compress.floor of an accuracy is a share"),
         (("--budget", "3kB", "--floor", "0.9"), "a budget and a floor exclude each other"),
         (("--budget", ""), "'' is not a size"),
-        (("--floor", "high"), "'high' is not a valid float"),
-        (("--floor", "nan"), "compress.floor: must be a finite number"),
+        (("--floor", "high"), "'high' is not a number such as 0.97, a share for an accuracy"),
+        (("--floor", "97%"), "Did you mean 0.97?"),
+        (("--floor", "nan"), "--floor: must be a finite number"),
+        (("--budget", "2kB", "--method", "ptq"), "--method, --budget: method 'ptq' takes no budget"),
+        (("--budget", "1kB,2kB", "--method", "qat8"), "--method, --budget: method 'qat8' takes no budget"),
+        (("--floor", "0.97", "--method", "qat8"), "--method, --floor: method 'qat8' takes no floor"),
         (("--budget", "3kB", "--set", "compress.gamma=1"), "budget and gamma exclude each other"),
     ],
 )

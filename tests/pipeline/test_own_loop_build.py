@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from torch.utils.data import DataLoader
 
 from sgsc_edge import api
 from sgsc_edge.errors import InputError
+from sgsc_edge.report import read_build
+from sgsc_edge.report.sections.sizes import stored_bytes
 
 BUDGET, EPOCHS, TARGET = 140, 12, "c-learned"
 SETTINGS = (f"compress.budget={BUDGET} B",)
@@ -79,6 +82,36 @@ def test_a_build_certifies_what_an_own_loop_has_trained(project: Callable[..., P
     assert code == 2
     assert "compress.weights" in err
     assert json.loads((built / "certificate.json").read_text())  # the earlier build stays
+
+
+def test_weights_are_held_to_a_budget_as_the_target_stores_them(project: Callable[..., Path]) -> None:
+    folder = project()
+    compress(folder, folder / "own.safetensors")
+    code, err = build(folder, "own.safetensors", "--budget", f"{BUDGET}B")
+    assert code == 0, err
+    planned = json.loads((folder / "build" / TARGET / "plan.json").read_text())["bytes"]
+    code, err = build(folder, "own.safetensors", "--budget", f"{planned - 1}B")
+    assert code == 2
+    assert f"bytes as target '{TARGET}' stores them, more than the budget of {planned - 1} bytes" in err
+    counted = re.search(r"--budget: the weights of own.safetensors take (\d+) bytes", err)
+    assert counted is not None
+    assert planned <= int(counted[1]) <= BUDGET, "as training counts them: each layer's last byte is full"
+    assert "preserve" not in err, "nothing was scored or trained"
+    assert "export" not in err
+
+    # The channels that live take more where each has 8 bits and scales in the file.
+    living = safetensors.torch.load_file(folder / "own.safetensors")
+    first, last = (int(living[f"{name}.weight"].flatten(1).any(1).sum()) for name in ("0", "5"))
+    wide = first * (9 + 28) + last * (9 * first + 28)
+    weights = ("--set", "compress.weights=own.safetensors")
+    into = ("--out", folder / "wide", *weights)
+    ran = sgsc_edge("build", folder, "--target", "tflite-int8", *into, "--budget", f"{wide - 1}B")
+    assert ran.code == 2
+    assert f"take {wide} bytes as target 'tflite-int8' stores them" in ran.err
+    ran = sgsc_edge("build", folder, "--target", "tflite-int8", *into)
+    assert ran.code == 0, ran.err
+    assert f"which target 'tflite-int8' does not store: {wide} bytes in 8 bits" in ran.err
+    assert stored_bytes(read_build(folder / "wide" / "tflite-int8")) == wide
 
 
 def test_files_that_are_no_compressed_model_are_refused(project: Callable[..., Path]) -> None:

@@ -178,6 +178,11 @@ def test_the_folder_is_verified_reported_and_explained(folder: Path) -> None:
     explained = sgsc_edge("explain", folder, "block.output", "--json").document
     assert len(explained["channels"]) == 8
     assert explained["watch"]["decisions"] == certificate(folder)["sets"]["watch"]["decisions"]
+    assert {channel["token"] for channel in explained["channels"]} == {None}
+    tokens = sgsc_edge("explain", folder, "tokens", "--json").document["channels"]
+    assert {one["token"]: one["number"] for one in tokens} == {name: i for i, name in enumerate(".abcdefgh")}
+    ran = sgsc_edge("explain", folder, "block.dense")
+    assert (ran.code, "; inside it are block.dense.0, block.dense.2\n" in ran.err) == (2, True)
     assert "int64" in sgsc_edge("inspect", folder / "model.qdq.onnx").out
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sgsc_edge.c_names import MODEL_NAME, model_name
 from sgsc_edge.errors import ConfigError
-from sgsc_edge.project import Budget, load_project
+from sgsc_edge.project import Budget, Option, load_project
 from sgsc_edge.project.budgets import parse_budget
 from sgsc_edge.project.schema import ProjectSection
 
@@ -428,14 +428,69 @@ def test_wrong_shares_and_methods_are_refused(tmp_path: Path, settings: list[str
         ((), "qat8"),
         (("compress.budget=6 kB",), "sgsc"),
         (("compress.gamma=0.1", "compress.lambda=0.5"), "sgsc"),
-        (("compress.budget=0.1x", "compress.method=ptq"), "ptq"),
-        (("compress.budget=0.1x", "compress.method=qat8"), "qat8"),
     ],
 )
 def test_a_goal_chooses_the_method_unless_one_is_named(
     tmp_path: Path, settings: tuple[str, ...], method: str
 ) -> None:
     assert load_project(write(tmp_path), settings).config.compress.chosen_method() == method
+
+
+@pytest.mark.parametrize("method", ["mixed", "qat8", "ptq"])
+def test_a_goal_of_the_file_may_stand_beside_a_method_that_takes_none(tmp_path: Path, method: str) -> None:
+    with_goal = GOOD.replace("[compress]", '[compress]\nbudget = "6 kB"')
+    assert with_goal != GOOD
+    project = load_project(write(tmp_path, with_goal), [f"compress.method={method}"])
+    assert project.config.compress.chosen_method() == method
+    with_method = GOOD.replace("[compress]", f'[compress]\nmethod = "{method}"')
+    assert load_project(write(tmp_path, with_method), ["compress.budget=6 kB"]).config.compress.budget
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            ("compress.method=ptq", "compress.budget=6 kB"),
+            "--set: method 'ptq' takes no budget: every channel",
+        ),
+        (("compress.method=mixed", "compress.floor=0.9"), "--set: method 'mixed' takes no floor"),
+        (
+            (Option("--method", "compress.method=qat8"), Option("--budget", "compress.budget=1kB,2kB")),
+            "--method, --budget: method 'qat8' takes no budget",
+        ),
+        (
+            (Option("--method", "compress.method=qat8"), "compress.floor=0.9"),
+            "--method, --set: method 'qat8' takes no floor",
+        ),
+        (
+            ("compress.method=own", "compress.weights=a.safetensors", "compress.budget=6 kB"),
+            "--set: method 'own' takes no budget",
+        ),
+        (("compress.weights=a.safetensors", "compress.floor=0.9"), "--set: method 'own' takes no floor"),
+    ],
+)
+def test_a_goal_and_a_method_that_takes_none_exclude_each_other_on_the_command_line(
+    tmp_path: Path, settings: tuple[str | Option, ...], message: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_project(write(tmp_path), settings)
+    assert caught.value.where == "command line"
+    assert message in caught.value.problems[0]
+
+
+def test_what_is_wrong_between_sections_is_located_at_its_setting(tmp_path: Path) -> None:
+    """And not at an option that has nothing to do with it."""
+    file = GOOD.replace("epochs = 8", "epochs = 8\nfloor = 98.0")
+    with pytest.raises(ConfigError) as caught:
+        load_project(write(tmp_path, file), [Option("--method", "compress.method=qat8"), "compress.seed=1"])
+    line = file.splitlines().index("floor = 98.0") + 1
+    place = f"{tmp_path / 'sgsc.toml'}:{line}"
+    assert caught.value.problems[0].startswith(f"{place}: compress.floor of an accuracy is a share")
+
+
+def test_weights_alone_may_be_held_to_a_budget_of_the_command_line(tmp_path: Path) -> None:
+    settings = ("compress.weights=a.safetensors", "compress.budget=6 kB")
+    assert load_project(write(tmp_path), settings).config.compress.chosen_method() == "own"
 
 
 @pytest.mark.parametrize(

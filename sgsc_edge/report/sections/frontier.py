@@ -6,12 +6,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from sgsc_edge.inspection.text import printable
 from sgsc_edge.report.charts import LineChart, Point, line_chart
 from sgsc_edge.report.frontier import PARTS, Frontier, FrontierPoint, Reference
 from sgsc_edge.report.search import Search
-from sgsc_edge.report.text import clean, metric, percent
+from sgsc_edge.report.text import metric, percent
 
 _THIS = "compressed"
+_SENTENCE = 200
 _TRIES = {"short tries": False, "thorough tries": True}
 _PARTS = {"watch": "Watch", "certify": "Certify", "test": "Test"}
 
@@ -20,7 +22,7 @@ _PARTS = {"watch": "Watch", "certify": "Certify", "test": "Test"}
 class FrontierRow:
     """One model: what it is called, its folder if it has one, figures in words, and its verdict if any.
 
-    ``kind`` is passed, failed or not_measured; ``here`` marks the point whose report this is.
+    ``kind`` is passed, failed or not_measured, ``note`` why; ``here`` marks the point whose report this is.
     """
 
     name: str
@@ -124,9 +126,20 @@ def _point_row(
         figures=tuple(metric(name, _value(one, part)) for part in parts),
         flips="–" if one.flips is None else str(one.flips),
         kind=None if one.verdict is None else one.verdict.lower(),
-        note="" if one.verdict is not None else f"not built: {clean(one.error or 'see the error')}",
+        note=_missed(one) if one.verdict is not None else f"not built: {_said(one.error or 'see the error')}",
         here=manifest is not None and one.manifest == manifest,
     )
+
+
+def _missed(one: FrontierPoint) -> str:
+    """The first gate that a point missed, and how many others."""
+    more = len(one.missed) - 1
+    return _said(one.missed[0]) + (f", and {more} more" if more > 0 else "") if one.missed else ""
+
+
+def _said(text: str) -> str:
+    """A sentence from a file."""
+    return printable(text, _SENTENCE)
 
 
 def _share(nbytes: int, full: int | None) -> str:
@@ -138,9 +151,10 @@ def _share(nbytes: int, full: int | None) -> str:
 
 @dataclass(frozen=True)
 class TrialRow:
-    """One try in words."""
+    """One try in words; ``left``: bytes of the model that it left under the budget ``nbytes``."""
 
     nbytes: str
+    left: str
     above: str
     kind: str
     figure: str
@@ -165,10 +179,15 @@ def search_view(search: Search) -> SearchView:
     higher = name == "accuracy"
     side = "at least" if higher else "at most"
     floor, chosen = metric(name, search.floor), search.chosen
+    article = "an" if name.startswith("a") else "a"
+    asked = f"{article} {name} on {search.samples:,} watch samples of {side} {floor}"
+    own = "" if chosen.bytes is None else f" (its model takes {chosen.bytes:,})"
     if search.reached:
-        end = f"{chosen.budget:,} bytes is the smallest budget that was found to keep it."
+        sentence = f"{chosen.budget:,} bytes{own} is the smallest budget that was found to keep {asked}."
     else:
-        end = f"No budget kept it; {chosen.budget:,} bytes came nearest, with {metric(name, chosen.watch)}."
+        best = metric(name, chosen.watch)
+        sentence = f"No budget kept {asked}; {chosen.budget:,} bytes{own} came nearest, with {best}."
+    retried = {trial.budget for trial in search.trials if trial.thorough}
 
     def holds(value: float) -> bool:
         return value >= search.floor if higher else value <= search.floor
@@ -176,11 +195,13 @@ def search_view(search: Search) -> SearchView:
     rows = tuple(
         TrialRow(
             nbytes=f"{trial.budget:,}",
+            left="–" if trial.bytes is None else f"{trial.bytes:,}",
             above="the float model" if trial.above is None else f"{trial.above:,} B",
             kind="thorough" if trial.thorough else "short",
             figure=metric(name, trial.watch),
             error=metric(name, trial.error),
-            outcome="holds" if holds(trial.watch) else "misses",
+            outcome=("holds" if holds(trial.watch) else "misses")
+            + (", made again" if not trial.thorough and trial.budget in retried else ""),
             chosen=trial.chosen,
         )
         for trial in search.trials
@@ -193,5 +214,4 @@ def search_view(search: Search) -> SearchView:
     every = [x for points in series.values() for x, _ in points]
     series["floor"] = [(x, search.floor) for x in dict.fromkeys((min(every), max(every)))]
     chart = _by_bytes(name, "watch", "the budget", series, tuple(_TRIES))
-    sentence = f"The smallest model whose {name} on {search.samples:,} watch samples is {side} {floor}. {end}"
     return SearchView(sentence, search.reached, chart, rows)
