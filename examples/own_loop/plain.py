@@ -52,6 +52,7 @@ def main() -> None:
                 break
         optimizer.zero_grad()
         compressor.refresh()
+        compressor.record(epoch + 1)  # for `sgsc-edge explain`
         model.eval()
         with torch.no_grad():
             inputs, labels = project.watch

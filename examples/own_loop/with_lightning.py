@@ -65,6 +65,7 @@ class Compression(lightning.Callback):
     def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
         """What is validated next has fresh statistics."""
         self.compressor.refresh()
+        self.compressor.record(trainer.current_epoch + 1)  # for `sgsc-edge explain`
         size = self.compressor.figures()["learned_bytes"]  # each channel in its own depth
         module.log("kB", size / 1000, prog_bar=True)  # the bar shows three digits
 

@@ -25,7 +25,13 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from sgsc_edge.artifacts import read_bytes, write_bytes, write_json
 from sgsc_edge.compression.calibration import CALIBRATION_SAMPLES, Batches, calibrate, re_estimate_norms
-from sgsc_edge.compression.compressor import ACTIONS_KEY, IMPORTANCE_SAMPLES, PLAN_KEY, Compressor
+from sgsc_edge.compression.compressor import (
+    ACTIONS_KEY,
+    CHANNELS_KEY,
+    IMPORTANCE_SAMPLES,
+    PLAN_KEY,
+    Compressor,
+)
 from sgsc_edge.compression.fit import check_budget, smallest_bytes, stored_bytes
 from sgsc_edge.compression.folding.fold import CompressedModel, fold, load_tensors
 from sgsc_edge.compression.goal import Goal
@@ -196,7 +202,8 @@ class Compression:
         snapshot: Snapshot | None = None
         if self.method == "own":
             write_bytes(folder / HISTORY, b"")
-            plan, actions, compressed = self.saved()
+            saved = self.saved()
+            compressed, plan, actions, channels = saved.model, saved.plan, saved.actions, saved.channels
         elif self.method == "ptq":
             write_bytes(folder / HISTORY, b"")
             model = self.calibrated()
@@ -228,17 +235,15 @@ class Compression:
         """A compressed model of this architecture whose integers are yet to be loaded."""
         return fold(self.quantized())
 
-    def saved(self) -> tuple[Plan, list[dict[str, Any]], CompressedModel]:
-        """Of the method ``own``: the plan, the controller's actions and the integers that a loop has saved.
+    def saved(self) -> Saved:
+        """Of the method ``own``: what a loop has saved.
 
         Raises
         ------
         FileFormatError: ``weights`` are none of this architecture.
         """
         assert self.weights is not None
-        compressed = self.restore()
-        plan, actions = _take(self.weights, compressed)
-        return plan, actions, compressed
+        return _read_saved(self.weights, self.restore())
 
     def figures(self, module: nn.Module) -> dict[str, float]:
         """Accuracy and loss (nats) of a module on the guide and the watch set, for the history."""
@@ -425,8 +430,18 @@ def logits(model: QuantizedModel, inputs: torch.Tensor) -> torch.Tensor:
         return torch.cat([module(chunk) for chunk in torch.split(inputs, _EVALUATED)])
 
 
-def _take(path: Path, compressed: CompressedModel) -> tuple[Plan, list[dict[str, Any]]]:
-    """Load what ``Compressor.save`` wrote into a model; the plan, and the controller's actions."""
+@dataclass(frozen=True)
+class Saved:
+    """What ``Compressor.save`` wrote: integers, the plan, the controller's actions, channels by epoch."""
+
+    model: CompressedModel
+    plan: Plan
+    actions: list[dict[str, Any]]
+    channels: list[dict[str, Any]]
+
+
+def _read_saved(path: Path, model: CompressedModel) -> Saved:
+    """Read it into a model."""
     remedy = "save it again with Compressor.save, for the same model.factory, checkpoint and data"
     try:
         data = read_bytes(path, MAX_WEIGHTS)
@@ -434,14 +449,14 @@ def _take(path: Path, compressed: CompressedModel) -> tuple[Plan, list[dict[str,
             metadata = file.metadata() or {}
         tensors = safetensors.torch.load(data)
         plan = Plan.from_json(json.loads(metadata[PLAN_KEY]))
-        actions = json.loads(metadata[ACTIONS_KEY])
-        load_tensors(compressed, tensors)
+        actions, channels = json.loads(metadata[ACTIONS_KEY]), json.loads(metadata[CHANNELS_KEY])
+        load_tensors(model, tensors)
     except FileFormatError as error:
         raise FileFormatError(error.message, where=f"compress.weights: {path}", remedy=remedy) from error
     except (OSError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
         reason = f"lacks {error}" if isinstance(error, KeyError) else f"cannot be read: {error}"
         raise FileFormatError(reason, where=f"compress.weights: {path}", remedy=remedy) from error
-    return plan, actions
+    return Saved(model, plan, actions, channels)
 
 
 class _Control:

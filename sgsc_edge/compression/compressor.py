@@ -86,7 +86,7 @@ IMPORTANCE_SAMPLES = 512
 
 _STATE_VERSION = 2
 
-PLAN_KEY, ACTIONS_KEY = "sgsc.plan", "sgsc.controller"
+PLAN_KEY, ACTIONS_KEY, CHANNELS_KEY = "sgsc.plan", "sgsc.controller", "sgsc.channels"
 """Metadata of what :meth:`Compressor.save` writes."""
 
 
@@ -367,6 +367,7 @@ class Compressor:
         metadata = {
             PLAN_KEY: json.dumps(self.plan.to_json()),
             ACTIONS_KEY: json.dumps(self.controller.actions),
+            CHANNELS_KEY: json.dumps(self.channels),
         }
         with output_errors(Path(path).parent):
             write_bytes(Path(path), safetensors.torch.save(tensors, metadata))

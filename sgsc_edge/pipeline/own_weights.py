@@ -28,8 +28,8 @@ def check_own_weights(build: Build) -> None:
     FileFormatError: they are none of this architecture.
     """
     compression = build.untrained
-    plan, _, compressed = compression.saved()
-    chosen, integers = plan.storages(), compressed.tensors()
+    saved = compression.saved()
+    chosen, integers = saved.plan.storages(), saved.model.tensors()
     packed = any(storage.packed for storage in chosen.values())
     model = compression.quantized()
     legal = compression.device.storages(model)

@@ -30,7 +30,7 @@ def compress(folder: Path, out: Path) -> None:
     loader = DataLoader(project.train, 32, shuffle=True, drop_last=True)
     compressor = project.compressor(EPOCHS * len(loader), loader)
     optimizer = torch.optim.AdamW(compressor.model.parameters(), 1e-2)
-    for _ in range(EPOCHS):
+    for epoch in range(EPOCHS):
         compressor.model.train()
         for inputs, labels in loader:
             loss = F.cross_entropy(compressor.model(inputs), labels)
@@ -38,6 +38,7 @@ def compress(folder: Path, out: Path) -> None:
             optimizer.step()
             optimizer.zero_grad()
             compressor.step(optimizer)
+        compressor.record(epoch + 1)
     compressor.save(out)
 
 
@@ -65,6 +66,12 @@ def test_a_build_certifies_what_an_own_loop_has_trained(project: Callable[..., P
     with safetensors.safe_open(folder / "own.safetensors", "pt") as file:
         assert json.loads(file.metadata()["sgsc.plan"])["layers"] == plan["layers"]
     assert sgsc_edge("verify", built).code == 0
+    rows = [json.loads(line) for line in (built / "channels.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == sorted({row["epoch"] for row in rows})
+    layer = next(iter(rows[-1]["layers"]))
+    told = sgsc_edge("explain", built, layer, "--json")
+    assert told.code == 0, told.err
+    assert told.document["history"][-1]["depths"] == rows[-1]["layers"][layer]
 
     ran = sgsc_edge(
         "build",
