@@ -302,7 +302,7 @@ def options_of(name: str) -> list[tuple[click.Context, click.Option]]:
 
 
 SHARED = {"--json": "SGSC_EDGE_JSON", "--quiet": "SGSC_EDGE_QUIET", "--verbose": "SGSC_EDGE_VERBOSE"}
-FORMS = {"boolean": "1", "integer range": "7", "float range": "1.5", "float": "0.5"}
+FORMS = {"boolean": "1", "integer range": "7", "float range": "1.5", "float": "0.5", "number": "0.5"}
 FORMS_READ = {"1": "True"}
 
 
