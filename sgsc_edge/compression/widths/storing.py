@@ -94,23 +94,24 @@ class Storing:
         scores: how much each channel matters, float32 [O] by layer name.
         lost: measures the loss at a choice, before it is trained.
         """
-        found: list[tuple[Masks, Plan]] = []
+        found: dict[object, tuple[Masks, Plan]] = {}  # trials may come to the same
         known: dict[tuple[str, int], torch.Tensor] = {}
         for storages, share in self._trials():
             self._store(storages)
             if self.device.packs:
                 for kept in fits(self.model, alive, scores, budget):
                     plan = self._choices(kept, fisher, known).best(self._for_layers(budget, kept))[0]
-                    found.append((kept, plan))
+                    found.setdefault(_alike(kept, plan), (kept, plan))
             else:
                 kept = fit(self.model, alive, scores, round(share * budget))
                 plan = self._choices(kept, fisher, known).best(self._for_layers(budget, kept))[0]
                 chosen = plan.storages()
                 self._store(chosen)
                 for kept in fits(self.model, alive, scores, budget):
-                    found.append((kept, self._choices(kept, fisher, known).stored(chosen)))
-        losses = [lost(*choice) for choice in found] if len(found) > 1 else [0.0]
-        kept, plan = found[losses.index(min(losses))]
+                    plan = self._choices(kept, fisher, known).stored(chosen)
+                    found.setdefault(_alike(kept, plan), (kept, plan))
+        choices = list(found.values())
+        kept, plan = min(choices, key=lambda choice: lost(*choice)) if len(choices) > 1 else choices[0]
         self.take(plan)
         return kept
 
@@ -192,6 +193,11 @@ class Storing:
     def _store(self, storages: Mapping[str, Storage]) -> None:
         for name, layer in self.layers.items():
             layer.storage = storages[name]
+
+
+def _alike(kept: Masks, plan: Plan) -> object:
+    """Equal for choices of the same channels and widths."""
+    return tuple(plan.storages().items()), tuple(mask.numpy().tobytes() for mask in kept.values())
 
 
 def _at_depth(layer: QuantLayer) -> Storage:
