@@ -11,39 +11,32 @@ import json
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from sgsc_edge.artifacts import read_bytes, write_bytes, write_json
-from sgsc_edge.compression.calibration import CALIBRATION_SAMPLES, Batches, calibrate, re_estimate_norms
-from sgsc_edge.compression.compressor import (
-    ACTIONS_KEY,
-    CHANNELS_KEY,
-    IMPORTANCE_SAMPLES,
-    PLAN_KEY,
-    Compressor,
-)
+from sgsc_edge.artifacts import write_bytes, write_json
+from sgsc_edge.compression.calibration import CALIBRATION_SAMPLES, Batches, calibrate
+from sgsc_edge.compression.compressor import IMPORTANCE_SAMPLES, Compressor
+from sgsc_edge.compression.control import Control
 from sgsc_edge.compression.fit import check_budget, smallest_bytes, stored_bytes
-from sgsc_edge.compression.folding.fold import CompressedModel, fold, load_tensors
+from sgsc_edge.compression.folding.fold import CompressedModel, fold
 from sgsc_edge.compression.goal import Goal
 from sgsc_edge.compression.layers import QuantizedModel, quantize_model
 from sgsc_edge.compression.loop import Recipe, Trainable, Trainer, steps_per_epoch
 from sgsc_edge.compression.objective import Guided, Objective, by_labels
+from sgsc_edge.compression.saved import Saved, read_saved
 from sgsc_edge.compression.snapshot import EPOCHS_SHARE, SNAPSHOT, Snapshot, write_snapshot
 from sgsc_edge.compression.task import Task, right
 from sgsc_edge.compression.widths.legal import ANY_DEVICE, Device
 from sgsc_edge.compression.widths.plan import Plan
 from sgsc_edge.compression.widths.snapping import Choices
-from sgsc_edge.errors import FileFormatError
 from sgsc_edge.size import Storage
 
 log = logging.getLogger("sgsc_edge")
@@ -81,8 +74,6 @@ class Guard:
     max_drop: float
     baseline: float | None = None
 
-
-MAX_WEIGHTS = 1 << 31
 
 NO_GOAL = Goal(budget=None)
 NO_GUARD = Guard("accuracy", 1.0)
@@ -226,7 +217,7 @@ class Compression:
 
     def run_control(self, folder: Path, key: str) -> QuantizedModel:
         """The float control: the same epochs on the same samples without quantization."""
-        control = _Control(self.calibrated(), self._calibration)
+        control = Control(self.calibrated(), self._calibration)
         task = Task(control.quantized.ends_with_softmax)
         self._trainer(control, by_labels(task), folder, "control", key).run()
         return control.quantized
@@ -243,7 +234,7 @@ class Compression:
         FileFormatError: ``weights`` are none of this architecture.
         """
         assert self.weights is not None
-        return _read_saved(self.weights, self.restore())
+        return read_saved(self.weights, self.restore())
 
     def figures(self, module: nn.Module) -> dict[str, float]:
         """Accuracy and loss (nats) of a module on the guide and the watch set, for the history."""
@@ -428,70 +419,6 @@ def logits(model: QuantizedModel, inputs: torch.Tensor) -> torch.Tensor:
     """Logits float32 [n, K] in evaluation mode."""
     with model.evaluating() as module:
         return torch.cat([module(chunk) for chunk in torch.split(inputs, _EVALUATED)])
-
-
-@dataclass(frozen=True)
-class Saved:
-    """What ``Compressor.save`` wrote: integers, the plan, the controller's actions, channels by epoch."""
-
-    model: CompressedModel
-    plan: Plan
-    actions: list[dict[str, Any]]
-    channels: list[dict[str, Any]]
-
-
-def _read_saved(path: Path, model: CompressedModel) -> Saved:
-    """Read it into a model."""
-    remedy = "save it again with Compressor.save, for the same model.factory, checkpoint and data"
-    try:
-        data = read_bytes(path, MAX_WEIGHTS)
-        with safetensors.safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-        tensors = safetensors.torch.load(data)
-        plan = Plan.from_json(json.loads(metadata[PLAN_KEY]))
-        actions, channels = json.loads(metadata[ACTIONS_KEY]), json.loads(metadata[CHANNELS_KEY])
-        load_tensors(model, tensors)
-    except FileFormatError as error:
-        raise FileFormatError(error.message, where=f"compress.weights: {path}", remedy=remedy) from error
-    except (OSError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
-        reason = f"lacks {error}" if isinstance(error, KeyError) else f"cannot be read: {error}"
-        raise FileFormatError(reason, where=f"compress.weights: {path}", remedy=remedy) from error
-    return Saved(model, plan, actions, channels)
-
-
-class _Control:
-    """A float model that is trained as it is."""
-
-    learning_share = 0.0
-
-    def __init__(self, model: QuantizedModel, data: Batches) -> None:
-        self.quantized, self.data = model, data
-        model.enable(False)
-
-    @property
-    def model(self) -> nn.Module:
-        return self.quantized.module
-
-    def penalty(self, loss: torch.Tensor) -> torch.Tensor:
-        return loss.new_zeros(())
-
-    def step(self, *optimizers: torch.optim.Optimizer) -> None:
-        """Nothing moves beside the parameters."""
-
-    def refresh(self) -> None:
-        re_estimate_norms(self.quantized, self.data)
-
-    def record(self, epoch: int) -> None:
-        """Nothing is compressed."""
-
-    def figures(self) -> dict[str, float]:
-        return {}
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.model.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.model.load_state_dict(state)
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,18 +25,15 @@ is trained (``working``), so steps get faster.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import fx, nn
 
-from sgsc_edge.artifacts import output_errors, write_bytes
 from sgsc_edge.compression.arguments import (
     check_arguments,
     check_state,
@@ -60,6 +57,7 @@ from sgsc_edge.compression.loop_checks import LoopChecks, check_optimizers
 from sgsc_edge.compression.own_optimizer import OwnOptimizer
 from sgsc_edge.compression.pressing import Pressing
 from sgsc_edge.compression.quantizer import FLOOR_BITS, MAX_BITS
+from sgsc_edge.compression.saved import Saved, write_saved
 from sgsc_edge.compression.settling import Settling
 from sgsc_edge.compression.snapshot import Snapshot
 from sgsc_edge.compression.task import Task
@@ -85,9 +83,6 @@ _OBSERVING_SHARE = 0.8
 IMPORTANCE_SAMPLES = 512
 
 _STATE_VERSION = 2
-
-PLAN_KEY, ACTIONS_KEY, CHANNELS_KEY = "sgsc.plan", "sgsc.controller", "sgsc.channels"
-"""Metadata of what :meth:`Compressor.save` writes."""
 
 
 class Compressor:
@@ -361,16 +356,10 @@ class Compressor:
 
         Raises what :meth:`finish` does, and ``OutputError``.
         """
-        tensors = self.finish().tensors()
+        compressed = self.finish()
         self._checks.saved(self.done)
         assert self.plan is not None  # depths have settled
-        metadata = {
-            PLAN_KEY: json.dumps(self.plan.to_json()),
-            ACTIONS_KEY: json.dumps(self.controller.actions),
-            CHANNELS_KEY: json.dumps(self.channels),
-        }
-        with output_errors(Path(path).parent):
-            write_bytes(Path(path), safetensors.torch.save(tensors, metadata))
+        write_saved(Path(path), Saved(compressed, self.plan, self.controller.actions, self.channels))
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that goes on with: the model with its dead channels, depths, multipliers, the plan."""
