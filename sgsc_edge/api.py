@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sgsc_edge.certification.certificate import Certificate
     from sgsc_edge.certification.records import Verdict
     from sgsc_edge.doctor import Diagnosis
-    from sgsc_edge.explain import Explanation, Layers
+    from sgsc_edge.explanation import Explanation, Layers
     from sgsc_edge.flash import BoardCertificate
     from sgsc_edge.footprint import Footprint
     from sgsc_edge.graph.ir import Graph
@@ -313,16 +313,16 @@ def report(folder: str | Path, out: str | Path | None = None) -> Reported:
 
 def explain(folder: str | Path, layer: str) -> Explanation:
     """What became of a layer's channels, and which watch samples break without each; from the files alone."""
-    from sgsc_edge import explain as explaining
+    from sgsc_edge import explanation
 
-    return explaining.explain(_one_build(folder), layer)
+    return explanation.explain(_one_build(folder), layer)
 
 
 def explained_layers(folder: str | Path) -> Layers:
     """The layers of a build that :func:`explain` can be asked about, with their channels."""
-    from sgsc_edge import explain as explaining
+    from sgsc_edge import explanation
 
-    return explaining.layers(_one_build(folder))
+    return explanation.layers(_one_build(folder))
 
 
 def inspect(path: str | Path) -> Inspection:

@@ -7,6 +7,9 @@ that (tensors, operators, names) does not depend on the widths and is not counte
 Generated C code that packs each channel at its own width (``numerics.pack_filters``) holds for each channel a
 header in front of its weights, an int32 bias, an int32 multiplier and an int8 shift.
 
+A QDQ ``.onnx`` holds for each channel a float32 scale and an int8 zero point of its weights, an int32 bias
+and a float32 scale of that.
+
 1 kB = 1000 bytes.
 """
 
@@ -20,8 +23,10 @@ from sgsc_edge.numerics import FILTER_HEADER_BITS
 SCALE_BYTES = 12
 """Scale (float32) and zero point (int64) of one channel."""
 
-ONNX_SCALE_BYTES = 4
-"""Scale (float32) of one channel in an ``.onnx``."""
+ONNX_SCALE_BYTES = 5
+"""The same in an ``.onnx``: float32 and int8."""
+
+_ONNX_BIAS_SCALE_BYTES = 4
 
 BIAS_BYTES = 4
 RESCALING_BYTES = 5
@@ -46,6 +51,7 @@ class Storage:
         ``.tflite``. See :meth:`packing`.
     table: whether these are the rows of a table, which have no bias and keep their places. In a ``.tflite``
         they lie on the grid of what reads them, 8 bits and one scale for all.
+    onnx: whether the file is an ``.onnx``, where also each row of a table has a scale.
     """
 
     bits: int = WIDE_BITS
@@ -53,6 +59,7 @@ class Storage:
     wide: tuple[int, ...] = ()
     packed: tuple[int, ...] = ()
     table: bool = False
+    onnx: bool = False
 
     @staticmethod
     def packing(widths: Sequence[int], *, table: bool = False) -> Storage:
@@ -85,6 +92,8 @@ class Storage:
         if self.packed:
             bias = 0 if self.table else BIAS_BYTES
             return FILTER_HEADER_BITS + 8 * (bias + RESCALING_BYTES)
+        if self.onnx:
+            return 8 * (ONNX_SCALE_BYTES + (0 if self.table else BIAS_BYTES + _ONNX_BIAS_SCALE_BYTES))
         if self.table:
             return 0
         return 8 * (BIAS_BYTES + (2 * SCALE_BYTES if self.per_channel else 0))
@@ -93,7 +102,7 @@ class Storage:
     def layer_bytes(self) -> int:
         """What a layer costs beside weights and channels: the scales that its channels share."""
         if self.table:
-            return 0 if self.packed else SCALE_BYTES
+            return 0 if self.packed or self.onnx else SCALE_BYTES
         return 0 if self.per_channel else 2 * SCALE_BYTES
 
     def bytes(self, weights: int, channels: int) -> int:
@@ -103,6 +112,8 @@ class Storage:
         (370, 326, 110)
         >>> Storage(4, wide=(0, 3)).bytes(90, 10), Storage.packing([4, 0, 3]).bytes(18, 2)
         (334, 27)
+        >>> Storage(onnx=True).bytes(90, 10), Storage(table=True, onnx=True).bytes(90, 10)
+        (220, 140)
         """
         if self.packed:
             stored = sum(self.packed) * (weights // max(channels, 1))
@@ -133,17 +144,8 @@ def bytes_in_plain_c(weights: int, channels: int) -> int:
     return weights + channels * (BIAS_BYTES + RESCALING_BYTES)
 
 
-def bytes_in_onnx(weights: int, channels: int) -> int:
-    """Bytes of an 8-bit layer in a QDQ ``.onnx``: float32 scales of weights and bias, and int8 zero points.
-
-    >>> bytes_in_onnx(90, 10)
-    220
-    """
-    return weights + channels * (BIAS_BYTES + 2 * ONNX_SCALE_BYTES + 1)
-
-
 EIGHT_BITS = Storage()
-"""What every target stores and executes."""
+"""What every ``.tflite`` target stores and executes."""
 
 TABLE = Storage(table=True)
 """The same of a table."""

@@ -47,7 +47,7 @@ FLOORS = {
     "report": 6,
     "pipeline": 7,
     "flash": 7,
-    "explain": 7,
+    "explanation": 7,
     "scaffold": 8,
     "doctor": 7,
     "api": 9,

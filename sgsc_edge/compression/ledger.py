@@ -31,7 +31,7 @@ from sgsc_edge.compression.layers import QuantizedModel, QuantLayer
 from sgsc_edge.compression.shrink.slots import LayerShape
 from sgsc_edge.compression.shrink.values import CONSTANT, LAYER, TABLE
 from sgsc_edge.compression.widths.split import splittable
-from sgsc_edge.size import EIGHT_BITS, SCALE_BYTES, WIDE_BITS, Storage
+from sgsc_edge.size import ONNX_SCALE_BYTES, SCALE_BYTES, WIDE_BITS, Storage
 
 Integers = NDArray[np.int64]
 
@@ -133,6 +133,7 @@ class Books:
         }
         self.storages = {name: layer.storage for name, layer in model.layers()}
         self.packs = any(storage.packed for storage in self.storages.values())
+        self.onnx = any(storage.onnx for storage in self.storages.values())
         self._join_calls()
         roots = {node: self.coupling.roots(node) for node in self.values.nodes}
         numbers, inverse = np.unique(np.concatenate([*roots.values()]), return_inverse=True)
@@ -247,18 +248,24 @@ class Books:
         norm = self.values.module.get_submodule(str(node.target))
         assert isinstance(norm, FoldedNorm)
         for value in norm.parameters_in_int8().values():
-            self.base += UNITS * (value.numel() + (0 if self.packs else SCALE_BYTES))
+            self.base += UNITS * (value.numel() + self._scale_bytes)
 
     def _storage(self, node: fx.Node, channels: int) -> Storage:
         """How a layer is stored; a BatchNorm on its own has no choice."""
-        plain = Storage.packing((WIDE_BITS,) * channels) if self.packs else EIGHT_BITS
+        plain = Storage.packing((WIDE_BITS,) * channels) if self.packs else Storage(onnx=self.onnx)
         return self.storages.get(self.names.get(node.name, ""), plain)
+
+    @property
+    def _scale_bytes(self) -> int:
+        """Of a constant that has one scale; C code has it in its calls."""
+        if self.packs:
+            return 0
+        return ONNX_SCALE_BYTES if self.onnx else SCALE_BYTES
 
     def _constant(self, node: fx.Node) -> None:
         constant = self.values.module.get_submodule(str(node.target))
         assert isinstance(constant, FoldedConstant)
-        # C code has a constant's scale in its calls.
-        self.base += UNITS * (0 if self.packs else SCALE_BYTES)
+        self.base += UNITS * self._scale_bytes
         axis = self.coupling.axes[node]
         if axis is None:
             self.base += UNITS * constant.value.numel()

@@ -260,5 +260,14 @@ def _silent() -> bool:
 
 
 def _readable(row: dict[str, float], epochs: int) -> str:
-    figures = ", ".join(f"{name} {value:.6g}" for name, value in row.items() if name != "epoch")
+    """A line of history.jsonl for people.
+
+    >>> _readable({"epoch": 2, "loss": 0.1947112, "bytes": 34695.0, "learned_bytes": 72449.8}, 8)
+    'epoch 2/8: loss 0.1947, bytes 34,695, learned_bytes 72,450'
+    """
+    figures = ", ".join(
+        f"{name} {value:,.0f}" if abs(value) >= 1000 else f"{name} {value:.4g}"
+        for name, value in row.items()
+        if name != "epoch"
+    )
     return f"epoch {row['epoch']:.0f}/{epochs}: {figures}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 
@@ -38,7 +39,7 @@ def check_own_weights(build: Build) -> None:
         weight = _integers(name, layer, integers)
         masks[name] = weight.flatten(1).ne(0).any(1).float()
         if packed == compression.device.packs:
-            layer.storage = chosen[name]
+            layer.storage = replace(chosen[name], onnx=legal[name][0].onnx)
         else:
             layer.storage = _packed(layer, weight) if compression.device.packs else legal[name][0]
     stored = stored_bytes(model, masks)

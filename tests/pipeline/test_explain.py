@@ -21,7 +21,9 @@ from pipeline.trained import NOISY, TRAINED
 from sgsc_edge.artifacts import check_manifest, read_npz, write_manifest
 from sgsc_edge.certification.samples import read_samples
 from sgsc_edge.errors import FileFormatError
-from sgsc_edge.explain import Channel, Explanation, _list_of, _numbers, _progress, _Stored, _stored
+from sgsc_edge.explanation.answer import Channel, Explanation
+from sgsc_edge.explanation.shipped_layer import StoredLayer, _list_of, numbers_of, stored_layer
+from sgsc_edge.explanation.without import progress
 from sgsc_edge.graph import ir, reference
 from sgsc_edge.graph.read_tflite import read_tflite
 from sgsc_edge.report import read_build
@@ -140,12 +142,12 @@ def test_what_is_cut_is_told_to_be_in_the_json() -> None:
 def test_progress_says_how_long_it_takes(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("sgsc_edge.explain._TELL_EVERY_S", 5.0)
+    monkeypatch.setattr("sgsc_edge.explanation.without._TELL_EVERY_S", 5.0)
     clock = iter([0.0, 0.0, 4.0, 8.0, 12.0])
-    monkeypatch.setattr("sgsc_edge.explain.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("sgsc_edge.explanation.without.time.monotonic", lambda: next(clock))
     caplog.set_level("INFO", "sgsc_edge")
     monkeypatch.setattr(logging.getLogger("sgsc_edge"), "propagate", True)
-    assert list(_progress("dense", "dense", 4)) == [0, 1, 2, 3]
+    assert list(progress("dense", "dense", 4)) == [0, 1, 2, 3]
     assert [record.getMessage() for record in caplog.records] == [
         "explain dense: 2 of 4 channels done, about 8 s left"
     ]
@@ -156,8 +158,8 @@ def test_a_layer_that_left_whole_has_no_table() -> None:
     lines = Explanation("3", 2, (), (0, 1), history, None, (), 24, 20, "sample").to_text().splitlines()
     assert lines == [
         "layer 3: 0 of 2 channels ship",
-        "gone in epoch 4: 1",
-        "gone in epoch 6: 0",
+        "gone in epoch 4: 1 (had 7.5 bits)",
+        "gone in epoch 6: 0 (had 2.0 bits)",
         "the layer left whole: what it computed is a constant in the layers behind it",
     ]
 
@@ -204,7 +206,7 @@ def test_a_stored_network_without_a_part_is_refused(built: Path, part: str) -> N
     del tensors[f"5.{part}"]
     (folder / "compressed.safetensors").write_bytes(safetensors.numpy.save(tensors))
     with pytest.raises(FileFormatError, match="holds no"):
-        _stored(build, "5")
+        stored_layer(build, "5")
 
 
 def test_depths_of_other_channels_are_refused(pressed: Path, tmp_path: Path) -> None:
@@ -227,30 +229,30 @@ def shipped(**constants: np.ndarray) -> onnx.ModelProto:
 def test_the_parts_of_a_layer_in_two_widths_keep_their_order() -> None:
     weight = np.arange(1, 13, dtype=np.int8).reshape(6, 2)
     weight[2] = 0
-    stored = _Stored(weight, np.array([0.5, 0.25, 0.5, 0.5, 0.125, 0.25], np.float32))
+    stored = StoredLayer(weight, np.array([0.5, 0.25, 0.5, 0.5, 0.125, 0.25], np.float32))
     model = shipped(
         a_int4__weight_quantized=weight[[0, 3]],
         a_int4__scale=stored.scale[[0, 3]],
         a_int8__weight_quantized=weight[[1, 4, 5]],
         a_int8__scale=stored.scale[[1, 4, 5]],
     )
-    assert _numbers(model, "a_int4", stored) == [0, 3]
-    assert _numbers(model, "a_int8", stored) == [1, 4, 5]
+    assert numbers_of(model, "a_int4", stored) == [0, 3]
+    assert numbers_of(model, "a_int8", stored) == [1, 4, 5]
 
 
 def test_filters_that_lost_kernels_are_still_told_from_those_that_are_gone() -> None:
     """All with one scale; the second filter keeps no kernel but zeros, and is there for its bias."""
     weight = np.array([[1, 2, 3], [0, 0, 4], [0, 0, 0], [3, 1, 0]], np.int8)
-    stored = _Stored(weight, np.full(4, 0.5, np.float32))
+    stored = StoredLayer(weight, np.full(4, 0.5, np.float32))
     model = shipped(a__weight_quantized=weight[[0, 1, 3], :2], a__scale=np.array([0.5], np.float32))
-    assert _numbers(model, "a", stored) == [0, 1, 3]
+    assert numbers_of(model, "a", stored) == [0, 1, 3]
 
 
 def test_filters_that_the_stored_layer_does_not_have_are_refused() -> None:
-    stored = _Stored(np.ones((2, 2), np.int8), np.array([0.5, 0.25], np.float32))
+    stored = StoredLayer(np.ones((2, 2), np.int8), np.array([0.5, 0.25], np.float32))
     model = shipped(a__weight_quantized=np.ones((2, 2), np.int8), a__scale=stored.scale[::-1].copy())
     with pytest.raises(FileFormatError, match="are not found"):
-        _numbers(model, "a", stored)
+        numbers_of(model, "a", stored)
 
 
 def test_a_controller_that_gave_bits_back_is_quoted(project: Callable[..., Path]) -> None:

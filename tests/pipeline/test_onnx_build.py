@@ -13,7 +13,7 @@ from pipeline.conftest import sgsc_edge, write_project
 
 from sgsc_edge.artifacts import read_npz, sha256_file
 from sgsc_edge.report import read_build
-from sgsc_edge.report.sections.sizes import sizes_view
+from sgsc_edge.report.sections.sizes import sizes_view, stored_bytes
 
 FILES = {
     "model.qdq.onnx",
@@ -62,6 +62,18 @@ def test_it_is_verified_inspected_and_reported_from_its_files(folder: Path) -> N
     plain, built = (row.nbytes for row in sizes.parameters[1:])
     assert plain == built  # no channel left: every one is stored in 8 bits
     assert "The file model.qdq.onnx" in (folder / "report.html").read_text()
+
+
+def test_a_budget_counts_what_the_file_stores(folder: Path, tmp_path: Path) -> None:
+    whole = stored_bytes(read_build(folder))
+    budget = round(0.7 * whole)
+    options = ("--set", "gate.min_agreement=0.1", "--set", "compress.epochs=2", "--budget", f"{budget} B")
+    ran = sgsc_edge("build", folder.parent.parent, "--target", "onnx-int8", "--out", tmp_path, *options)
+    assert ran.code in (0, 1), ran.err
+    built = tmp_path / "onnx-int8"
+    history = [json.loads(line) for line in (built / "history.jsonl").read_text().splitlines()]
+    assert stored_bytes(read_build(built)) == history[-1]["bytes"] <= budget
+    assert history[-1]["bytes"] == json.loads((built / "plan.json").read_text())["bytes"]
 
 
 def test_a_policy_can_ask_for_more_than_the_build_keeps(folder: Path, tmp_path: Path) -> None:

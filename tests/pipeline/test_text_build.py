@@ -15,6 +15,8 @@ from pipeline.conftest import sgsc_edge, write_project
 from sgsc_edge.artifacts import read_npz
 from sgsc_edge.certification.stored import check_stored
 from sgsc_edge.errors import FileFormatError
+from sgsc_edge.report import read_build
+from sgsc_edge.report.sections.sizes import stored_bytes
 
 MODEL = """
 import torch
@@ -184,6 +186,15 @@ def test_the_folder_is_verified_reported_and_explained(folder: Path) -> None:
     ran = sgsc_edge("explain", folder, "block.dense")
     assert (ran.code, "; inside it are block.dense.0, block.dense.2\n" in ran.err) == (2, True)
     assert "int64" in sgsc_edge("inspect", folder / "model.qdq.onnx").out
+
+
+def test_a_budget_counts_tables_and_norms_as_the_file_stores_them(project: Path, tmp_path: Path) -> None:
+    options = ("--set", "compress.method=sgsc", "--set", "compress.epochs=2", "--budget", "1200 B")
+    ran = sgsc_edge("build", project, "--target", "onnx-int8", "--out", tmp_path, *options)
+    assert ran.code in (0, 1), ran.err
+    built = tmp_path / "onnx-int8"
+    history = [json.loads(line) for line in (built / "history.jsonl").read_text().splitlines()]
+    assert stored_bytes(read_build(built)) == history[-1]["bytes"] <= 1200
 
 
 def test_the_set_is_chosen_by_sequence_and_printed_as_text(project: Path, tmp_path: Path) -> None:

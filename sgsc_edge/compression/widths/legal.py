@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -27,6 +27,7 @@ class Device:
         what later ops read.
     joins: whether it executes the CONCATENATION behind a layer in two widths.
     packs: whether it stores each channel at a width of its own.
+    onnx: whether it ships an ``.onnx``, with the scales that such a file has.
     """
 
     rows: tuple[Weights, ...] = ()
@@ -34,6 +35,7 @@ class Device:
     unpacks: bool = False
     joins: bool = True
     packs: bool = False
+    onnx: bool = False
 
     @staticmethod
     def of(target: Target) -> Device:
@@ -44,13 +46,14 @@ class Device:
             target.unpacks_any,
             target.executes("Concatenation"),
             target.packs,
+            target.format == "onnx",
         )
 
     @property
     def in_8_bits(self) -> Device:
         """The same device, without narrower weights."""
         rows = () if self.packs else tuple(row for row in self.rows if row.bits == WIDE_BITS)
-        return Device(rows, packs=self.packs)
+        return Device(rows, packs=self.packs, onnx=self.onnx)
 
     def storages(self, model: QuantizedModel) -> Storages:
         """The storages of every layer, by its name; the first is 8 bits a weight, which any layer can have.
@@ -59,7 +62,7 @@ class Device:
         folded in, channels have scales of their own. Packed channels are listed with equal widths.
         """
         return {
-            name: self._packed(layer) if self.packs else (_in_8_bits(layer), *self._narrow(layer))
+            name: self._packed(layer) if self.packs else (self._in_8_bits(layer), *self._narrow(layer))
             for name, layer in model.layers()
         }
 
@@ -77,6 +80,9 @@ class Device:
         widths = range(WIDE_BITS, narrowest - 1, -1)
         return tuple(layer.packed((bits,) * len(layer.mask)) for bits in widths)
 
+    def _in_8_bits(self, layer: QuantLayer) -> Storage:
+        return replace(TABLE if layer.is_table else EIGHT_BITS, onnx=self.onnx)
+
     def _narrow(self, layer: QuantLayer) -> Iterator[Storage]:
         for per_channel in (True, False):
             known = any(self._has(op, NARROW_BITS, per_channel) for op in _device_ops(layer))
@@ -85,10 +91,6 @@ class Device:
 
     def _has(self, op: str, bits: int, per_channel: bool) -> bool:
         return any((row.op, row.bits, row.axis is not None) == (op, bits, per_channel) for row in self.rows)
-
-
-def _in_8_bits(layer: QuantLayer) -> Storage:
-    return TABLE if layer.is_table else EIGHT_BITS
 
 
 ANY_DEVICE = Device()

@@ -144,7 +144,8 @@ class Plan:
 
         def storage(value: Mapping[str, Any]) -> Storage:
             wide, packed = tuple(value["wide"]), tuple(value["packed"])
-            return Storage(value["bits"], value["per_channel"], wide, packed, value["table"])
+            onnx = value.get("onnx", False)  # earlier files do not say it
+            return Storage(value["bits"], value["per_channel"], wide, packed, value["table"], onnx)
 
         return Plan(
             tuple(

@@ -18,11 +18,9 @@ from sgsc_edge.report.build_folder import PACKED, BuildFolder, WholeLayer
 from sgsc_edge.report.text import percent
 from sgsc_edge.runtimes import MODEL_ONNX
 from sgsc_edge.size import (
-    EIGHT_BITS,
     ONNX_SCALE_BYTES,
     RESCALING_BYTES,
     Storage,
-    bytes_in_onnx,
     bytes_in_plain_c,
 )
 
@@ -100,13 +98,12 @@ def sizes_view(build: BuildFolder) -> SizesView:
 def _bytes_in_8_bits(build: BuildFolder, layer: WholeLayer, *, packed: bool) -> int:
     """Bytes of a layer with every channel at 8 bits, stored as the build is."""
     if layer.kind == "norm":
-        return 2 * (layer.weights + ONNX_SCALE_BYTES + 1)
+        return 2 * (layer.weights + ONNX_SCALE_BYTES)
     if layer.kind == "table":
-        return layer.weights + layer.channels * (RESCALING_BYTES if packed else ONNX_SCALE_BYTES + 1)
+        return layer.weights + layer.channels * (RESCALING_BYTES if packed else ONNX_SCALE_BYTES)
     if packed:
         return bytes_in_plain_c(layer.weights, layer.channels)
-    in_8_bits = bytes_in_onnx if build.graph is None else EIGHT_BITS.bytes
-    return in_8_bits(layer.weights, layer.channels)
+    return Storage(onnx=build.graph is None).bytes(layer.weights, layer.channels)
 
 
 def _bytes_if_packed(tensor: TensorSummary, tables: Collection[str]) -> int:
