@@ -45,7 +45,7 @@ def rows_of(minutes: float, processor: float, megabytes: float, load: float) -> 
         Row(f"{where}: minutes", f"{minutes:.1f}", f"≤ {LONGEST:.0f}", minutes <= LONGEST),
         Row(f"{where}: minutes of processor time", f"{processor:.1f}"),
         Row(f"{where}: largest process", f"{megabytes:,.0f} MB"),
-        Row("processes that wanted a core in the minute before", f"{load:.1f}"),
+        Row("load of the machine before (processes that want a core)", f"{load:.1f}"),
     ]
 
 

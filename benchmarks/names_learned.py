@@ -94,14 +94,18 @@ def rows_of(budget: str, results: Sequence[Result]) -> list[Row]:
     where = f"at {float(budget.rstrip('x')):.0%} of float's bytes"
     return [
         Row(
-            f"{where}: rise of the test loss in nats, mean (by seed)",
+            f"{where}: change of the test loss in nats, mean (by seed)",
             f"{statistics.mean(rises):+.3f} ({', '.join(f'{rise:+.3f}' for rise in rises)})",
             "" if limit is None else f"≤ {limit}",
             None if limit is None else statistics.mean(rises) <= limit,
         ),
         Row(
-            f"{where}: rise of the certify loss; share of next characters that are float's",
-            ", ".join(f"{one.certify - one.float_certify:+.3f}, {one.agrees:.1%}" for one in results),
+            f"{where}: change of the certify loss in nats, by seed",
+            ", ".join(f"{one.certify - one.float_certify:+.3f}" for one in results),
+        ),
+        Row(
+            f"{where}: share of next characters that are float's, by seed",
+            ", ".join(f"{one.agrees:.1%}" for one in results),
         ),
         Row(f"{where}: bytes at learned widths", ", ".join(f"{one.stored:,d}" for one in results)),
         Row(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from benchmarks.paper.variants import Case
 from sgsc_edge import preservation
@@ -45,6 +46,13 @@ def make(build: Build, case: Case, key: str) -> Made:
     started = time.monotonic()
     compressed = _compression(build, case).run(build.folder, key)
     return Made(shrink(compressed, build.untrained.sample).model, time.monotonic() - started)
+
+
+def train_longer(build: Build, key: str) -> tuple[nn.Module, float]:
+    """The float model trained for as long as the others, and how many seconds it took."""
+    started = time.monotonic()
+    control = build.compression().run_control(build.folder, key)
+    return control.module, time.monotonic() - started
 
 
 def select(build: Build, kept: Path) -> None:

@@ -20,9 +20,9 @@ import numpy as np
 import torch
 
 from benchmarks.paper.measure import Array, Bytes, Outcome, judge_compressed, judge_float
-from benchmarks.paper.methods import make, select
+from benchmarks.paper.methods import make, select, train_longer
 from benchmarks.paper.subjects import Subject
-from benchmarks.paper.variants import Case, cases
+from benchmarks.paper.variants import UNCOMPRESSED, Case, cases
 from benchmarks.record import WORK
 from sgsc_edge.artifacts import content_key, read_json, read_npz, sources_hash, write_json, write_npz
 from sgsc_edge.compression.compress import CONTROLLER_LOG, HISTORY, float_bytes
@@ -134,10 +134,12 @@ class Run:
         spaced = train.take(range(0, len(train), max(len(train) // TRAIN_SAMPLES, 1)))
         measured = {"train": spaced, "pool": data.pool} | ({} if data.test is None else {"test": data.test})
         samples = {name: part.tensors() for name, part in measured.items()}
-        if self.case.variant.how == "float":
-            outcomes = {name: judge_float(build.model, *part) for name, part in samples.items()}
+        how = self.case.variant.how
+        if how in UNCOMPRESSED:
+            model, seconds = (build.model, 0.0) if how == "float" else train_longer(build, self.key)
+            outcomes = {name: judge_float(model, *part) for name, part in samples.items()}
             size = float_bytes(build.model)
-            figures: dict[str, Any] = {"learned": size, "in_8_bits": size, "seconds": 0.0}
+            figures: dict[str, Any] = {"learned": size, "in_8_bits": size, "seconds": seconds}
         else:
             made = make(build, self.case, self.key)
             started = time.monotonic()

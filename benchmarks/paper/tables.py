@@ -13,7 +13,7 @@ from benchmarks.paper.prediction import Judged, predictions
 from benchmarks.paper.running import Result
 from benchmarks.paper.statistics import Spread
 from benchmarks.paper.subjects import Metric, Subject
-from benchmarks.paper.variants import OURS, SAME_AS_OURS, SETS, Case, cases
+from benchmarks.paper.variants import OURS, SAME_AS_OURS, SETS, UNCOMPRESSED, Case, cases
 from benchmarks.record import Picture, Row, Table
 
 Seeds = Mapping[int, Result]
@@ -189,7 +189,7 @@ def prediction_table(found: Measured) -> Table | None:
 
 def judged(found: Measured) -> list[Judged]:
     """For each seed with all candidates: the models that our own set guarded, or none, and the candidates."""
-    own = [case.name for case in found.cases() if case.variant.how != "float" and not _chooses(case)]
+    own = [case.name for case in found.cases() if case.variant.how not in UNCOMPRESSED and not _chooses(case)]
     budget, seeds = found.subject.ablated, []
     for seed, one in sorted(found.floats.items()):
         sets = {name: found.at(variant, budget).get(seed) for name, variant in SETS.items()}

@@ -10,9 +10,12 @@ from benchmarks.paper.subjects import Subject
 from sgsc_edge.compression.goal import GUIDE_SHARE
 from sgsc_edge.compression.loop import guide_samples
 
-How = Literal["float", "ptq", "uniform", "pruned", "sgsc"]
-"""``ptq`` calibrates; ``uniform`` trains all weights at 4 bits; ``pruned`` removes the channels with the
-smallest norms until the budget is met in 8 bits, and trains; ``sgsc`` is what sgsc-edge does."""
+How = Literal["float", "longer", "ptq", "uniform", "pruned", "sgsc"]
+"""``longer`` trains the float model for as many steps as the others; ``ptq`` calibrates; ``uniform`` trains
+all weights at 4 bits; ``pruned`` removes the channels with the smallest norms until the budget is met in 8
+bits, and trains; ``sgsc`` is what sgsc-edge does."""
+
+UNCOMPRESSED = ("float", "longer")
 
 OURS = "ours"
 
@@ -59,6 +62,7 @@ def _only(criterion: str) -> tuple[str, ...]:
 
 VARIANTS = (
     Variant("float", "baselines", "float", "float", guided=False),
+    Variant("longer", "baselines", "float, trained as long as the rows below", "longer", _ALL_STAY, False),
     Variant("ptq8", "baselines", "uniform int8, calibrated only", "ptq", ("compress.method=ptq",), False),
     Variant("int4", "baselines", "uniform int4, trained", "uniform", _ALL_STAY, False),
     Variant(
@@ -171,7 +175,7 @@ def cases(subject: Subject) -> Iterator[Case]:
             continue
         if variant.of_rare and subject.rare is None:
             continue
-        if variant.how in ("float", "ptq", "uniform"):
+        if variant.how in (*UNCOMPRESSED, "ptq", "uniform"):
             yield Case(subject, variant, None)
         else:
             budgets = subject.budgets if variant.everywhere else (subject.ablated,)

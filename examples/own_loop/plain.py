@@ -3,11 +3,12 @@
 After ``python ../digits/train.py``::
 
     python plain.py
-    sgsc-edge build ../digits --target c-learned --set compress.weights=own.safetensors
+    sgsc-edge build ../digits --target c-learned --budget "2 kB" --set compress.weights=own.safetensors
 """
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import torch
@@ -36,11 +37,11 @@ def main() -> None:
 
     for epoch in range(EPOCHS):
         model.train()
-        watched = iter(guide)
+        guides = itertools.cycle(guide)
         for number, (inputs, labels) in enumerate(loader, 1):
             loss = F.cross_entropy(model(inputs), labels)
-            if (batch := next(watched, None)) is not None:  # the samples that must not be forgotten
-                loss = loss + compressor.guide_weight * F.cross_entropy(model(batch[0]), batch[1])
+            batch = next(guides)  # the samples that must not be forgotten
+            loss = loss + compressor.guide_weight * F.cross_entropy(model(batch[0]), batch[1])
             loss = loss + compressor.penalty(loss)  # 2. add its term
             (loss / ACCUMULATED).backward()
             if number % ACCUMULATED == 0:
@@ -57,9 +58,7 @@ def main() -> None:
         with torch.no_grad():
             inputs, labels = project.watch
             right = (model(inputs).argmax(1) == labels).float().mean()
-        size = compressor.figures()[
-            "learned_bytes"
-        ]  # each channel in its own depth; "bytes" counts once all settles
+        size = compressor.figures()["learned_bytes"]  # "bytes" counts once all settles
         print(f"epoch {epoch + 1}: {size:.0f} bytes, watch accuracy {right:.4f}")
     compressor.save(DIGITS / "own.safetensors")
 

@@ -15,11 +15,14 @@ from torch import nn
 
 from sgsc_edge.compression.calibration import Batches
 from sgsc_edge.compression.goal import Restores
+from sgsc_edge.compression.layers import QuantizedModel
+from sgsc_edge.compression.task import Loss, OwnLoss, Task
 from sgsc_edge.compression.widths.legal import Device
 from sgsc_edge.errors import ConfigError, DataError, FileFormatError, ModelError, SgscError
 from sgsc_edge.hints import nearest
 from sgsc_edge.project import Budget, parse_budget
 from sgsc_edge.project.model import check_weights
+from sgsc_edge.project.schema import IGNORED
 from sgsc_edge.project.user_code import kind_of
 from sgsc_edge.targets import Target, load_target
 
@@ -32,6 +35,7 @@ _NAMES = {
 }
 """Keys and options that errors name, and what stands for them where there is no project."""
 
+_LABELLED = "let data yield (inputs, labels), or give importance=(inputs, labels)"
 
 DEEPEST = 16
 """Most bits of a range of depths."""
@@ -145,7 +149,13 @@ def first_labelled(data: Batches, count: int) -> tuple[torch.Tensor, torch.Tenso
             raise DataError(
                 "channels' importance is measured on labelled samples, and data has no labels",
                 where="importance",
-                remedy="let data yield (inputs, labels), or give importance=(inputs, labels)",
+                remedy=_LABELLED,
+            )
+        if not isinstance(batch[1], torch.Tensor):
+            raise DataError(
+                f"channels' importance is measured on labels, and those of data are {kind_of(batch[1])}",
+                where="importance",
+                remedy=f"{_LABELLED}, as tensors",
             )
         inputs.append(batch[0])
         labels.append(batch[1])
@@ -153,6 +163,69 @@ def first_labelled(data: Batches, count: int) -> tuple[torch.Tensor, torch.Tenso
         if seen >= count:
             break
     return torch.cat(inputs)[:count], torch.cat(labels)[:count]
+
+
+def measured_by(
+    own: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None,
+    model: QuantizedModel,
+    batch: tuple[torch.Tensor, torch.Tensor],
+) -> Loss:
+    """The loss that says how much channels matter: the user's ``own``, or cross-entropy.
+
+    Parameters
+    ----------
+    batch: (inputs, labels) that it is measured on; the first two samples are tried.
+
+    Raises
+    ------
+    ConfigError: ``own`` gives no finite scalar with a gradient, or labels are no classes of the outputs.
+    """
+    inputs, labels = (part[:2] for part in batch)
+    with model.evaluating() as module, torch.enable_grad():
+        outputs = module(inputs)
+        if own is not None:
+            _check_loss(own(outputs, labels))
+            return OwnLoss(own)
+    _check_classes(outputs, labels, batch[1])
+    return Task(model.ends_with_softmax)
+
+
+def _check_loss(value: Any) -> None:
+    given = kind_of(value)
+    if isinstance(value, torch.Tensor) and value.numel() == 1:
+        number = value.item()
+        if value.requires_grad and math.isfinite(number):
+            return
+        given = f"{number:g}" if value.requires_grad else "a value without a gradient"
+    elif isinstance(value, torch.Tensor):
+        given = f"a tensor of shape {list(value.shape)}"
+    raise ConfigError(
+        f"returned {given}, not one finite number that depends on the outputs",
+        where="loss",
+        remedy="let it return a batch's mean loss, such as torch.nn.functional.mse_loss(outputs, labels)",
+    )
+
+
+def _check_classes(outputs: torch.Tensor, labels: torch.Tensor, every: torch.Tensor) -> None:
+    """Refuse labels that cross-entropy cannot be measured with."""
+    classes, known = outputs.shape[-1], every[every != IGNORED]
+    dtype = str(every.dtype).removeprefix("torch.")
+    if dtype not in ("int64", "uint8"):
+        what = f"labels are {dtype}"
+    elif outputs.numel() != classes * labels.numel():
+        what = f"outputs are {list(outputs.shape)} for labels {list(labels.shape)}"
+    elif not len(known):
+        what = f"all labels are {IGNORED}"
+    elif int(known.max()) >= classes or int(known.min()) < 0:
+        what = f"labels go from {int(known.min())} to {int(known.max())}"
+    else:
+        return
+    raise ConfigError(
+        f"{what}; how much channels matter is measured by cross-entropy, which takes a class (int64) below "
+        f"{classes} for each output",
+        where="importance",
+        remedy="give the loss that your model is trained with: loss=lambda outputs, labels: ...",
+    )
 
 
 def watched(watch: Callable[[nn.Module], float], module: nn.Module) -> float:

@@ -41,6 +41,7 @@ from sgsc_edge.compression.arguments import (
     fingerprint,
     first_labelled,
     limit_of,
+    measured_by,
     named_arguments,
     not_ours,
     watched,
@@ -60,7 +61,6 @@ from sgsc_edge.compression.quantizer import FLOOR_BITS, MAX_BITS
 from sgsc_edge.compression.saved import Saved, write_saved
 from sgsc_edge.compression.settling import Settling
 from sgsc_edge.compression.snapshot import Snapshot
-from sgsc_edge.compression.task import Task
 from sgsc_edge.compression.widths.legal import Device
 from sgsc_edge.compression.widths.plan import Plan
 from sgsc_edge.compression.widths.storing import Storing
@@ -106,6 +106,7 @@ class Compressor:
     max_drop: fall of the watch metric at which the controller lets go; it takes hold at twice as much.
     baseline: the watch metric to compare with; None for the float model's own.
     importance: labelled samples on which channels' importance is measured; None for the first of ``data``.
+    loss: by which it is measured: (outputs, labels) -> mean of a batch, a scalar; None for cross-entropy.
     keep_softmax, input_grid: see :func:`sgsc_edge.compression.layers.quantize_model`.
     start: another compressor's ``snapshot``, of a larger budget, where learning goes on; None for the float
         model.
@@ -143,6 +144,7 @@ class Compressor:
         max_drop: float = 0.01,
         baseline: float | None = None,
         importance: tuple[torch.Tensor, torch.Tensor] | None = None,
+        loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
         keep_softmax: bool = False,
         input_grid: tuple[float, int] | None = None,
         start: Snapshot | None = None,
@@ -171,14 +173,15 @@ class Compressor:
         )
         self._layers = dict(self._full.layers())
         self._working = WorkingCopy(self._full)
+        batch = first_labelled(data, IMPORTANCE_SAMPLES) if importance is None else importance
         self._guarding = Guarding(
             self._full,
             self.goal,
             self.controller,
             watch=self._look,
             refresh=self.refresh,
-            batch=first_labelled(data, IMPORTANCE_SAMPLES) if importance is None else importance,
-            task=Task(self._full.ends_with_softmax),
+            batch=batch,
+            loss=measured_by(loss, self._full, batch),
             data=data,
         )
         self._storing = Storing(self._full, device)
@@ -288,8 +291,8 @@ class Compressor:
     def figures(self) -> dict[str, float]:
         """What there is at present, by name.
 
-        ``bytes``: stored, of what lives: at the target's narrowest widths while depths are learned, then at
-        those that were chosen. ``learned_bytes``, where something presses on the size: with each channel in
+        ``bytes``: stored, of what lives: while depths are learned at the narrowest width (packed: 3 bits),
+        then as chosen. ``learned_bytes``, where something presses on the size: with each channel in
         its own depth, rounded up, which follows learning all the way. ``channels`` that live, ``mean_bits``
         of all, ``multiplier`` μ of the size term, ``guide_multiplier`` λ, ``controller_actions`` so far.
         """

@@ -20,7 +20,7 @@ from sgsc_edge.compression.goal import Goal
 from sgsc_edge.compression.layers import QuantizedModel
 from sgsc_edge.compression.ledger import Ledger
 from sgsc_edge.compression.sensitivity import fisher_information, sensitivity
-from sgsc_edge.compression.task import Task
+from sgsc_edge.compression.task import Loss
 
 log = logging.getLogger("sgsc_edge")
 
@@ -46,7 +46,7 @@ class Guarding:
     ----------
     watch: measures the watch set: higher is better.
     refresh: makes BatchNorm fit the present weights.
-    batch: (inputs, labels) on which sensitivities are measured; never of the watch set.
+    batch: (inputs, labels) on which sensitivities are measured, by ``loss``; never of the watch set.
     data: what BatchNorm's statistics are measured on.
 
     Attributes
@@ -64,12 +64,12 @@ class Guarding:
         watch: Callable[[], float],
         refresh: Callable[[], None],
         batch: tuple[torch.Tensor, torch.Tensor],
-        task: Task,
+        loss: Loss,
         data: Batches,
     ) -> None:
         self.model, self.goal, self.controller = model, goal, controller
         self.layers = dict(model.layers())
-        self.watch, self.refresh, self.batch, self.task, self.data = watch, refresh, batch, task, data
+        self.watch, self.refresh, self.batch, self.loss, self.data = watch, refresh, batch, loss, data
         self.guide_weight = 1.0 if goal.guide_weight is None else goal.guide_weight
         self.forget: set[str] = set()
 
@@ -130,17 +130,17 @@ class Guarding:
         return {name: torch.rand(len(layer.mask), generator=generator) for name, layer in self.layers.items()}
 
     def lost(self, model: QuantizedModel) -> float:
-        """The mean loss of another form of the model on the samples of ``batch``, in nats."""
+        """The mean loss of another form of the model on the samples of ``batch``."""
         re_estimate_norms(model, self.data)
         inputs, labels = self.batch
         with model.evaluating() as module:
             outputs = torch.cat([module(part) for part in torch.split(inputs, _BATCH)])
-        return float(self.task.loss(outputs, labels))
+        return float(self.loss.loss(outputs, labels))
 
     def sensitivity(self) -> Masks:
         """See :func:`sgsc_edge.compression.sensitivity.sensitivity`."""
-        return sensitivity(self.model, self.task, *self.batch)
+        return sensitivity(self.model, self.loss, *self.batch)
 
     def fisher(self) -> Masks:
         """See :func:`sgsc_edge.compression.sensitivity.fisher_information`."""
-        return fisher_information(self.model, self.task, *self.batch)
+        return fisher_information(self.model, self.loss, *self.batch)

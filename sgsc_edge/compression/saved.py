@@ -42,6 +42,12 @@ def write_saved(path: Path, saved: Saved) -> None:
 def read_saved(path: Path, model: CompressedModel) -> Saved:
     """Read it, its integers into ``model``; raises ``FileFormatError``."""
     remedy = "save it again with Compressor.save, for the same model.factory, checkpoint and data"
+    if not path.exists():
+        raise FileFormatError(
+            "does not exist",
+            where=f"compress.weights: {path}",
+            remedy="give the file of Compressor.save by its path from the project's folder",
+        )
     try:
         data = read_bytes(path, MAX_WEIGHTS)
         with safetensors.safe_open(path, "pt") as file:

@@ -9,7 +9,7 @@ import torch
 
 from sgsc_edge.compression.layers import QuantizedModel, QuantLayer
 from sgsc_edge.compression.quantizer import MAX_BITS
-from sgsc_edge.compression.task import Task
+from sgsc_edge.compression.task import Loss
 
 _BATCH = 64
 
@@ -18,7 +18,7 @@ _AJAR = 0.1
 
 
 def sensitivity(
-    model: QuantizedModel, task: Task, inputs: torch.Tensor, labels: torch.Tensor
+    model: QuantizedModel, measure: Loss, inputs: torch.Tensor, labels: torch.Tensor
 ) -> dict[str, torch.Tensor]:
     """How much the loss would change if a channel's output did: by layer name, float32 [O], >= 0.
 
@@ -29,7 +29,7 @@ def sensitivity(
     scores = {name: torch.zeros(len(layer.mask)) for name, layer in layers.items()}
     with model.evaluating() as module, torch.enable_grad(), _full_depth(layers), _gates(layers) as gates:
         for part, part_labels in zip(torch.split(inputs, _BATCH), torch.split(labels, _BATCH), strict=True):
-            loss = task.losses(module(part), part_labels)[0].sum()
+            loss = measure.total(module(part), part_labels)
             gradients = torch.autograd.grad(loss, list(gates.values()))
             for name, gradient in zip(gates, gradients, strict=True):
                 scores[name] += gradient.square()
@@ -37,7 +37,7 @@ def sensitivity(
 
 
 def fisher_information(
-    model: QuantizedModel, task: Task, inputs: torch.Tensor, labels: torch.Tensor
+    model: QuantizedModel, measure: Loss, inputs: torch.Tensor, labels: torch.Tensor
 ) -> dict[str, torch.Tensor]:
     """The squared gradient of the loss by weight, a sample: layer name -> float32, the weight's shape."""
     layers = dict(model.layers())
@@ -45,7 +45,7 @@ def fisher_information(
     with model.evaluating() as module, torch.enable_grad():
         weights = [layer.weight for layer in layers.values()]
         for part, part_labels in zip(torch.split(inputs, _BATCH), torch.split(labels, _BATCH), strict=True):
-            loss = task.losses(module(part), part_labels)[0].sum()
+            loss = measure.total(module(part), part_labels)
             for name, gradient in zip(found, torch.autograd.grad(loss, weights), strict=True):
                 found[name] += gradient.detach().square()
     return {name: total / len(inputs) for name, total in found.items()}

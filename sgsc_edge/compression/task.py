@@ -6,7 +6,9 @@ next tokens); positions labelled ``IGNORED`` count nowhere.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +17,36 @@ from sgsc_edge.project.schema import IGNORED
 
 SMALLEST_PROBABILITY = 1 / 512
 """Half a step of the int8 probabilities: the logarithm stays finite."""
+
+
+class Loss(Protocol):
+    """What measures how much channels and widths matter."""
+
+    def loss(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Mean of a batch: a scalar."""
+
+    def total(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Sum over a batch: a scalar."""
+
+
+@dataclass(frozen=True)
+class OwnLoss:
+    """A loss of the user's own.
+
+    Parameters
+    ----------
+    mean: (outputs, labels) -> the mean over the samples of a batch, a scalar.
+    """
+
+    mean: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+    def loss(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Mean of a batch: a scalar."""
+        return self.mean(outputs, labels)
+
+    def total(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Sum over a batch: a scalar."""
+        return self.mean(outputs, labels) * len(labels)
 
 
 @dataclass(frozen=True)
@@ -42,6 +74,10 @@ class Task:
         """Mean cross-entropy of the labelled positions in nats: a scalar."""
         sums, counts = self.losses(outputs, labels)
         return sums.sum() / counts.sum().clamp_min(1)
+
+    def total(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy of the labelled positions in nats, summed: a scalar."""
+        return self.losses(outputs, labels)[0].sum()
 
 
 def counted(labels: torch.Tensor) -> torch.Tensor:

@@ -442,7 +442,7 @@ class CompressSection(_Section):
         Field(
             default=(2.0, 8.0),
             description="Range in which bit depths are learned; they start at its upper end. What is stored "
-            "are the target's widths.",
+            "are the target's widths. With `gamma` channels leave only where the lower end is 2 or less.",
         )
     )
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(

@@ -280,6 +280,13 @@ def test_baselines_have_the_sizes_that_they_are_named_for(digits: Path, tmp_path
     assert len(figures["history"]) == 2
 
 
+def test_float_that_is_trained_as_long_stays_float_and_learns(digits: Path, tmp_path: Path) -> None:
+    rows = {case.name: case for case in cases(subject_of(digits))}
+    before, after = (Run(rows[name], 0, tmp_path).result() for name in ("float", "longer"))
+    assert after.figures["learned"] == before.figures["learned"]
+    assert after.outcomes["train"].metric("loss") < before.outcomes["train"].metric("loss") - 0.1
+
+
 def test_a_row_whose_setting_is_unknown_says_what_it_needs(digits: Path, tmp_path: Path) -> None:
     unknown = Variant("new", "ours", "new", settings=("compress.teleport=true",))
     needs = Run(Case(subject_of(digits), unknown, 2_000), 0, tmp_path).needs()

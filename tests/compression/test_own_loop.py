@@ -250,3 +250,50 @@ def test_a_ratio_is_of_the_float_bytes() -> None:
     assert compressing.figures()["bytes"] <= limit
     full = compressing._full
     assert stored_bytes(full, {name: layer.mask for name, layer in full.layers()}) <= limit
+
+
+# --- other tasks ------------------------------------------------------------------------------------
+
+
+def test_a_loss_of_the_user_s_own_says_what_matters() -> None:
+    """Given cross-entropy, it is what happens anyway."""
+    ways = []
+    for loss in (None, F.cross_entropy):
+        compressing = compressor(loss=loss)
+        steps_of(compressing, adamw(compressing.model.parameters()), EPOCHS)
+        ways.append(compressing)
+    plain, own = (way.finish().tensors() for way in ways)
+    assert plain.keys() == own.keys()
+    assert all(torch.equal(plain[name], own[name]) for name in plain)
+
+
+def test_a_regression_is_compressed_by_its_own_loss() -> None:
+    """The first output is the one that counts; what only the others need leaves."""
+    targets = trained()(X).detach()[:, :1]
+    batches = list(zip(torch.split(X, BATCH), torch.split(targets, BATCH), strict=True))
+
+    def loss(outputs: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        return F.mse_loss(outputs[:, :1], wanted)
+
+    def fit(model: nn.Module) -> float:
+        return -float(loss(model(X), targets))
+
+    torch.manual_seed(0)
+    compressing = Compressor(
+        trained(), X[0], steps=EPOCHS * len(batches), data=batches, budget=BUDGET, watch=fit, loss=loss
+    )
+    optimizer = adamw(compressing.model.parameters())
+    for _ in range(EPOCHS):
+        compressing.model.train()
+        for inputs_, wanted in batches:
+            term = loss(compressing.model(inputs_), wanted)
+            (term + compressing.penalty(term)).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            compressing.step(optimizer)
+    compressing.refresh()
+    compressing.model.eval()
+    with torch.no_grad():
+        error = loss(compressing.model(X), targets)
+    assert compressing.figures()["bytes"] <= BUDGET
+    assert error < 0.1 * targets.var()

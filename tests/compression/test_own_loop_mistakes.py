@@ -103,6 +103,46 @@ def test_data_without_labels_or_samples_are_named() -> None:
         Compressor(trained(), X[0], steps=10, data=iter(()))
 
 
+@pytest.mark.parametrize(
+    ("labels", "what"),
+    [
+        (torch.rand(8), "labels are float32"),
+        (torch.zeros(8, dtype=torch.int32), "labels are int32"),
+        (torch.tensor([0, 1, 2, 0, 1, 2, 0, 9]), "labels go from 0 to 9"),
+        (torch.tensor([0, 1, -3, 0, 1, 2, 0, 1]), "labels go from -3 to 2"),
+        (torch.zeros(8, 5, dtype=torch.int64), r"outputs are \[2, 3\] for labels \[2, 5\]"),
+        (torch.full((8,), -100), "all labels are -100"),
+    ],
+    ids=str,
+)
+def test_labels_that_are_no_classes_are_refused_without_a_loss(labels: torch.Tensor, what: str) -> None:
+    with pytest.raises(ConfigError, match=what) as caught:
+        compressor(importance=(X[:8], labels))
+    assert caught.value.where == "importance"
+    assert "give the loss" in str(caught.value)
+
+
+def test_labels_in_a_structure_are_refused() -> None:
+    with pytest.raises(DataError, match="those of data are a dict") as caught:
+        Compressor(trained(), X[0], steps=10, data=[(X[:4], {"boxes": torch.zeros(4)})])
+    assert caught.value.where == "importance"
+
+
+@pytest.mark.parametrize(
+    ("answer", "shown"),
+    [
+        (lambda outputs: outputs.sum(1), "a tensor of shape"),
+        (lambda outputs: outputs.sum().detach(), "a value without a gradient"),
+        (lambda outputs: outputs.sum() / 0, "returned -?inf|returned nan"),
+        (lambda outputs: 3.0, "returned a float"),
+    ],
+)
+def test_a_loss_that_measures_nothing_is_refused(answer: Callable[..., Any], shown: str) -> None:
+    with pytest.raises(ConfigError, match=shown) as caught:
+        compressor(loss=lambda outputs, labels: answer(outputs))
+    assert caught.value.where == "loss"
+
+
 def test_a_project_s_errors_go_on_naming_its_keys() -> None:
     project = replace(compression(), method="sgsc", goal=Goal(20))
     with pytest.raises(ConfigError, match=r"model\.factory") as caught:

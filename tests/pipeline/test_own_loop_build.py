@@ -93,6 +93,9 @@ def test_a_build_certifies_what_an_own_loop_has_trained(project: Callable[..., P
 
 def test_weights_are_held_to_a_budget_as_the_target_stores_them(project: Callable[..., Path]) -> None:
     folder = project()
+    code, err = build(folder, "own.safetensors")
+    assert code == 2
+    assert "own.safetensors: does not exist" in err
     compress(folder, folder / "own.safetensors")
     code, err = build(folder, "own.safetensors", "--budget", f"{BUDGET}B")
     assert code == 0, err
