@@ -12,6 +12,9 @@ from sgsc_edge.errors import DataError
 
 CALIBRATION_SAMPLES = 1024
 
+_FEWEST = 32
+"""Samples of a batch: extremes and variances of fewer say little, and of one there is no variance."""
+
 Batches = Iterable[Any]
 """Batches of inputs, or tuples that start with them; iterated anew each time."""
 
@@ -44,32 +47,40 @@ def re_estimate_norms(model: QuantizedModel, data: Batches) -> None:
     with model.evaluating() as module:
         for norm in norms:
             norm.reset_running_stats()
-            norm.momentum = None  # the plain mean over all batches
             norm.train()
+        seen = 0
         for inputs in _first(data):
+            seen += len(inputs)
+            for norm in norms:
+                norm.momentum = len(inputs) / seen  # the mean over all samples
             module(inputs)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
 
 
 def _first(data: Batches) -> Iterator[torch.Tensor]:
-    """The first samples' inputs, batch by batch; a batch of one is left out where it is not the only one.
+    """The first samples' inputs, in batches of :data:`_FEWEST` at least where there are as many.
 
     Raises
     ------
     DataError: there is none.
     """
-    seen = 0
+    seen, ready, pending = 0, None, []
     for batch in data:
         inputs = batch if isinstance(batch, torch.Tensor) else batch[0]
-        if len(inputs) > 1 or not seen:
-            yield inputs
+        pending.append(inputs)
         seen += len(inputs)
+        if sum(map(len, pending)) >= _FEWEST:
+            if ready is not None:
+                yield ready
+            ready, pending = torch.cat(pending), []
         if seen >= CALIBRATION_SAMPLES:
-            return
-    if not seen:
+            break
+    rest = [part for part in (ready, *pending) if part is not None and len(part)]
+    if not rest:
         raise DataError(
             "there are no samples to calibrate on",
             where="data",
             remedy="give something that yields batches each time that it is iterated (a DataLoader, a list)",
         )
+    yield torch.cat(rest)

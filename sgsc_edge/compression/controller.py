@@ -21,8 +21,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sgsc_edge.compression.quantizer import MAX_BITS
-
 _SHARE = 0.1
 """Share of all channels that get bits back at first."""
 
@@ -76,6 +74,7 @@ class Controller:
         bits: Mapping[str, torch.Tensor],
         sensitivity: Mapping[str, torch.Tensor],
         classes: Mapping[str, NDArray[np.int64]],
+        most: Mapping[str, torch.Tensor],
     ) -> dict[str, torch.Tensor]:
         """Judge a measurement; returns the new depths of layers whose channels get bits back.
 
@@ -84,6 +83,7 @@ class Controller:
         metric: of the watch set now, higher is better.
         bits, sensitivity: by layer name, float32 [O]; a dead channel has 0 bits.
         classes: by layer name, int64 [O]: channels of one class live together (see ``ledger``).
+        most: by layer name, float32 [O]: the bits that a channel can have.
         """
         fall = self.baseline - metric
         self.holding = self.acts(metric)
@@ -97,7 +97,7 @@ class Controller:
                 (float(score), name, channel)
                 for name, scores in sensitivity.items()
                 for channel, score in enumerate(scores)
-                if float(bits[name][channel]) < MAX_BITS and (not self.bounded or bits[name][channel])
+                if bits[name][channel] < most[name][channel] and (not self.bounded or bits[name][channel])
             ),
             reverse=True,
         )
@@ -110,7 +110,7 @@ class Controller:
         for name, channel in _with_partners(chosen, bits, classes):
             new = changed.setdefault(name, bits[name].clone())
             before = float(new[channel])
-            new[channel] = min(max(before + _STEP, _REVIVED), MAX_BITS)
+            new[channel] = min(max(before + _STEP, _REVIVED), float(most[name][channel]))
             score = float(sensitivity[name][channel])
             restored.append(Restored(name, channel, score, before, float(new[channel])))
         self.streak += 1

@@ -17,8 +17,9 @@ from sgsc_edge.compression.channels import set_masks
 from sgsc_edge.compression.controller import Controller
 from sgsc_edge.compression.fit import Masks
 from sgsc_edge.compression.goal import Goal
-from sgsc_edge.compression.layers import QuantizedModel
+from sgsc_edge.compression.layers import QuantizedModel, QuantLayer
 from sgsc_edge.compression.ledger import Ledger
+from sgsc_edge.compression.quantizer import MAX_BITS
 from sgsc_edge.compression.sensitivity import fisher_information, sensitivity
 from sgsc_edge.compression.task import Loss
 
@@ -109,7 +110,8 @@ class Guarding:
         """Let the controller judge a measurement; whether it gave channels bits back."""
         depths = {name: layer.quantizer.bits.detach() * layer.mask for name, layer in self.layers.items()}
         scores = self._ranking(step) if self.controller.acts(metric) else {}
-        changed = self.controller.check(step, metric, depths, scores, Ledger.of(self.model).members)
+        most = {name: self._most(layer) for name, layer in self.layers.items()}
+        changed = self.controller.check(step, metric, depths, scores, Ledger.of(self.model).members, most)
         for name, bits in changed.items():
             layer = self.layers[name]
             layer.quantizer.set_bits(torch.where(bits > 0, bits, layer.quantizer.bits))
@@ -121,6 +123,17 @@ class Guarding:
                 "controller: watch fell by %.4f at step %d; channels get bits back", self.fall(metric), step
             )
         return bool(changed)
+
+    def _most(self, layer: QuantLayer) -> torch.Tensor:
+        """The bits that channels can have, float32 [O].
+
+        Once a layer has settled at the widths of a file, only its dead channels can get any.
+        """
+        if not layer.quantizer.settled:
+            return torch.full_like(layer.mask, self.goal.depths[1])
+        if layer.storage.packed:
+            return torch.full_like(layer.mask, MAX_BITS)
+        return layer.widths()
 
     def _ranking(self, step: int) -> Masks:
         """By what the controller ranks channels: sensitivity, or for comparison chance."""

@@ -9,6 +9,7 @@ on the device, never to its integers.
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from sgsc_edge.compression.tracing.trace import Traced, steps, trace
 from sgsc_edge.errors import ModelError, UnsupportedError
 from sgsc_edge.placement import RULES, Placement, place
 from sgsc_edge.size import EIGHT_BITS, TABLE, Storage
+
+log = logging.getLogger("sgsc_edge")
 
 QUANTIZER_PREFIX = "activation_quantizer_"
 
@@ -208,6 +211,7 @@ def quantize_model(
     """
     traced = _drop_final_softmax(trace(copy.deepcopy(model), sample), sample, keep_softmax)
     module, kinds = traced.graph_module, dict(traced.kinds)
+    _untie(module)
     widths = head_widths(traced)
     _replace_layers(module)
     for name, width in widths.items():
@@ -220,6 +224,21 @@ def quantize_model(
     module.graph.lint()
     module.recompile()
     return QuantizedModel(module, kinds, placement, traced.shapes, torch.zeros_like(sample))
+
+
+def _untie(module: nn.Module) -> None:
+    """Give layers that share a weight one each: they round and lose channels apart, and files store both."""
+    owners: dict[int, str] = {}
+    for name, layer in module.named_modules():
+        for key, parameter in layer.named_parameters(recurse=False):
+            own = f"{name}.{key}"
+            first = owners.setdefault(id(parameter), own)
+            if first != own:
+                copied = nn.Parameter(parameter.detach().clone(), requires_grad=parameter.requires_grad)
+                setattr(layer, key, copied)
+                log.info(
+                    "compress: %s and %s are one tensor; each is trained and stored by itself", first, own
+                )
 
 
 def _drop_final_softmax(traced: Traced, sample: torch.Tensor, keep: bool) -> Traced:

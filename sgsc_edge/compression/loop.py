@@ -112,10 +112,16 @@ class Trainer:
 
         Raises
         ------
-        ModelError: the loss is not finite.
+        ModelError: the loss is not finite, or every parameter is frozen.
         FileFormatError: the checkpoint is damaged.
         """
         parameters = [p for p in self.trained.model.parameters() if p.requires_grad]
+        if not parameters:
+            raise ModelError(
+                "nothing can be trained: every parameter has requires_grad=False",
+                where=self.label,
+                remedy="let model.factory return a model whose layers may be trained, or take --method ptq",
+            )
         optimizer = torch.optim.Adam(parameters, self.recipe.learning_rate)
         rows = self._resume(optimizer)
         if rows:

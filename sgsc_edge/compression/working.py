@@ -94,6 +94,9 @@ class WorkingCopy:
         for name, part in _tensors(self.model.module).items():
             if not name.endswith(".mask"):
                 _scatter(full[name].data, part.data, self._cuts.get(name, ()))
+        for name, layer in self.full.layers():
+            if layer.quantizer.shared:  # the dead have stayed where they were, and would be averaged in
+                layer.quantizer.log2_range.fill_(self._layers[name].quantizer.log2_range.mean())
 
     @torch.no_grad()
     def push(self, optimizers: Iterable[torch.optim.Optimizer] = ()) -> None:
@@ -302,12 +305,18 @@ def _resize(tensor: torch.Tensor, value: torch.Tensor) -> None:
     tensor.data = value.clone()  # where all is kept, it is the full tensor itself
 
 
+_SECOND_MOMENTS = ("exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum")
+"""Mean squares of gradients, as torch's Adam and its kin, RMSprop and Adagrad call them."""
+
+
 def _resize_moments(
     optimizer: torch.optim.Optimizer, part: torch.Tensor, shape: torch.Size, before: _Cut, now: _Cut
 ) -> None:
-    """Cut what an optimizer keeps of each weight; what comes back starts with 0.
+    """Cut what an optimizer keeps of each weight.
 
-    State of another shape than the weight's (factored moments) starts anew.
+    What comes back starts with a momentum of 0, and with the mean of the others' squares: with 0 there its
+    first steps would be several times as long as theirs. State of another shape than the weight's (factored
+    moments) starts anew.
     """
     state: dict[Any, Any] | None = optimizer.state.get(part)
     if not state:
@@ -320,5 +329,7 @@ def _resize_moments(
         return
     for key, value in moments.items():
         whole = value.new_zeros(shape)
+        if key in _SECOND_MOMENTS and value.numel():
+            whole.fill_(value.mean())
         _scatter(whole, value, before)
         state[key] = _gather(whole, now).contiguous()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from compression.attention_networks import FORMS, LanguageModel, sentences
 from compression.attention_networks import calibrated as attending
-from compression.models import inputs, randomised
+from compression.models import Plain, inputs, randomised
 from compression.sequence_networks import signals
 from compression.shrink_networks import Block, build
 from compression.test_fit_shipped import networks
@@ -20,6 +20,7 @@ from torch import nn
 from sgsc_edge.compression.layers import QuantizedModel, quantize_model
 from sgsc_edge.compression.ledger import Ledger
 from sgsc_edge.compression.working import Resize, WorkingCopy
+from sgsc_edge.size import Storage
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
 
@@ -137,7 +138,7 @@ OPTIMIZERS = {
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_moments_follow_their_channels(name: str) -> None:
-    """What stays keeps its moments, what comes back has none, and training goes on."""
+    """What stays keeps its moments; what comes back has no momentum, and the mean of the others' squares."""
     model = calibrated(randomised(build([Block("conv", 8), Block("conv", 6)], "flat")))
     working = WorkingCopy(model)
     optimizer = OPTIMIZERS[name](list(working.model.module.parameters()))
@@ -159,9 +160,12 @@ def test_moments_follow_their_channels(name: str) -> None:
     layer.set_mask(torch.ones(8))
     working.push([optimizer])
     assert len(weight) == 8
-    for value in optimizer.state[weight].values():
+    for key, value in optimizer.state[weight].items():
         if torch.is_tensor(value) and value.shape == weight.shape:
-            assert not value[1::2].any()
+            squares = key in ("exp_avg_sq", "max_exp_avg_sq", "square_avg")
+            expected = value[::2].mean() if squares else torch.tensor(0.0)
+            assert torch.allclose(value[1::2], expected, rtol=1e-5), key
+            assert not squares or expected > 0
             assert value[::2].any()
     train(working.model, inputs(), optimizer)
 
@@ -191,3 +195,42 @@ def test_attention(form: str, seed: int) -> None:
     model = attending(LanguageModel(form))
     whole = sum(layer.weight.numel() for _, layer in model.layers())
     assert check(model, sentences(8)[:, :-1], 0.5, seed, whole=True) < 0.9 * whole
+
+
+def test_a_scale_that_channels_share_is_that_of_the_living() -> None:
+    """The dead have stayed where they were when training goes on."""
+    full = calibrated(randomised(Plain()))
+    layers = dict(full.layers())
+    layer = layers["features.0"]
+    layer.snap_to(Storage(4, per_channel=False))
+    layer.set_mask(torch.tensor([1.0, 0.0, 1.0, 1.0]))
+    working = WorkingCopy(full)
+    working.push()
+    own = dict(working.model.layers())["features.0"]
+    with torch.no_grad():
+        own.quantizer.log2_range += 0.25  # what an optimizer does
+    working.pull()
+    assert torch.allclose(layer.quantizer.scale()[:3], own.quantizer.scale())
+    assert torch.equal(
+        layer.quantizer.integers(layer.weight)[layer.mask > 0], own.quantizer.integers(own.weight)
+    )
+
+
+def test_what_comes_back_takes_steps_like_the_others() -> None:
+    full = calibrated(randomised(Plain()))
+    layer = dict(full.layers())["features.0"]
+    layer.set_mask(torch.tensor([1.0, 0.0, 1.0, 1.0]))
+    working = WorkingCopy(full)
+    working.push()
+    optimizer = torch.optim.Adam(working.model.module.parameters(), 1e-3)
+    for _ in range(50):
+        train(working.model, inputs(16), optimizer)
+    working.pull()
+    layer.set_mask(torch.ones(4))
+    working.push((optimizer,))
+    weight = dict(working.model.layers())["features.0"].weight
+    before = weight.detach().clone()
+    for _ in range(3):
+        train(working.model, inputs(16), optimizer)
+    moved = (weight.detach() - before).abs().flatten(1).amax(1)
+    assert moved[1] < 2 * moved[[0, 2, 3]].max()
