@@ -118,6 +118,7 @@ class Compressor:
     steps, done: optimizer steps in all, and taken.
     controller: the feedback controller with its ``actions``.
     channels: for each record that changed them, the depth of every channel by layer; 0 for one that is gone.
+        With ``start`` epoch 0 is what that left.
     snapshot: the end of the learning phase; None before.
 
     Raises
@@ -214,6 +215,8 @@ class Compressor:
         self._deciding = False
         self._working.push()
         self._own = OwnOptimizer(self._working.model, steps, self._learning_steps, depths)
+        if start is not None:
+            self.record(0)
         if not self.goal.presses:
             self._settle()
         self._set_modes()
