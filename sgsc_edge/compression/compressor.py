@@ -25,6 +25,7 @@ is trained (``working``), so steps get faster.
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 from collections.abc import Callable, Mapping
@@ -368,7 +369,11 @@ class Compressor:
         write_saved(Path(path), Saved(compressed, self.plan, self.controller.actions, self.channels))
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that goes on with: the model with its dead channels, depths, multipliers, the plan."""
+        """Everything that goes on with: the model with its dead channels, depths, multipliers, the plan.
+
+        As with any module, tensors are the live ones: what is to be gone back to in this process is to be
+        copied (``copy.deepcopy``), or saved.
+        """
         self._working.pull()
         return {
             "version": _STATE_VERSION,
@@ -386,7 +391,7 @@ class Compressor:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back :meth:`state_dict`; optimizers' own states are loaded after it.
+        """Take back :meth:`state_dict`, also an earlier one; optimizers' own states are loaded after it.
 
         Raises
         ------
@@ -399,13 +404,15 @@ class Compressor:
             raise not_ours(f"it is no state of this model: {error}") from error
 
     def _take(self, state: Mapping[str, Any]) -> None:
+        state = copy.deepcopy(dict(state))  # what goes on from here must not change it
         self._full.module.load_state_dict(state["model"])
         self.done = state["done"]
         self._pressing.pressure.load(state["pressure"])
         self._guarding.guide_weight = state["guide_weight"]
         self.controller.load(state["controller"])
-        self.channels = list(state["channels"])
+        self.channels = state["channels"]
         self.snapshot = None if state["snapshot"] is None else Snapshot.from_tensors(state["snapshot"])
+        self._storing.restart()
         if state["plan"] is not None:
             self._storing.take(Plan.from_json(state["plan"]))
         self._settling.resume(state["learned"])
@@ -414,6 +421,7 @@ class Compressor:
         self._working.push()
         self._set_modes()
         self._own.adam.load_state_dict(state["own"])
+        self._own.adam.zero_grad(set_to_none=True)
 
     # --- between the full model and the working copy --------------------------------------------
 

@@ -206,6 +206,33 @@ def test_a_state_that_was_saved_and_loaded_goes_on_bit_for_bit(budget: str | Non
         assert all(torch.equal(tensor, end[name]) for name, tensor in again.finish().tensors().items())
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"target": "tflite-int4"}, {"target": "c-learned", "budget": "150 B"}], ids=str
+)
+def test_an_earlier_state_is_gone_back_to_bit_for_bit(options: dict[str, Any]) -> None:
+    """In the same objects, after they have settled, to before that and after it; to one of them twice."""
+    compressing = compressor(**options)
+    optimizer = adamw(compressing.model.parameters())
+    saved = []
+    for _ in range(EPOCHS):
+        saved.append(copy.deepcopy((compressing.state_dict(), optimizer.state_dict())))
+        steps_of(compressing, optimizer, 1)
+    assert compressing.plan is not None
+    end, plan = compressing.finish().tensors(), compressing.plan
+    actions = list(compressing.controller.actions)
+    assert saved[5][0]["plan"] is None
+    assert saved[7][0]["plan"] is not None
+    for epoch in (7, 5, 0, 5):
+        state, moments = saved[epoch]
+        compressing.load_state_dict(state)
+        optimizer.load_state_dict(copy.deepcopy(moments))  # it would go on in the moments themselves
+        assert (compressing.plan is None) == (epoch < 6)
+        steps_of(compressing, optimizer, EPOCHS - epoch)
+        assert all(torch.equal(tensor, end[name]) for name, tensor in compressing.finish().tensors().items())
+        assert compressing.plan == plan
+        assert compressing.controller.actions == actions
+
+
 def test_evaluating_between_steps_changes_nothing() -> None:
     ends = []
     for evaluates in (False, True):
