@@ -126,6 +126,7 @@ class Compressor:
     ------
     ModelError, UnsupportedError: the model cannot be traced or quantized, or a weight is not finite.
     ConfigError: no network of this architecture is as small as the budget, or an argument is wrong.
+    FileFormatError: ``start`` is of another architecture.
     """
 
     def __init__(
@@ -154,7 +155,7 @@ class Compressor:
     ) -> None:
         self._of_project = of_project
         with named_arguments(of_project=of_project):
-            check_arguments(model, sample, steps, controller, depths)
+            check_arguments(model, sample, steps, controller, depths, start)
             limit, device = limit_of(budget, model), device_of(target)
             self._full = quantize_model(model, sample, keep_softmax=keep_softmax, input_grid=input_grid)
             if limit is not None:
@@ -200,12 +201,14 @@ class Compressor:
             "guide_weight": None if guide_weight is None else float(guide_weight),
             "controller": controller,
             "max_drop": float(max_drop),
+            "start": None if start is None else start.fingerprint(),
         }
         if self.goal.presses:
             for layer in self._layers.values():
                 layer.quantizer.bits.fill_(depths[1])
         if start is not None:
-            start.put_into(self._full)
+            with named_arguments(of_project=of_project):
+                start.put_into(self._full)
         self._pressing = Pressing(self._full, self.goal, self._guarding, self._learning_steps)
         self._settling = Settling(self._full, self.goal, self._guarding, self._storing, self._learning_steps)
         if start is not None:

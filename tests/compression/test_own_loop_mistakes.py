@@ -333,6 +333,39 @@ def test_a_state_of_other_arguments_is_refused(options: dict[str, Any], named: s
         other.load_state_dict(state)
 
 
+def test_a_state_goes_on_only_with_the_start_that_it_had() -> None:
+    first = compressor(watch=None)
+    steps_of(first, adamw(first.model.parameters()), 10)
+    assert first.snapshot is not None
+    other = replace(first.snapshot, multiplier=first.snapshot.multiplier + 1)
+    state = compressor(budget=240, start=first.snapshot).state_dict()
+    compressor(budget=240, start=first.snapshot).load_state_dict(state)
+    for start, named in ((None, r"start given \(here None\)"), (other, "another start")):
+        with pytest.raises(FileFormatError, match=f"saved with other arguments: {named}\n") as caught:
+            compressor(budget=240, start=start).load_state_dict(state)
+        assert caught.value.remedy == "make the compressor with the arguments that it was saved with"
+    with pytest.raises(FileFormatError, match=r"start None \(here given\)"):
+        compressor(budget=240, start=first.snapshot).load_state_dict(compressor(budget=240).state_dict())
+
+
+def test_a_start_of_another_network_is_refused() -> None:
+    first = compressor(watch=None)
+    steps_of(first, adamw(first.model.parameters()), 10)
+    wider = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    options: dict[str, Any] = {"steps": 50, "data": BATCHES, "budget": 300, "start": first.snapshot}
+    with pytest.raises(FileFormatError, match=r"is of another network: '.*' is missing there and") as caught:
+        Compressor(wider, X[0], **options)
+    assert caught.value.where == "start"
+    assert first.snapshot is not None
+    model = {**first.snapshot.model, "head.weight": torch.zeros(3, 7)}
+    with pytest.raises(FileFormatError, match=r"'head.weight' is \[3, 7\] there and \[3, 36\] here"):
+        compressor(start=replace(first.snapshot, model=model))
+    for none in (first, first.state_dict()):
+        with pytest.raises(ConfigError, match="not a snapshot") as wrong:
+            compressor(start=none)
+        assert wrong.value.where == "start"
+
+
 def test_the_same_budget_in_other_words_is_no_other_argument() -> None:
     state = compressor(budget="280 B", depths=(2, 8)).state_dict()
     compressor(budget=280, depths=(2.0, 8.0)).load_state_dict(state)
