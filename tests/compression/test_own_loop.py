@@ -248,6 +248,34 @@ def test_evaluating_between_steps_changes_nothing() -> None:
     assert all(torch.equal(tensor, ends[1][name]) for name, tensor in ends[0].items())
 
 
+def test_parts_that_a_loop_has_put_in_evaluation_mode_stay_there() -> None:
+    """A frozen dropout and BatchNorm, through every look, removal, refresh and the choice of widths."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        *(nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Dropout(0.5), nn.Conv2d(6, 6, 3)),
+        *(nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(96, 3)),
+    )
+    compressing = Compressor(network, X[0], steps=40, data=BATCHES, budget=700, watch=watch)
+    model, optimizer = compressing.model, adamw(compressing.model.parameters())
+    model.train()
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    frozen = [norms[0], *(module for module in model.modules() if isinstance(module, nn.Dropout))]
+    assert len(frozen) == len(norms) == 2
+    for module in frozen:
+        module.eval()
+    for number in range(40):
+        batch, labels = BATCHES[number % len(BATCHES)]
+        loss = F.cross_entropy(model(batch), labels)
+        (loss + compressing.penalty(loss)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        compressing.step(optimizer)
+        compressing.refresh()
+        modes = {module: module.training for module in model.modules()}
+        assert [module for module, training in modes.items() if not training] == frozen, number
+    assert compressing.plan is not None
+
+
 def test_channels_come_back_with_the_values_that_they_left_with() -> None:
     compressing = compressor(watch=None)
     layer = compressing._layers["features.0"]
