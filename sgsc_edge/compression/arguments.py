@@ -90,6 +90,7 @@ def check_arguments(
             where="sample",
             remedy="give one input without a batch dimension, such as loader.dataset[0][0]",
         )
+    _check_on_cpu(model, sample)
     ranks = get_args(Restores)
     if controller is not None and controller not in ranks:
         raise ConfigError(
@@ -111,6 +112,17 @@ def check_arguments(
             remedy="give the other compressor's snapshot, which it has once its depths have settled",
         )
     check_weights(model, "model")
+
+
+def _check_on_cpu(model: nn.Module, sample: torch.Tensor) -> None:
+    tensors = (*model.parameters(), *model.buffers())
+    for where, device in (("sample", sample.device), *(("model", tensor.device) for tensor in tensors)):
+        if device.type != "cpu":
+            raise ConfigError(
+                f"is on the device {device}, and compression trains on the CPU",
+                where=where,
+                remedy="give the model, sample and data on the CPU: model.cpu(), sample.cpu()",
+            )
 
 
 def limit_of(budget: int | str | Budget | None, model: nn.Module) -> int | None:

@@ -55,7 +55,7 @@ from sgsc_edge.compression.folding.fold import CompressedModel, fold
 from sgsc_edge.compression.goal import Goal, Restores
 from sgsc_edge.compression.guarding import Guarding
 from sgsc_edge.compression.layers import QuantizedModel, quantize_model
-from sgsc_edge.compression.loop_checks import LoopChecks, check_optimizers
+from sgsc_edge.compression.loop_checks import LoopChecks, check_optimizers, check_place
 from sgsc_edge.compression.own_optimizer import OwnOptimizer
 from sgsc_edge.compression.pressing import Pressing
 from sgsc_edge.compression.quantizer import FLOOR_BITS, MAX_BITS
@@ -268,8 +268,10 @@ class Compressor:
 
         Raises
         ------
-        ConfigError: no optimizer, one that does not train the model, or LBFGS; ``watch`` returned no number.
+        ConfigError: no optimizer, one that does not train the model, or LBFGS; ``model`` was moved to another
+            device or converted; ``watch`` returned no number.
         """
+        check_place(self.model, same_tensors=self._own.holds_its_tensors())
         if not optimizers or optimizers != self._optimizers:
             check_optimizers(optimizers, self.model)
         self._optimizers = optimizers

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from compression.test_learned import trained
 from compression.test_loop import compression, data
-from compression.test_own_loop import BATCHES, X, adamw, compressor, steps_of, watch
+from compression.test_own_loop import BATCHES, EPOCHS, X, adamw, compressor, steps_of, watch
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -200,6 +200,53 @@ def test_an_optimizer_that_cannot_be_followed_is_refused_at_the_first_step(
         compressing.step(*make(model, compressing.model))
     assert compressing.done == 0
     compressing.step(adamw(compressing.model.parameters()))  # nothing was changed
+
+
+# --- the device ---------------------------------------------------------------------------------------
+
+
+def test_a_model_or_a_sample_that_is_not_on_the_cpu_is_refused() -> None:
+    """On torch's device without memory, for want of a GPU."""
+    with pytest.raises(
+        ConfigError, match="is on the device meta, and compression trains on the CPU"
+    ) as caught:
+        Compressor(trained().to("meta"), X[0], steps=10, data=BATCHES)
+    assert caught.value.where == "model"
+    with pytest.raises(ConfigError, match="is on the device meta") as caught:
+        Compressor(trained(), X[0].to("meta"), steps=10, data=BATCHES)
+    assert caught.value.where == "sample"
+
+
+@pytest.mark.parametrize(
+    ("convert", "reason"),
+    [
+        (lambda model: model.double(), "'features.0.weight' is float64 on the device cpu"),
+        (lambda model: model.bfloat16(), "'features.0.weight' is bfloat16 on the device cpu"),
+        (lambda model: model.double().float(), "its depths and ranges are no longer the tensors that are"),
+    ],
+    ids=["double", "bfloat16", "and back"],
+)
+@pytest.mark.parametrize("after", [0, 20, 40])
+def test_a_model_that_was_converted_is_refused_at_the_next_step(
+    convert: Callable[[nn.Module], nn.Module], reason: str, after: int
+) -> None:
+    """Before channels leave, while they do, and when depths have settled."""
+    compressing = compressor(watch=None)
+    optimizer = adamw(compressing.model.parameters())
+    steps_of(compressing, optimizer, after // len(BATCHES))
+    convert(compressing.model)
+    with pytest.raises(ConfigError, match=f"Compressor.step: compressor.model was moved or .*{reason}"):
+        compressing.step(optimizer)
+    assert compressing.done == after
+
+
+def test_conversions_that_change_nothing_are_none() -> None:
+    compressing = compressor(watch=None)
+    optimizer = adamw(compressing.model.parameters())
+    for _ in range(EPOCHS):
+        compressing.model.to("cpu").float().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        steps_of(compressing, optimizer, 1)
+    assert compressing.figures()["bytes"] <= 280
 
 
 # --- the loop ---------------------------------------------------------------------------------------
