@@ -16,6 +16,7 @@ from torch import nn
 from sgsc_edge.compression.calibration import Batches
 from sgsc_edge.compression.goal import Restores
 from sgsc_edge.compression.layers import QuantizedModel
+from sgsc_edge.compression.snapshot import SNAPSHOT, Snapshot
 from sgsc_edge.compression.task import Loss, OwnLoss, Task
 from sgsc_edge.compression.widths.legal import Device
 from sgsc_edge.errors import ConfigError, DataError, FileFormatError, ModelError, SgscError
@@ -32,10 +33,14 @@ _NAMES = {
     "model.factory": "Compressor",
     "model.input.shape": "sample (one input, without a batch dimension)",
     "--target": "target",
+    SNAPSHOT: "start",
 }
 """Keys and options that errors name, and what stands for them where there is no project."""
 
 _LABELLED = "let data yield (inputs, labels), or give importance=(inputs, labels)"
+
+_FINGERPRINTS = ("target", "start")
+"""Arguments that a state holds by what tells them apart."""
 
 DEEPEST = 16
 """Most bits of a range of depths."""
@@ -68,6 +73,7 @@ def check_arguments(
     steps: int,
     controller: Restores | None,
     depths: tuple[float, float],
+    start: Snapshot | None,
 ) -> None:
     """Refuse what would only fail later, with other words, or not at all.
 
@@ -84,6 +90,7 @@ def check_arguments(
             where="sample",
             remedy="give one input without a batch dimension, such as loader.dataset[0][0]",
         )
+    _check_on_cpu(model, sample)
     ranks = get_args(Restores)
     if controller is not None and controller not in ranks:
         raise ConfigError(
@@ -98,7 +105,24 @@ def check_arguments(
             where="depths",
             remedy=f"give (shallowest, deepest), in 1..{DEEPEST}",
         )
+    if start is not None and not isinstance(start, Snapshot):
+        raise ConfigError(
+            f"is {kind_of(start)}, not a snapshot",
+            where="start",
+            remedy="give the other compressor's snapshot, which it has once its depths have settled",
+        )
     check_weights(model, "model")
+
+
+def _check_on_cpu(model: nn.Module, sample: torch.Tensor) -> None:
+    tensors = (*model.parameters(), *model.buffers())
+    for where, device in (("sample", sample.device), *(("model", tensor.device) for tensor in tensors)):
+        if device.type != "cpu":
+            raise ConfigError(
+                f"is on the device {device}, and compression trains on the CPU",
+                where=where,
+                remedy="give the model, sample and data on the CPU: model.cpu(), sample.cpu()",
+            )
 
 
 def limit_of(budget: int | str | Budget | None, model: nn.Module) -> int | None:
@@ -276,12 +300,25 @@ def check_state(state: Mapping[str, Any], version: int, arguments: Mapping[str, 
         )
     saved = state.get("arguments", {})
     others = ", ".join(
-        "another target" if name == "target" else f"{name} {saved.get(name)} (here {value})"
+        _difference(name, saved.get(name), value)
         for name, value in arguments.items()
         if saved.get(name) != value
     )
     if others:
         raise not_ours(f"it was saved with other arguments: {others}")
+
+
+def _difference(name: str, saved: Any, here: Any) -> str:
+    """How an argument differs; what is saved as a fingerprint is not shown.
+
+    >>> _difference("steps", 50, 80), _difference("target", "5ca1", "0b57"), _difference("start", "5c", None)
+    ('steps 50 (here 80)', 'another target', 'start given (here None)')
+    """
+    if name not in _FINGERPRINTS:
+        return f"{name} {saved} (here {here})"
+    if saved is not None and here is not None:
+        return f"another {name}"
+    return f"{name} {'None' if saved is None else 'given'} (here {'None' if here is None else 'given'})"
 
 
 def not_ours(

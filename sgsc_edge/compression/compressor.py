@@ -25,6 +25,7 @@ is trained (``working``), so steps get faster.
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 from collections.abc import Callable, Mapping
@@ -54,7 +55,7 @@ from sgsc_edge.compression.folding.fold import CompressedModel, fold
 from sgsc_edge.compression.goal import Goal, Restores
 from sgsc_edge.compression.guarding import Guarding
 from sgsc_edge.compression.layers import QuantizedModel, quantize_model
-from sgsc_edge.compression.loop_checks import LoopChecks, check_optimizers
+from sgsc_edge.compression.loop_checks import LoopChecks, check_optimizers, check_place
 from sgsc_edge.compression.own_optimizer import OwnOptimizer
 from sgsc_edge.compression.pressing import Pressing
 from sgsc_edge.compression.quantizer import FLOOR_BITS, MAX_BITS
@@ -118,12 +119,14 @@ class Compressor:
     steps, done: optimizer steps in all, and taken.
     controller: the feedback controller with its ``actions``.
     channels: for each record that changed them, the depth of every channel by layer; 0 for one that is gone.
+        With ``start`` epoch 0 is what that left.
     snapshot: the end of the learning phase; None before.
 
     Raises
     ------
     ModelError, UnsupportedError: the model cannot be traced or quantized, or a weight is not finite.
     ConfigError: no network of this architecture is as small as the budget, or an argument is wrong.
+    FileFormatError: ``start`` is of another architecture.
     """
 
     def __init__(
@@ -152,7 +155,7 @@ class Compressor:
     ) -> None:
         self._of_project = of_project
         with named_arguments(of_project=of_project):
-            check_arguments(model, sample, steps, controller, depths)
+            check_arguments(model, sample, steps, controller, depths, start)
             limit, device = limit_of(budget, model), device_of(target)
             self._full = quantize_model(model, sample, keep_softmax=keep_softmax, input_grid=input_grid)
             if limit is not None:
@@ -198,12 +201,14 @@ class Compressor:
             "guide_weight": None if guide_weight is None else float(guide_weight),
             "controller": controller,
             "max_drop": float(max_drop),
+            "start": None if start is None else start.fingerprint(),
         }
         if self.goal.presses:
             for layer in self._layers.values():
                 layer.quantizer.bits.fill_(depths[1])
         if start is not None:
-            start.put_into(self._full)
+            with named_arguments(of_project=of_project):
+                start.put_into(self._full)
         self._pressing = Pressing(self._full, self.goal, self._guarding, self._learning_steps)
         self._settling = Settling(self._full, self.goal, self._guarding, self._storing, self._learning_steps)
         if start is not None:
@@ -214,6 +219,8 @@ class Compressor:
         self._deciding = False
         self._working.push()
         self._own = OwnOptimizer(self._working.model, steps, self._learning_steps, depths)
+        if start is not None:
+            self.record(0)
         if not self.goal.presses:
             self._settle()
         self._set_modes()
@@ -261,8 +268,10 @@ class Compressor:
 
         Raises
         ------
-        ConfigError: no optimizer, one that does not train the model, or LBFGS; ``watch`` returned no number.
+        ConfigError: no optimizer, one that does not train the model, or LBFGS; ``model`` was moved to another
+            device or converted; ``watch`` returned no number.
         """
+        check_place(self.model, same_tensors=self._own.holds_its_tensors())
         if not optimizers or optimizers != self._optimizers:
             check_optimizers(optimizers, self.model)
         self._optimizers = optimizers
@@ -365,7 +374,11 @@ class Compressor:
         write_saved(Path(path), Saved(compressed, self.plan, self.controller.actions, self.channels))
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that goes on with: the model with its dead channels, depths, multipliers, the plan."""
+        """Everything that goes on with: the model with its dead channels, depths, multipliers, the plan.
+
+        As with any module, tensors are the live ones: what is to be gone back to in this process is to be
+        copied (``copy.deepcopy``), or saved.
+        """
         self._working.pull()
         return {
             "version": _STATE_VERSION,
@@ -383,7 +396,7 @@ class Compressor:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back :meth:`state_dict`; optimizers' own states are loaded after it.
+        """Take back :meth:`state_dict`, also an earlier one; optimizers' own states are loaded after it.
 
         Raises
         ------
@@ -396,13 +409,15 @@ class Compressor:
             raise not_ours(f"it is no state of this model: {error}") from error
 
     def _take(self, state: Mapping[str, Any]) -> None:
+        state = copy.deepcopy(dict(state))  # what goes on from here must not change it
         self._full.module.load_state_dict(state["model"])
         self.done = state["done"]
         self._pressing.pressure.load(state["pressure"])
         self._guarding.guide_weight = state["guide_weight"]
         self.controller.load(state["controller"])
-        self.channels = list(state["channels"])
+        self.channels = state["channels"]
         self.snapshot = None if state["snapshot"] is None else Snapshot.from_tensors(state["snapshot"])
+        self._storing.restart()
         if state["plan"] is not None:
             self._storing.take(Plan.from_json(state["plan"]))
         self._settling.resume(state["learned"])
@@ -411,6 +426,7 @@ class Compressor:
         self._working.push()
         self._set_modes()
         self._own.adam.load_state_dict(state["own"])
+        self._own.adam.zero_grad(set_to_none=True)
 
     # --- between the full model and the working copy --------------------------------------------
 

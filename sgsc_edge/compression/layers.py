@@ -179,14 +179,15 @@ class QuantizedModel:
 
     @contextmanager
     def evaluating(self) -> Iterator[fx.GraphModule]:
-        """The module in evaluation mode, without gradients; restored afterwards."""
-        training = self.module.training
+        """The module in evaluation mode, without gradients; each submodule gets its own mode back."""
+        modes = [(module, module.training) for module in self.module.modules()]
         self.module.eval()
         try:
             with torch.no_grad():
                 yield self.module
         finally:
-            self.module.train(training)
+            for module, training in modes:
+                module.training = training
 
 
 def quantize_model(

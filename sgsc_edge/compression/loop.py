@@ -35,7 +35,7 @@ class Recipe:
 
     Parameters
     ----------
-    epochs, batch_size: over the training samples.
+    epochs, batch_size: over the training samples; one sample more in a batch that would leave a single one.
     learning_rate: Adam's peak; 5 % linear warm-up, cosine decay to 0 (from the start, or once depths settle).
     seed: everything random follows from it.
     """
@@ -156,8 +156,6 @@ class Trainer:
             DataLoader(_Indexed(self.data), batch_sampler=order), start=epoch * len(order)
         ):
             progress.update()
-            if len(inputs) == 1 and seen:
-                continue  # BatchNorm cannot train on a single sample
             for group in optimizer.param_groups:
                 share = rate(step, total, self.trained.learning_share)
                 group["lr"] = self.recipe.learning_rate * share
@@ -181,16 +179,22 @@ class Trainer:
         return summed / seen
 
     def _batches(self, generator: torch.Generator) -> Iterator[list[int]]:
-        """Every sample once, in random order; each batch is filled up with guide samples."""
+        """Every sample once, in random order; each batch is filled up with guide samples.
+
+        A single sample that is left over goes into the batch before it: BatchNorm cannot train on one.
+        """
         drawn = guide_samples(self.recipe.batch_size, self.guide_share)
         order = torch.randperm(_size(self.data), generator=generator)
         used = 0
         guide = torch.tensor(self.guide, dtype=torch.int64)
         shuffled = guide[torch.randperm(len(guide), generator=generator)]
-        for part in torch.split(order, self.recipe.batch_size - drawn):
+        parts = [part.tolist() for part in torch.split(order, self.recipe.batch_size - drawn)]
+        if _leaves_one(len(order), self.recipe.batch_size, drawn):
+            parts[-2:] = [parts[-2] + parts[-1]]
+        for part in parts:
             picks = [int(shuffled[(used + i) % len(guide)]) for i in range(drawn)]
             used += drawn
-            yield [*part.tolist(), *picks]
+            yield [*part, *picks]
 
     def _save(self, optimizer: torch.optim.Optimizer, rows: list[dict[str, float]]) -> None:
         buffer = io.BytesIO()
@@ -250,10 +254,16 @@ def guide_samples(batch_size: int, share: float) -> int:
 def steps_per_epoch(samples: int, batch_size: int, guide_share: float) -> int:
     """Optimizer steps in one pass over the samples.
 
-    >>> steps_per_epoch(1000, 100, 0.0), steps_per_epoch(1000, 100, 0.25)
-    (10, 14)
+    >>> steps_per_epoch(1000, 100, 0.0), steps_per_epoch(1000, 100, 0.25), steps_per_epoch(1001, 100, 0.0)
+    (10, 14, 10)
     """
-    return math.ceil(samples / (batch_size - guide_samples(batch_size, guide_share)))
+    drawn = guide_samples(batch_size, guide_share)
+    return math.ceil(samples / (batch_size - drawn)) - _leaves_one(samples, batch_size, drawn)
+
+
+def _leaves_one(samples: int, batch_size: int, drawn: int) -> bool:
+    """Whether the last batch of several would be a single sample, with no guide samples beside it."""
+    return not drawn and samples > batch_size > 1 and samples % batch_size == 1
 
 
 def _size(data: Dataset[Any]) -> int:

@@ -94,6 +94,33 @@ class LoopChecks:
             )
 
 
+def check_place(model: nn.Module, *, same_tensors: bool) -> None:
+    """Refuse a model that was moved or converted: its channels could not leave, and depths would stand still.
+
+    Parameters
+    ----------
+    same_tensors: whether its depths and ranges are the tensors that are trained. Other than parameters, they
+        are replaced where a module is converted, also where it is converted back.
+
+    Raises
+    ------
+    ConfigError: it was.
+    """
+    reason = None if same_tensors else "its depths and ranges are no longer the tensors that are trained"
+    for name, parameter in model.named_parameters():
+        if parameter.device.type != "cpu" or parameter.dtype != torch.float32:
+            dtype = str(parameter.dtype).removeprefix("torch.")
+            reason = f"'{name}' is {dtype} on the device {parameter.device}"
+            break
+    if reason is not None:
+        raise ConfigError(
+            f"compressor.model was moved or converted: {reason}; training is on the CPU, in float32",
+            where=_STEP,
+            remedy="make the compressor anew and leave out .to(...), .cuda(), .half() and the like; "
+            "torch.autocast gives mixed precision",
+        )
+
+
 def check_optimizers(optimizers: Sequence[torch.optim.Optimizer], model: nn.Module) -> None:
     """Refuse optimizers that do not train the model, or whose moments cannot follow its channels.
 

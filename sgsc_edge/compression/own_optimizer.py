@@ -42,6 +42,12 @@ class OwnOptimizer:
             ]
         )
 
+    def holds_its_tensors(self) -> bool:
+        """Whether the model's ranges and depths are the tensors that it was made with, and trains."""
+        ranges, depths = (group["params"] for group in self.adam.param_groups)
+        own = zip(self.quantizers, ranges, depths, strict=True)
+        return all(one.log2_range is log2_range and one.bits is bits for one, log2_range, bits in own)
+
     def require_gradients(self, *, learning: bool) -> None:
         """Ranges are always trained, depths while they are learned."""
         for one in self.quantizers:

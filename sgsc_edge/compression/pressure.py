@@ -128,3 +128,4 @@ class Pressure:
         """Take back :meth:`state`."""
         self.multiplier, self.scale, self.relief = state["multiplier"], state["scale"], state["relief"]
         self.slopes = state["slopes"]
+        self.losses.clear()

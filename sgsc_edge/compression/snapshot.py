@@ -6,6 +6,7 @@ activation ranges still move. What was spent on the way down to one budget is no
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -48,13 +49,34 @@ class Snapshot:
     @staticmethod
     def of(model: QuantizedModel, *, multiplier: float, scale: float, guide_weight: float) -> Snapshot:
         """The present state, copied."""
-        state = {name: tensor.detach().clone() for name, tensor in model.module.state_dict().items()}
+        state = {
+            name: tensor.detach().clone(memory_format=torch.contiguous_format)  # files store no other
+            for name, tensor in model.module.state_dict().items()
+        }
         return Snapshot(state, multiplier, scale, guide_weight)
 
     def put_into(self, model: QuantizedModel) -> None:
-        """Let a fresh model of the same architecture go on from here."""
+        """Let a fresh model of the same architecture go on from here.
+
+        Raises
+        ------
+        FileFormatError: it is of another architecture.
+        """
+        own, other = (_shapes(state) for state in (model.module.state_dict(), self.model))
+        if own != other:
+            name = next(name for name in (*own, *other) if own.get(name) != other.get(name))
+            raise FileFormatError(
+                f"is of another network: '{name}' is {other.get(name, 'missing')} there and "
+                f"{own.get(name, 'missing')} here",
+                where=SNAPSHOT,
+                remedy="compress this network to the larger budget first, and go on from there",
+            )
         model.module.load_state_dict(self.model)
         set_masks(model, living_masks(model))
+
+    def fingerprint(self) -> str:
+        """Tells two snapshots apart."""
+        return hashlib.sha256(safetensors.torch.save(self.tensors())).hexdigest()[:16]
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """All of it as tensors by name, for files and checkpoints."""
@@ -73,6 +95,10 @@ class Snapshot:
             name.removeprefix(_MODEL): tensor for name, tensor in tensors.items() if name.startswith(_MODEL)
         }
         return Snapshot(state, multiplier, scale, guide_weight)
+
+
+def _shapes(state: Mapping[str, torch.Tensor]) -> dict[str, list[int]]:
+    return {name: list(tensor.shape) for name, tensor in state.items()}
 
 
 def write_snapshot(path: Path, snapshot: Snapshot | None) -> None:

@@ -52,7 +52,8 @@ class Explanation:
     ----------
     before: output channels that training started with.
     channels: those that ship, the most needed first; ``gone`` the numbers of the others.
-    history: (epoch, depth of each channel, 0 where it is gone) for each epoch that changed the layer.
+    history: (epoch, depth of each channel, 0 where it is gone) for each epoch that changed the layer; epoch 0
+        is the model of a larger budget that training went on from.
     plan: bytes, learned depths (least, mean, most) and why the layer is stored as it is; None where the build
         recorded none.
     watched, right: decisions on watch samples, and how many of them the shipped integers have right.
@@ -94,7 +95,8 @@ class Explanation:
     def _left(self) -> dict[int | None, list[tuple[int, float]]]:
         """The channels that are gone, and their depths before, by the epoch in which they left for good.
 
-        None where no epoch is known; a depth of 0 where none was recorded.
+        0 where the model that training went on from had lost them, None where no epoch is known; a depth of 0
+        where none was recorded.
         """
         left: dict[int | None, list[tuple[int, float]]] = {}
         for number in self.gone:
@@ -114,7 +116,7 @@ class Explanation:
             yield f"learned depths: least {least:.2f}, mean {mean:.2f}, most {most:.2f} bits"
         for epoch, left in self._left().items():
             numbers = _ranges([number for number, _ in left])
-            yield f"gone{'' if epoch is None else f' in epoch {epoch}'}: {numbers}{_had(left)}"
+            yield f"gone{_when(epoch)}: {numbers}{_had(left)}"
         for one in self.restored:
             change = f"channel {one.channel} restored, {one.before:.2f} -> {one.after:.2f} bits"
             yield f"step {one.step}, watch {one.fall:.4g} below float: {change}"
@@ -139,6 +141,21 @@ class Explanation:
             yield ""
             noun = "channel breaks" if free == 1 else "channels break"
             yield f"{free} {noun} no watch sample alone; without several at once samples may break"
+
+
+def _when(epoch: int | None) -> str:
+    """Behind "gone".
+
+    >>> _when(3), _when(0), _when(None)
+    (' in epoch 3', ' before, in the model of a larger budget that training went on from', '')
+    """
+    if epoch is None:
+        return ""
+    return (
+        f" in epoch {epoch}"
+        if epoch
+        else " before, in the model of a larger budget that training went on from"
+    )
 
 
 def _had(left: Sequence[tuple[int, float]]) -> str:

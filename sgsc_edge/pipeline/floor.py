@@ -8,7 +8,6 @@ samples take no part. What is found becomes the build's compressed model.
 from __future__ import annotations
 
 import logging
-import math
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -34,7 +33,7 @@ from sgsc_edge.compression.folding.fold import CompressedModel
 from sgsc_edge.compression.snapshot import SNAPSHOT, read_snapshot
 from sgsc_edge.errors import ConfigError, FileFormatError, NotMeasuredError
 from sgsc_edge.pipeline.context import COMPRESSED, MAX_BYTES, Build
-from sgsc_edge.pipeline.recording import compressed_integers, float_logits
+from sgsc_edge.pipeline.recording import Judge, compressed_integers, float_logits
 from sgsc_edge.report.search import SEARCH, SEARCH_SCHEMA
 
 log = logging.getLogger("sgsc_edge")
@@ -95,7 +94,7 @@ class _Watch:
         self.build, self.floor = build, build.floor
         self.metric: Metric = METRICS[build.project.config.gate.metric]
         self.samples = build.samples.parts["watch"].tensors()
-        self._probabilities = build.untrained.quantized().ends_with_softmax
+        self._judge = Judge(self.metric, build.untrained.quantized().ends_with_softmax)
 
     def score(self, value: float) -> float:
         """A value of the metric as one of which more is better, and back."""
@@ -111,20 +110,15 @@ class _Watch:
         return self.measured(grid.to_real(compressed_integers(compressed, self.samples[0])))
 
     def measured(self, values: NDArray[np.float64]) -> tuple[float, float]:
-        """The metric of outputs [n, K], and its standard error."""
-        labels = self.samples[1].numpy()
-        value = self.metric.measure(values, labels, self._probabilities)
-        singles = [
-            self.metric.measure(values[i : i + 1], labels[i : i + 1], self._probabilities)
-            for i in range(len(labels))
-        ]
-        if value is None or None in singles:
+        """The metric of outputs [n, K], of sequences [n, T, K], and its standard error."""
+        found = self._judge.with_error(values, self.samples[1].numpy())
+        if found is None:
             raise NotMeasuredError(
                 f"the {self.metric.name} of the watch samples cannot be measured: outputs are not finite",
                 where="compress.floor",
                 remedy="lower compress.learning_rate",
             )
-        return value, float(np.std(np.array(singles, np.float64))) / math.sqrt(len(labels))
+        return found
 
 
 class _Runs:

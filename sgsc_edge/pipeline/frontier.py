@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from sgsc_edge.artifacts import (
@@ -31,7 +30,7 @@ from sgsc_edge.compression.folding.fold import fold
 from sgsc_edge.errors import Interrupted, OutputError, SgscError
 from sgsc_edge.pipeline import road
 from sgsc_edge.pipeline.context import MANIFEST, Build
-from sgsc_edge.pipeline.recording import compressed_integers
+from sgsc_edge.pipeline.recording import Judge, compressed_integers
 from sgsc_edge.pipeline.stages import STAGES, Stage
 from sgsc_edge.preservation.sets import Samples
 from sgsc_edge.project import Budget, Project
@@ -247,14 +246,13 @@ def _measure(build: Build, key: str) -> None:
     grid = OutputGrid(
         float(compressed.output.scale), int(compressed.output.zero_point), model.ends_with_softmax
     )
-    metric = METRICS[build.project.config.gate.metric]
+    judge = Judge(METRICS[build.project.config.gate.metric], grid.probabilities)
 
     def figure(samples: Samples | None) -> float | None:
         if samples is None:
             return None
         inputs, labels = samples.tensors()
-        values = grid.to_real(compressed_integers(compressed, inputs))
-        return metric.measure(values, labels.numpy().astype(np.int64), grid.probabilities)
+        return judge.value(grid.to_real(compressed_integers(compressed, inputs)), labels.numpy())
 
     parts = build.samples.parts
     figures = Figures(

@@ -1,7 +1,8 @@
-"""Recording of samples: what ``preservation.npz`` holds of them, and what certification measures."""
+"""Recording of samples: what ``preservation.npz`` holds of them, and what is measured on them before that."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,14 +11,17 @@ import torch
 from numpy.typing import NDArray
 
 from sgsc_edge.artifacts import read_bytes
+from sgsc_edge.certification.metrics import METRICS, Metric
 from sgsc_edge.compression.compress import logits
 from sgsc_edge.compression.folding.fold import CompressedModel
+from sgsc_edge.compression.task import SMALLEST_PROBABILITY
 from sgsc_edge.export import output_integers
 from sgsc_edge.graph.read_tflite import read_tflite
 from sgsc_edge.lowering.layout import to_device
 from sgsc_edge.numerics import dequantize, quantize
 from sgsc_edge.pipeline.context import CONTROL, MAX_BYTES, TFLITE, Build
 from sgsc_edge.preservation.sets import Samples
+from sgsc_edge.project.schema import IGNORED
 
 
 def recorded(build: Build, samples: Samples) -> dict[str, NDArray[Any]]:
@@ -59,12 +63,54 @@ def _input_rank(build: Build) -> int:
 
 
 def compressed_integers(compressed: CompressedModel, inputs: torch.Tensor) -> NDArray[np.int8]:
-    """Outputs int8 [n, K] of a compressed model for the user's inputs, on its input grid."""
-    assert compressed.input is not None
+    """Outputs int8 [n, K] of a compressed model for the user's inputs, on its input grid.
+
+    Of tokens [n, T], which have none, [n, T, K].
+    """
+    if compressed.input is None:
+        return output_integers(compressed, inputs.numpy())
     scale, zero_point = float(compressed.input.scale), int(compressed.input.zero_point)
     return output_integers(
         compressed, dequantize(quantize(inputs.numpy(), scale, zero_point), scale, zero_point)
     )
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Measures a metric of outputs on samples, as certification does; of sequences on their labelled tokens.
+
+    Parameters
+    ----------
+    probabilities: whether outputs are probabilities (behind a Softmax) rather than logits. One that int8
+        rounds to 0 then costs a loss what the smallest one does that training knows.
+    """
+
+    metric: Metric
+    probabilities: bool
+
+    def value(self, outputs: NDArray[np.float64], labels: NDArray[np.int64]) -> float | None:
+        """The metric of outputs [n, K] with labels [n], or [n, T, K] with [n, T]; None: not measured."""
+        labelled = labels != IGNORED
+        rows = outputs[labelled]
+        if self.probabilities and self.metric is METRICS["loss"]:
+            rows = np.maximum(rows, SMALLEST_PROBABILITY)  # NaN stays
+        return self.metric.measure(rows, labels[labelled], self.probabilities)
+
+    def with_error(
+        self, outputs: NDArray[np.float64], labels: NDArray[np.int64]
+    ) -> tuple[float, float] | None:
+        """:meth:`value` and its standard error.
+
+        The metric is a mean over decisions, and those of one sequence are not independent of each other: the
+        error is that of a ratio of sums over samples.
+        """
+        value = self.value(outputs, labels)
+        singles = [self.value(outputs[i : i + 1], labels[i : i + 1]) for i in range(len(labels))]
+        if value is None or None in singles:
+            return None
+        counts = (labels != IGNORED).reshape(len(labels), -1).sum(1)
+        apart = counts * (np.array(singles, np.float64) - value)
+        return value, float(np.sqrt(np.square(apart).sum()) / counts.sum())
 
 
 def float_logits(build: Build, inputs: torch.Tensor) -> NDArray[np.float32]:

@@ -108,9 +108,12 @@ class Action(_File):
 
 
 class ChannelRow(_File):
-    """The depth of every channel by layer after an epoch that changed some; 0 for one that is gone."""
+    """The depth of every channel by layer after an epoch that changed some; 0 for one that is gone.
 
-    epoch: Annotated[int, Field(ge=1)]
+    Epoch 0 is the model that training went on from, of a larger budget.
+    """
+
+    epoch: Annotated[int, Field(ge=0)]
     layers: dict[str, Annotated[tuple[_Depth, ...], Field(strict=False)]]
 
 

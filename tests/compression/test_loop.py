@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,10 @@ from compression.models import Plain, inputs, randomised
 from torch.utils.data import DataLoader, TensorDataset
 
 from sgsc_edge.compression.calibration import calibrate, re_estimate_norms
-from sgsc_edge.compression.compress import Compression
-from sgsc_edge.compression.loop import Recipe, Trainer
+from sgsc_edge.compression.compress import Compression, Guard
+from sgsc_edge.compression.control import Control
+from sgsc_edge.compression.goal import Goal
+from sgsc_edge.compression.loop import Recipe, Trainer, steps_per_epoch
 from sgsc_edge.errors import FileFormatError, ModelError
 
 
@@ -77,6 +80,62 @@ def test_a_damaged_checkpoint_is_refused_with_the_remedy(tmp_path: Path) -> None
     (tmp_path / ".compress.checkpoint.pt").write_bytes(b"PK\x03\x04 nothing")
     with pytest.raises(FileFormatError, match="delete it"):
         compression().run(tmp_path, "key")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25])
+@pytest.mark.parametrize("samples", [2, 31, 32, 33, 48, 49, 64, 65, 97])
+def test_every_sample_is_in_a_step_and_steps_are_counted_as_they_are_taken(
+    tmp_path: Path, samples: int, share: float
+) -> None:
+    """A single sample that is left over is in the batch before it; with guide samples it is not single."""
+    torch.manual_seed(0)
+    sizes: list[int] = []
+    seen: list[int] = []
+
+    def objective(
+        model: torch.nn.Module, inputs: torch.Tensor, labels: torch.Tensor, indices: torch.Tensor
+    ) -> torch.Tensor:
+        sizes.append(len(inputs))
+        seen.extend(indices.tolist())
+        return model(inputs).square().mean()
+
+    control = Control(compression().calibrated(), [data().tensors[0]])
+    recipe = Recipe(1, 32, 1e-3, 0)
+    files = {"checkpoint": tmp_path / "checkpoint", "history": tmp_path / "history"}
+    Trainer(
+        trained=control,
+        data=data(samples),
+        recipe=recipe,
+        objective=objective,
+        figures=dict,
+        key="key",
+        label="test",
+        guide=[0, 1],
+        guide_share=share,
+        **files,
+    ).run()
+    assert len(sizes) == steps_per_epoch(samples, recipe.batch_size, share)
+    assert set(seen) == set(range(samples))
+    assert min(sizes) > 1
+    assert max(sizes) <= 33
+    whole = 24 if share else 32
+    rest = samples % whole
+    if share or rest != 1:  # as ever
+        drawn = 8 if share else 0
+        expected = [whole] * (samples // whole) + [rest] * (rest > 0)
+        assert sizes == [size + drawn for size in expected]
+
+
+def test_a_rest_of_one_sample_does_not_end_training_before_depths_settle(tmp_path: Path) -> None:
+    this = replace(
+        compression(),
+        method="sgsc",
+        goal=Goal(300, guide_weight=0.0),
+        train=data(33),
+        guard=Guard("loss", 9.0),
+    )
+    this.run(tmp_path, "key")
+    assert len((tmp_path / "history.jsonl").read_text().splitlines()) == 4
 
 
 def test_a_diverging_loss_stops_the_run(tmp_path: Path) -> None:

@@ -206,6 +206,33 @@ def test_a_state_that_was_saved_and_loaded_goes_on_bit_for_bit(budget: str | Non
         assert all(torch.equal(tensor, end[name]) for name, tensor in again.finish().tensors().items())
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"target": "tflite-int4"}, {"target": "c-learned", "budget": "150 B"}], ids=str
+)
+def test_an_earlier_state_is_gone_back_to_bit_for_bit(options: dict[str, Any]) -> None:
+    """In the same objects, after they have settled, to before that and after it; to one of them twice."""
+    compressing = compressor(**options)
+    optimizer = adamw(compressing.model.parameters())
+    saved = []
+    for _ in range(EPOCHS):
+        saved.append(copy.deepcopy((compressing.state_dict(), optimizer.state_dict())))
+        steps_of(compressing, optimizer, 1)
+    assert compressing.plan is not None
+    end, plan = compressing.finish().tensors(), compressing.plan
+    actions = list(compressing.controller.actions)
+    assert saved[5][0]["plan"] is None
+    assert saved[7][0]["plan"] is not None
+    for epoch in (7, 5, 0, 5):
+        state, moments = saved[epoch]
+        compressing.load_state_dict(state)
+        optimizer.load_state_dict(copy.deepcopy(moments))  # it would go on in the moments themselves
+        assert (compressing.plan is None) == (epoch < 6)
+        steps_of(compressing, optimizer, EPOCHS - epoch)
+        assert all(torch.equal(tensor, end[name]) for name, tensor in compressing.finish().tensors().items())
+        assert compressing.plan == plan
+        assert compressing.controller.actions == actions
+
+
 def test_evaluating_between_steps_changes_nothing() -> None:
     ends = []
     for evaluates in (False, True):
@@ -219,6 +246,34 @@ def test_evaluating_between_steps_changes_nothing() -> None:
                 compressing.figures()
         ends.append(compressing.finish().tensors())
     assert all(torch.equal(tensor, ends[1][name]) for name, tensor in ends[0].items())
+
+
+def test_parts_that_a_loop_has_put_in_evaluation_mode_stay_there() -> None:
+    """A frozen dropout and BatchNorm, through every look, removal, refresh and the choice of widths."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        *(nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Dropout(0.5), nn.Conv2d(6, 6, 3)),
+        *(nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(96, 3)),
+    )
+    compressing = Compressor(network, X[0], steps=40, data=BATCHES, budget=700, watch=watch)
+    model, optimizer = compressing.model, adamw(compressing.model.parameters())
+    model.train()
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    frozen = [norms[0], *(module for module in model.modules() if isinstance(module, nn.Dropout))]
+    assert len(frozen) == len(norms) == 2
+    for module in frozen:
+        module.eval()
+    for number in range(40):
+        batch, labels = BATCHES[number % len(BATCHES)]
+        loss = F.cross_entropy(model(batch), labels)
+        (loss + compressing.penalty(loss)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        compressing.step(optimizer)
+        compressing.refresh()
+        modes = {module: module.training for module in model.modules()}
+        assert [module for module, training in modes.items() if not training] == frozen, number
+    assert compressing.plan is not None
 
 
 def test_channels_come_back_with_the_values_that_they_left_with() -> None:

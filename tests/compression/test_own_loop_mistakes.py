@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from compression.test_learned import trained
 from compression.test_loop import compression, data
-from compression.test_own_loop import BATCHES, X, adamw, compressor, steps_of, watch
+from compression.test_own_loop import BATCHES, EPOCHS, X, adamw, compressor, steps_of, watch
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -202,6 +202,53 @@ def test_an_optimizer_that_cannot_be_followed_is_refused_at_the_first_step(
     compressing.step(adamw(compressing.model.parameters()))  # nothing was changed
 
 
+# --- the device ---------------------------------------------------------------------------------------
+
+
+def test_a_model_or_a_sample_that_is_not_on_the_cpu_is_refused() -> None:
+    """On torch's device without memory, for want of a GPU."""
+    with pytest.raises(
+        ConfigError, match="is on the device meta, and compression trains on the CPU"
+    ) as caught:
+        Compressor(trained().to("meta"), X[0], steps=10, data=BATCHES)
+    assert caught.value.where == "model"
+    with pytest.raises(ConfigError, match="is on the device meta") as caught:
+        Compressor(trained(), X[0].to("meta"), steps=10, data=BATCHES)
+    assert caught.value.where == "sample"
+
+
+@pytest.mark.parametrize(
+    ("convert", "reason"),
+    [
+        (lambda model: model.double(), "'features.0.weight' is float64 on the device cpu"),
+        (lambda model: model.bfloat16(), "'features.0.weight' is bfloat16 on the device cpu"),
+        (lambda model: model.double().float(), "its depths and ranges are no longer the tensors that are"),
+    ],
+    ids=["double", "bfloat16", "and back"],
+)
+@pytest.mark.parametrize("after", [0, 20, 40])
+def test_a_model_that_was_converted_is_refused_at_the_next_step(
+    convert: Callable[[nn.Module], nn.Module], reason: str, after: int
+) -> None:
+    """Before channels leave, while they do, and when depths have settled."""
+    compressing = compressor(watch=None)
+    optimizer = adamw(compressing.model.parameters())
+    steps_of(compressing, optimizer, after // len(BATCHES))
+    convert(compressing.model)
+    with pytest.raises(ConfigError, match=f"Compressor.step: compressor.model was moved or .*{reason}"):
+        compressing.step(optimizer)
+    assert compressing.done == after
+
+
+def test_conversions_that_change_nothing_are_none() -> None:
+    compressing = compressor(watch=None)
+    optimizer = adamw(compressing.model.parameters())
+    for _ in range(EPOCHS):
+        compressing.model.to("cpu").float().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        steps_of(compressing, optimizer, 1)
+    assert compressing.figures()["bytes"] <= 280
+
+
 # --- the loop ---------------------------------------------------------------------------------------
 
 
@@ -331,6 +378,39 @@ def test_a_state_of_other_arguments_is_refused(options: dict[str, Any], named: s
     other = compressor(**options)
     with pytest.raises(FileFormatError, match=f"saved with other arguments: .*{named}"):
         other.load_state_dict(state)
+
+
+def test_a_state_goes_on_only_with_the_start_that_it_had() -> None:
+    first = compressor(watch=None)
+    steps_of(first, adamw(first.model.parameters()), 10)
+    assert first.snapshot is not None
+    other = replace(first.snapshot, multiplier=first.snapshot.multiplier + 1)
+    state = compressor(budget=240, start=first.snapshot).state_dict()
+    compressor(budget=240, start=first.snapshot).load_state_dict(state)
+    for start, named in ((None, r"start given \(here None\)"), (other, "another start")):
+        with pytest.raises(FileFormatError, match=f"saved with other arguments: {named}\n") as caught:
+            compressor(budget=240, start=start).load_state_dict(state)
+        assert caught.value.remedy == "make the compressor with the arguments that it was saved with"
+    with pytest.raises(FileFormatError, match=r"start None \(here given\)"):
+        compressor(budget=240, start=first.snapshot).load_state_dict(compressor(budget=240).state_dict())
+
+
+def test_a_start_of_another_network_is_refused() -> None:
+    first = compressor(watch=None)
+    steps_of(first, adamw(first.model.parameters()), 10)
+    wider = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    options: dict[str, Any] = {"steps": 50, "data": BATCHES, "budget": 300, "start": first.snapshot}
+    with pytest.raises(FileFormatError, match=r"is of another network: '.*' is missing there and") as caught:
+        Compressor(wider, X[0], **options)
+    assert caught.value.where == "start"
+    assert first.snapshot is not None
+    model = {**first.snapshot.model, "head.weight": torch.zeros(3, 7)}
+    with pytest.raises(FileFormatError, match=r"'head.weight' is \[3, 7\] there and \[3, 36\] here"):
+        compressor(start=replace(first.snapshot, model=model))
+    for none in (first, first.state_dict()):
+        with pytest.raises(ConfigError, match="not a snapshot") as wrong:
+            compressor(start=none)
+        assert wrong.value.where == "start"
 
 
 def test_the_same_budget_in_other_words_is_no_other_argument() -> None:

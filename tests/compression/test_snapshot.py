@@ -82,6 +82,16 @@ def test_methods_that_learn_no_depths_leave_a_file_that_nothing_starts_from(
         read_snapshot(tmp_path / SNAPSHOT)
 
 
+def test_one_of_another_network_is_refused_by_the_name_of_its_file(tmp_path: Path) -> None:
+    this = learning(FIRST)
+    state = dict(this.calibrated().module.state_dict())
+    (name, *_) = state
+    del state[name]
+    write_snapshot(tmp_path / SNAPSHOT, Snapshot(state, 1.0, 1.0, 1.0))
+    with pytest.raises(FileFormatError, match=f"{SNAPSHOT}: is of another network: '{name}'"):
+        this.going_on(read_snapshot(tmp_path / SNAPSHOT)).run(tmp_path, "key")
+
+
 @pytest.mark.parametrize("damage", [b"", b"none", b"\x08\0\0\0\0\0\0\0{}      "])
 def test_a_damaged_file_is_refused(tmp_path: Path, damage: bytes) -> None:
     (tmp_path / SNAPSHOT).write_bytes(damage)

@@ -153,6 +153,16 @@ def test_progress_says_how_long_it_takes(
     ]
 
 
+def test_what_a_larger_budget_s_model_had_lost_is_not_told_of_an_epoch() -> None:
+    history = ((0, (8.0, 0.0, 7.5)), (2, (8.0, 0.0, 0.0)))
+    kept = (Channel(0, 8, (), {}),)
+    lines = Explanation("3", 3, kept, (1, 2), history, None, (), 24, 20, "sample").to_text().splitlines()
+    assert lines[1:3] == [
+        "gone before, in the model of a larger budget that training went on from: 1",
+        "gone in epoch 2: 2 (had 7.5 bits)",
+    ]
+
+
 def test_a_layer_that_left_whole_has_no_table() -> None:
     history = ((1, (8.0, 7.5)), (3, (0.0, 7.5)), (4, (2.0, 0.0)), (6, (0.0, 0.0)))
     lines = Explanation("3", 2, (), (0, 1), history, None, (), 24, 20, "sample").to_text().splitlines()

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pipeline.conftest import Ran, sgsc_edge, write_project
@@ -103,6 +104,26 @@ def test_a_point_starts_from_what_the_one_above_it_learned(ran: tuple[Path, Ran]
         len((folder / label / "history.jsonl").read_text().splitlines()) for label in ("0.5x", "290B", "150B")
     )
     assert (first, later) == (3, [2, 2])  # half of three epochs, and no fewer than two
+
+
+def test_what_a_larger_point_lost_is_told_of_it_and_not_of_an_epoch(ran: tuple[Path, Ran]) -> None:
+    folder, _ = ran
+
+    def rows(label: str) -> list[dict[str, Any]]:
+        lines = (folder / label / "channels.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
+    assert rows("0.5x")[0]["epoch"] == 1
+    told = 0
+    for label in ("290B", "150B"):
+        start = rows(label)[0]
+        assert start["epoch"] == 0
+        for layer, depths in start["layers"].items():
+            text = sgsc_edge("explain", folder / label, layer).out
+            before = [number for number, depth in enumerate(depths) if not depth]
+            assert ("gone before, in the model of a larger budget" in text) == bool(before)
+            told += len(before)
+    assert told
 
 
 def test_the_text_is_a_table_and_nothing_is_made_again(ran: tuple[Path, Ran]) -> None:

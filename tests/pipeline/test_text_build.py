@@ -12,10 +12,11 @@ import pytest
 from onnx import numpy_helper
 from pipeline.conftest import sgsc_edge, write_project
 
-from sgsc_edge.artifacts import read_npz
+from sgsc_edge.artifacts import read_json, read_npz
 from sgsc_edge.certification.stored import check_stored
 from sgsc_edge.errors import FileFormatError
 from sgsc_edge.report import read_build
+from sgsc_edge.report.frontier import read_frontier
 from sgsc_edge.report.sections.sizes import stored_bytes
 
 MODEL = """
@@ -195,6 +196,44 @@ def test_a_budget_counts_tables_and_norms_as_the_file_stores_them(project: Path,
     built = tmp_path / "onnx-int8"
     history = [json.loads(line) for line in (built / "history.jsonl").read_text().splitlines()]
     assert stored_bytes(read_build(built)) == history[-1]["bytes"] <= 1200
+
+
+def learned(project: Path, out: Path, *options: str) -> Path:
+    """A build that learns depths, too short to be worth anything."""
+    short = ("--set", "compress.method=sgsc", "--set", "compress.epochs=2")
+    ran = sgsc_edge("build", project, "--target", "onnx-int8", "--out", out, *short, *options)
+    assert ran.code in (0, 1), ran.err
+    return out / "onnx-int8"
+
+
+def torch_loss(folder: Path, part: str) -> float:
+    (row,) = (row for row in certificate(folder)["runtimes"] if row["name"] == "torch")
+    return row["sets"][part]["metrics"]["loss"]
+
+
+def test_a_frontier_and_its_reference_are_measured_on_the_labelled_tokens(
+    project: Path, folder: Path, tmp_path: Path
+) -> None:
+    built = learned(project, tmp_path, "--budget", "1600B,1200B")
+    overview = read_frontier(built / "frontier.json")
+    _, in_8_bits = overview.references
+    assert in_8_bits.figures.certify == torch_loss(folder, "certify")  # calibrated only, as that build is
+    assert in_8_bits.figures.watch == torch_loss(folder, "watch")
+    for point in overview.points:
+        assert point.figures is not None
+        assert point.bytes is not None
+        assert point.bytes <= point.budget
+        assert point.figures.watch == torch_loss(built / point.label, "watch")
+
+
+def test_a_floor_is_a_loss_of_the_labelled_tokens(project: Path, tmp_path: Path) -> None:
+    built = learned(project, tmp_path, "--floor", "1.7")
+    search = read_json(built / "search.json")
+    assert search["reached"]
+    (chosen,) = (trial for trial in search["trials"] if trial["chosen"])
+    assert chosen["watch"] == torch_loss(built, "watch") <= 1.7
+    assert chosen["error"] > 0
+    assert search["samples"] == certificate(built)["sets"]["watch"]["samples"]
 
 
 def test_the_set_is_chosen_by_sequence_and_printed_as_text(project: Path, tmp_path: Path) -> None:

@@ -44,8 +44,12 @@ class Storing:
         self.model, self.device = model, device
         self.legal = device.storages(model)
         self.layers = dict(model.layers())
+        self.restart()
+
+    def restart(self) -> None:
+        """Plan nothing: every layer counts as it does while depths are learned."""
         self.plan: Plan | None = None
-        self._store(self._equal(_WHILE_LEARNING) if device.packs else self._smallest)
+        self._store(self._equal(_WHILE_LEARNING) if self.device.packs else self._smallest)
 
     def take(self, plan: Plan) -> None:
         """Follow a plan; see also :meth:`snap`."""
