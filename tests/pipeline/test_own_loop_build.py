@@ -132,7 +132,7 @@ def test_files_that_are_no_compressed_model_are_refused(project: Callable[..., P
     safetensors.torch.save_file({"x": torch.zeros(3)}, folder / "plain.safetensors")
     (folder / "damaged.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{}")
     for name, reason in (
-        ("missing.safetensors", "No such file"),
+        ("missing.safetensors", "does not exist"),
         ("plain.safetensors", "Compressor.save"),
         ("damaged.safetensors", "Compressor.save"),
         ("other.safetensors", "Compressor.save"),
