@@ -113,7 +113,7 @@ def test_data_without_labels_or_samples_are_named() -> None:
         (torch.zeros(8, 5, dtype=torch.int64), r"outputs are \[2, 3\] for labels \[2, 5\]"),
         (torch.full((8,), -100), "all labels are -100"),
     ],
-    ids=str,
+    ids=["float", "int32", "too many", "negative", "of another shape", "none"],
 )
 def test_labels_that_are_no_classes_are_refused_without_a_loss(labels: torch.Tensor, what: str) -> None:
     with pytest.raises(ConfigError, match=what) as caught:
