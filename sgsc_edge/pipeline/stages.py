@@ -284,7 +284,7 @@ def _compress_key(build: Build, without: Collection[str] = ()) -> str:
     start = [] if build.start is None else [sha256_file(build.start / SNAPSHOT)]
     settings = build.project.config.compress.model_dump(mode="json", by_alias=True)
     kept = {name: value for name, value in settings.items() if name not in without}
-    return content_key(_training_key(build), kept, build.untrained.method, asdict(device), guard, start)
+    return content_key(_training_key(build), kept, build.untrained.method, device.to_json(), guard, start)
 
 
 def _compress(build: Build, key: str) -> None:
