@@ -16,10 +16,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import fx, nn
 
-from sgsc_edge.compression.folding.fold import fold
+from sgsc_edge.compression.books import Books, Call, coupling_of
 from sgsc_edge.compression.layers import QUANTIZER_PREFIX, QuantizedModel, QuantLayer
-from sgsc_edge.compression.shrink.slots import Coupling, Slots
-from sgsc_edge.compression.shrink.values import Values
+from sgsc_edge.compression.shrink.slots import Slots
 from sgsc_edge.compression.tracing.operators import Table
 
 _KEEP_ZERO = frozenset(
@@ -43,22 +42,18 @@ class LayerUse:
 
     Of a table, outputs are rows and inputs columns.
 
-    ``inputs`` [I] and ``outputs`` [O] are float32 in 0..1; ``shapes`` are the values', for a batch of two,
-    the input's with the zeros that lowering pads in front; ``beside`` are elements of one sample's values
-    that are read later and are neither input nor output.
+    ``call`` says what is stored for it. ``inputs`` [I] and ``outputs`` [O] are float32 in 0..1; ``shapes``
+    are the values', for a batch of two, the input's with the zeros that lowering pads in front; ``beside``
+    are elements of one sample's values that are read later and are neither input nor output.
     """
 
     name: str
     layer: QuantLayer
+    call: Call
     inputs: torch.Tensor
     outputs: torch.Tensor
     shapes: tuple[tuple[int, ...], tuple[int, ...]]
     beside: int
-
-    @property
-    def kernel(self) -> int:
-        """Weights for one input and one output channel."""
-        return math.prod(self.layer.weight.shape[2:])
 
     def activations(self, inputs: int, outputs: int) -> int:
         """Elements of one sample's input and output with so many channels, and of what waits beside them."""
@@ -72,20 +67,13 @@ class LayerUse:
         made = math.prod(self.shapes[1][1:])
         return made if self.layer.is_table else made * outputs // len(self.outputs)
 
-    def weights(self, inputs: int, outputs: int) -> int:
-        """Weights of so many channels."""
-        reads = 1 if is_depthwise(self.layer) else inputs // _groups(self.layer)
-        if self.layer.is_table and not self.layer.storage.packed:
-            outputs = len(self.outputs)  # rows keep their places
-        return outputs * reads * self.kernel
-
     def stored_bytes(self, bits: torch.Tensor) -> torch.Tensor:
-        """Bytes by the layer's storage, but with channel i at ``bits`` [O] a weight; it follows gradients."""
-        if is_depthwise(self.layer):
-            weights = self.outputs * self.kernel
-        else:
-            reads = self.inputs.sum() / _groups(self.layer)
-            weights = self.outputs * reads * self.kernel
+        """Bytes by the layer's storage, but with channel i at ``bits`` [O] a weight; it follows gradients.
+
+        Channels count as far as they live. With all of a class alive or dead it is what ``books`` counts.
+        """
+        reads = self.inputs.sum() if self.call.reads is None else self.call.reads
+        weights = self.outputs * reads * self.call.kernel
         storage = self.layer.storage
         places = torch.ones_like(self.outputs) if self.layer.is_table else self.outputs
         return (weights * bits + places * storage.channel_bits).sum() / 8 + storage.layer_bytes
@@ -122,7 +110,7 @@ def follow(model: QuantizedModel, alive: Mapping[str, torch.Tensor]) -> Iterator
     alive: layer name -> liveness of its own output channels, float32 [O].
     """
     values: dict[str, _Value] = {}
-    waiting, structure = _waiting(model), _structure(model)
+    waiting, structure, calls = _waiting(model), _structure(model), Books.of(model).calls
     for node in model.module.graph.nodes:
         inputs = [values[argument.name] for argument in node.all_input_nodes if argument.name in values]
         if node.name not in model.kinds:
@@ -136,17 +124,19 @@ def follow(model: QuantizedModel, alive: Mapping[str, torch.Tensor]) -> Iterator
         if not isinstance(called, QuantLayer):
             values[node.name] = _Value(_through(node, model, inputs, channels, moves), shape)
         elif called.is_table:
-            columns = torch.ones(channels)
-            yield LayerUse(str(node.target), called, columns, alive[str(node.target)], (shape, shape), beside)
+            columns, call = torch.ones(channels), calls[node.name]
+            yield LayerUse(
+                str(node.target), called, call, columns, alive[str(node.target)], (shape, shape), beside
+            )
             values[node.name] = _Value(columns, shape)
         else:
-            outputs, reads = alive[str(node.target)], inputs[0].live
+            outputs, reads, call = alive[str(node.target)], inputs[0].live, calls[node.name]
+            if not len(call.inputs):  # it reads along another axis than the channels'
+                reads = torch.ones(called.weight.shape[1] * _groups(called))
             if is_depthwise(called):
                 outputs = outputs * reads.repeat_interleave(len(outputs) // len(reads))
-            if isinstance(called.layer, nn.Linear) and len(reads) != called.weight.shape[1]:
-                reads = torch.ones(called.weight.shape[1])  # it reads along another axis than the channels'
             shapes = (_padded(called, inputs[0].shape, shape), shape)
-            yield LayerUse(str(node.target), called, reads, outputs, shapes, beside)
+            yield LayerUse(str(node.target), called, call, reads, outputs, shapes, beside)
             values[node.name] = _Value(outputs, shape)
 
 
@@ -195,16 +185,6 @@ class _Value:
     def elements(self) -> int:
         """Of one sample, in channels that live."""
         return math.prod(self.shape[1:]) * int((self.live > 0).sum()) // len(self.live)
-
-
-_COUPLINGS: WeakKeyDictionary[QuantizedModel, Coupling] = WeakKeyDictionary()
-
-
-def coupling_of(model: QuantizedModel) -> Coupling:
-    """Which channels belong together in a model; found once."""
-    if model not in _COUPLINGS:
-        _COUPLINGS[model] = Coupling.of(Values.of(fold(model).module, model.zeros))
-    return _COUPLINGS[model]
 
 
 @dataclass(frozen=True, eq=False)

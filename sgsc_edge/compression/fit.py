@@ -19,9 +19,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sgsc_edge.compression.books import UNITS, Books, Integers
 from sgsc_edge.compression.layers import QuantizedModel
-from sgsc_edge.compression.ledger import UNITS, Integers, Ledger
+from sgsc_edge.compression.ledger import Ledger
 from sgsc_edge.errors import ConfigError
+from sgsc_edge.size import Storage
 
 log = logging.getLogger("sgsc_edge")
 
@@ -38,16 +40,45 @@ _CHOICES = 100_000
 """Networks with at most so many choices are looked through."""
 
 
-def stored_bytes(model: QuantizedModel, masks: Mapping[str, torch.Tensor]) -> int:
-    """Bytes of weights, constants, biases and their scales in the ``.tflite``, by the layers' storages.
+def stored_bytes(
+    model: QuantizedModel,
+    masks: Mapping[str, torch.Tensor],
+    storages: Mapping[str, Storage] | None = None,
+) -> int:
+    """Bytes of weights, constants, biases and their scales in the files that ship.
 
     Parameters
     ----------
     masks: layer name -> float32 [O], 0 for channels that are gone. A class of which some channels are gone
         is stored whole.
+    storages: by layer name; those that the layers have at present if left out.
     """
-    ledger = Ledger.of(model)
-    return ledger.size(ledger.counts(ledger.living(masks)))
+    if storages is None:
+        storages = _storages(model)
+    books = Books.of(model)
+    return -(-books.bits(storages, books.living(masks, packs=_packs(storages))) // UNITS)
+
+
+def bytes_at(
+    model: QuantizedModel, masks: Mapping[str, torch.Tensor], widths: Mapping[str, torch.Tensor]
+) -> float:
+    """What :func:`stored_bytes` counts at present, but with weights at other widths; parts of bytes count.
+
+    Parameters
+    ----------
+    widths: layer name -> bits of each channel's weights, whole numbers, float32 [O].
+    """
+    storages, books = _storages(model), Books.of(model)
+    whole = {name: each.numpy().astype(np.int64) for name, each in widths.items()}
+    return books.bits(storages, books.living(masks, packs=_packs(storages)), whole) / UNITS
+
+
+def _storages(model: QuantizedModel) -> dict[str, Storage]:
+    return {name: layer.storage for name, layer in model.layers()}
+
+
+def _packs(storages: Mapping[str, Storage]) -> bool:
+    return any(storage.packed for storage in storages.values())
 
 
 def smallest_bytes(model: QuantizedModel) -> int:

@@ -12,8 +12,8 @@ from dataclasses import replace
 
 import torch
 
-from sgsc_edge.compression.channels import follow, living_masks, set_masks
-from sgsc_edge.compression.fit import Masks, stored_bytes
+from sgsc_edge.compression.channels import living_masks, set_masks
+from sgsc_edge.compression.fit import Masks, bytes_at, stored_bytes
 from sgsc_edge.compression.goal import Goal
 from sgsc_edge.compression.guarding import Guarding
 from sgsc_edge.compression.layers import QuantizedModel, QuantLayer
@@ -114,10 +114,13 @@ class Settling:
 
     @torch.no_grad()
     def learned_bytes(self) -> float:
-        """Bytes if every channel were stored at its own whole depth (no TFLite format does that)."""
-        uses = follow(self.model, living_masks(self.model))
-        whole = {name: self._whole(name, layer) for name, layer in self.layers.items()}
-        return float(sum(use.stored_bytes(whole[use.name]).sum() for use in uses))
+        """Bytes of the whole model if every channel were stored at its own whole depth.
+
+        Constants, biases and scales count as they are stored. No TFLite format does that.
+        """
+        masks = living_masks(self.model)
+        whole = {name: self._whole(name, layer) * masks[name] for name, layer in self.layers.items()}
+        return bytes_at(self.model, masks, whole)
 
     def _whole(self, name: str, layer: QuantLayer) -> torch.Tensor:
         """Whole depths, float32 [O]; where packed channels have settled, those that are stored."""

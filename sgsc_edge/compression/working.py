@@ -23,8 +23,8 @@ import torch
 from numpy.typing import NDArray
 from torch import fx, nn
 
+from sgsc_edge.compression.books import Books
 from sgsc_edge.compression.layers import QuantizedModel
-from sgsc_edge.compression.ledger import Books
 from sgsc_edge.compression.shrink.slots import MOVING
 from sgsc_edge.compression.shrink.values import CONSTANT, LAYER
 

@@ -114,19 +114,6 @@ class Build:
             input_grid=_input_grid(self.project),
         )
 
-    @cached_property
-    def storages(self) -> dict[str, list[str]]:
-        """How the target may store each layer's weights, where there is a choice."""
-        if not self.target.narrow:
-            return {}
-        model, device = self.untrained.quantized(), self.untrained.device
-        layers = dict(model.layers())
-        return {
-            name: [f"{s}{' as 1x1' if device.rewrites(layers[name], s) else ''}" for s in each]
-            for name, each in device.storages(model).items()
-            if len(each) > 1
-        }
-
     def compression(self) -> Compression:
         """What training starts from; made anew, for the guard follows from the control's history."""
         return replace(

@@ -279,16 +279,12 @@ def _control(build: Build, key: str) -> None:
 
 def _compress_key(build: Build, without: Collection[str] = ()) -> str:
     """``without``: settings of ``[compress]`` that are left out."""
-    learned: list[object] = ["packed"] if build.target.packs else []
-    if build.untrained.method in LEARNED:
-        device = build.untrained.device
-        arena = None if device.arena is None else [device.arena, device.unpacks]
-        how = [arena, device.joins] if build.storages else []
-        learned += [asdict(build.guard), build.storages, *how]
+    device = build.untrained.device if build.target.narrow else build.untrained.device.in_8_bits
+    guard = asdict(build.guard) if build.untrained.method in LEARNED else None
     start = [] if build.start is None else [sha256_file(build.start / SNAPSHOT)]
     settings = build.project.config.compress.model_dump(mode="json", by_alias=True)
     kept = {name: value for name, value in settings.items() if name not in without}
-    return content_key(_training_key(build), kept, build.untrained.method, learned, start)
+    return content_key(_training_key(build), kept, build.untrained.method, device.to_json(), guard, start)
 
 
 def _compress(build: Build, key: str) -> None:

@@ -259,7 +259,7 @@ def test_channels_are_followed_from_convolutions_to_dense_layers() -> None:
     depthwise, grouped = list(uses)[1:3]
     assert uses[depthwise].outputs.tolist() == [1, 0, 1, 1]
     assert uses[grouped].inputs.tolist() == [1, 0, 1, 1]
-    assert uses[first].kernel == 3
+    assert uses[first].call.kernel == 3
     alive[grouped][3] = 0
     last_use = list(follow(quantized, alive))[-1]
     positions = len(last_use.inputs) // 4

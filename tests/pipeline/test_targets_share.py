@@ -58,8 +58,8 @@ def test_a_second_target_is_neither_scored_nor_trained_again(built: Path, twin: 
         assert sgsc_edge("verify", folder).code == 0
 
 
-def ran_stages(built: Path, twin: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The stages up to compress that run for the twin; they write nothing but marks."""
+def ran_stages(built: Path, twin: Path | str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The stages up to compress that run for another target; they write nothing but marks."""
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)  # as in the build that was copied
     ran: list[str] = []
 
@@ -103,3 +103,9 @@ def test_a_build_that_died_while_copying_copies_again(
     for name in SHARED:
         one, two = built / "build" / FIRST / name, built / "build" / TWIN / name
         assert one.read_bytes() == two.read_bytes()
+
+
+def test_a_target_that_counts_bytes_in_another_way_is_trained_on_its_own(
+    built: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ran_stages(built, "onnx-int8", monkeypatch) == ["rehearse", "compress"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import nn
 
@@ -54,6 +55,10 @@ class Device:
         """The same device, without narrower weights."""
         rows = () if self.packs else tuple(row for row in self.rows if row.bits == WIDE_BITS)
         return Device(rows, packs=self.packs, onnx=self.onnx)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, all that it is."""
+        return {**vars(self), "rows": [row.model_dump(mode="json") for row in self.rows]}
 
     def storages(self, model: QuantizedModel) -> Storages:
         """The storages of every layer, by its name; the first is 8 bits a weight, which any layer can have.

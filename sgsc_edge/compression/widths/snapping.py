@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sgsc_edge.compression.books import Books, LayerStored
 from sgsc_edge.compression.channels import follow
 from sgsc_edge.compression.layers import QuantizedModel, QuantLayer
 from sgsc_edge.compression.ledger import Ledger
@@ -107,14 +108,15 @@ class Choices:
         own = torch.tensor(widths)
         losses = (self._losses(name, bits, storage.per_channel)[own == bits] for bits in set(widths) if bits)
         loss = sum((float(each.sum()) for each in losses), 0.0)
-        stored = storage.bytes(*self.sizes[name].stored) + self._added(name, storage)
+        stored = self.sizes[name].stored.bytes(storage) + self._added(name, storage)
         return Option(storage, stored, loss)
 
     def _added(self, name: str, storage: Storage) -> int:
-        """Bytes that a storage adds to a file beside weights, biases and scales."""
+        """Bytes that a storage adds to a file beside weights, biases and scales, in all calls."""
+        calls = len(self.sizes[name].stored.weights)
         if storage.wide:
-            return SECOND_WIDTH_BYTES
-        return REWRITTEN_BYTES if self.device.rewrites(self.layers[name], storage) else 0
+            return calls * SECOND_WIDTH_BYTES
+        return calls * REWRITTEN_BYTES if self.device.rewrites(self.layers[name], storage) else 0
 
     def _in_two_widths(self, name: str, limit: int) -> Iterator[Option]:
         """The channels that lose most in 4 bits stay in 8, in several shares; what is worth its bytes."""
@@ -162,7 +164,8 @@ class Choices:
             tuple(
                 LayerPlan(
                     name,
-                    *self.sizes[name].channels,
+                    self.sizes[name].stored.inputs,
+                    self.sizes[name].stored.outputs,
                     _depths(self.layers[name], self.masks[name]),
                     options,
                     options[pick].storage,
@@ -174,11 +177,14 @@ class Choices:
 
 
 def layer_bytes(model: QuantizedModel, masks: Mapping[str, torch.Tensor]) -> int:
-    """Bytes of all layers as they are stored at present, without constants."""
-    sizes = _sizes(model, masks)
-    return sum(
-        living(layer.storage, masks[name]).bytes(*sizes[name].stored) for name, layer in model.layers()
-    )
+    """Bytes of all layers as they are stored at present, each rounded up, without constants."""
+    stored = _stored(model, masks)
+    return sum(stored[name].bytes(living(layer.storage, masks[name])) for name, layer in model.layers())
+
+
+def _stored(model: QuantizedModel, masks: Mapping[str, torch.Tensor]) -> dict[str, LayerStored]:
+    books, packs = Books.of(model), any(layer.storage.packed for _, layer in model.layers())
+    return books.stored(books.living(masks, packs=packs))
 
 
 def living(storage: Storage, mask: torch.Tensor) -> Storage:
@@ -198,25 +204,23 @@ class _Size:
 
     Parameters
     ----------
-    channels: inputs and outputs.
-    stored: weights, and channels that have a bias.
     unpacked: bytes of input, output, values that wait beside them, and weights, a byte each.
     joined: bytes while the outputs of two widths are joined: they, the whole output, and what may wait.
     """
 
-    channels: tuple[int, int]
-    stored: tuple[int, int]
+    stored: LayerStored
     unpacked: int
     joined: int
 
 
 def _sizes(model: QuantizedModel, masks: Mapping[str, torch.Tensor]) -> dict[str, _Size]:
     sizes: dict[str, _Size] = {}
+    stored = _stored(model, masks)
+    weights = {name: iter(layer.weights) for name, layer in stored.items()}  # of each call, in order
     for use in follow(model, masks):
         inputs, outputs = int(use.inputs.sum()), int(use.outputs.sum())
-        weights = use.weights(inputs, outputs)
         values = use.activations(inputs, outputs)
-        called = _Size((inputs, outputs), (weights, outputs), weights + values, values + use.made(outputs))
+        called = _Size(stored[use.name], next(weights[use.name]) + values, values + use.made(outputs))
         before = sizes.get(use.name, called)  # where it is called more than once, the largest call counts
         sizes[use.name] = replace(
             called,

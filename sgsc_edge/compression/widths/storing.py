@@ -8,22 +8,28 @@ budget together with the channels that stay; and where the watch set asks for it
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 
+from sgsc_edge.compression.books import Books
+from sgsc_edge.compression.channels import living_masks
 from sgsc_edge.compression.fit import Masks, fit, fits, stored_bytes
 from sgsc_edge.compression.layers import QuantizedModel, QuantLayer
 from sgsc_edge.compression.quantizer import MAX_BITS
 from sgsc_edge.compression.widths.legal import Device
 from sgsc_edge.compression.widths.plan import Plan
 from sgsc_edge.compression.widths.snapping import Choices, layer_bytes
+from sgsc_edge.errors import InternalError
 from sgsc_edge.size import NARROW_BITS, Storage
 
 log = logging.getLogger("sgsc_edge")
 
 _RESERVES = (0.0, 0.03, 0.1, 0.2, 0.35)
 """Shares of the budget that are tried for widths beyond the narrowest, rather than for channels."""
+
+_TIGHTER = (0.5, 0.25, 0.0)
+"""Shares of the budget in which channels are chosen where the others come to no plan within all of it."""
 
 _WIDTHS = (1, 2, 3, 4, 5, 6, 8)
 """Mean widths for which channels are chosen, where each has a width of its own."""
@@ -97,27 +103,74 @@ class Storing:
         fisher: see :func:`sgsc_edge.compression.sensitivity.fisher_information`.
         scores: how much each channel matters, float32 [O] by layer name.
         lost: measures the loss at a choice, before it is trained.
+
+        Raises
+        ------
+        InternalError: no choice that was found meets the budget.
+        """
+        found = self._within(self._trials(), budget, alive, fisher, scores)
+        found = found or self._within(self._tighter(), budget, alive, fisher, scores)
+        if not found:
+            raise InternalError(f"no choice of channels and widths meets the budget of {budget} bytes")
+        kept, plan = min(found, key=lambda choice: lost(*choice)) if len(found) > 1 else found[0]
+        self.take(plan)
+        return kept
+
+    def _within(
+        self,
+        trials: Iterable[tuple[Mapping[str, Storage], float]],
+        budget: int,
+        alive: Masks,
+        fisher: Masks,
+        scores: Masks,
+    ) -> list[tuple[Masks, Plan]]:
+        """Different choices of channels and widths that meet a budget, of several trials.
+
+        Parameters
+        ----------
+        trials: storages at which channels are chosen, and in what share of the budget.
         """
         found: dict[object, tuple[Masks, Plan]] = {}  # trials may come to the same
         known: dict[tuple[str, int], torch.Tensor] = {}
-        for storages, share in self._trials():
+        for storages, share in trials:
             self._store(storages)
             if self.device.packs:
-                for kept in fits(self.model, alive, scores, budget):
-                    plan = self._choices(kept, fisher, known).best(self._for_layers(budget, kept))[0]
-                    found.setdefault(_alike(kept, plan), (kept, plan))
-            else:
-                kept = fit(self.model, alive, scores, round(share * budget))
-                plan = self._choices(kept, fisher, known).best(self._for_layers(budget, kept))[0]
-                chosen = plan.storages()
-                self._store(chosen)
+                for kept in fits(self.model, alive, scores, round(share * budget)):
+                    if (plan := self._best(budget, kept, fisher, known)) is not None:
+                        found.setdefault(_alike(kept, plan), (kept, plan))
+                continue
+            kept = fit(self.model, alive, scores, round(share * budget))
+            if (first := self._best(budget, kept, fisher, known)) is None:
+                continue
+            pending = [first.storages()]
+            while pending:
+                self._store(chosen := pending.pop())
                 for kept in fits(self.model, alive, scores, budget):
                     plan = self._choices(kept, fisher, known).stored(chosen)
-                    found.setdefault(_alike(kept, plan), (kept, plan))
-        choices = list(found.values())
-        kept, plan = min(choices, key=lambda choice: lost(*choice)) if len(choices) > 1 else choices[0]
-        self.take(plan)
-        return kept
+                    if self._takes(plan, kept) <= budget:
+                        found.setdefault(_alike(kept, plan), (kept, plan))
+                    elif _bits(refused := plan.storages()) != _bits(chosen):
+                        # With more channels the arena has no room for a layer's 4 bits: fewer fit in 8.
+                        pending.append(refused)
+        return list(found.values())
+
+    def _best(
+        self, budget: int, kept: Masks, fisher: Masks, known: dict[tuple[str, int], torch.Tensor]
+    ) -> Plan | None:
+        """The plan with the least loss for these channels in a budget; None where none meets it."""
+        choices, room = self._choices(kept, fisher, known), self._for_layers(budget, kept)
+        while True:
+            plan = choices.best(room)[0]
+            over = self._takes(plan, kept) - budget
+            if over <= 0:
+                return plan
+            if plan.bytes > room:  # the smallest
+                return None
+            room = plan.bytes - over
+
+    def _takes(self, plan: Plan, kept: Masks) -> int:
+        """Stored bytes of the network with a plan."""
+        return stored_bytes(self.model, kept, plan.storages())
 
     def _trials(self) -> Iterator[tuple[Mapping[str, Storage], float]]:
         """Storages at which channels are chosen, and in what share of the budget."""
@@ -125,6 +178,11 @@ class Storing:
             yield from ((self._equal(bits), 1.0) for bits in _WIDTHS)
         else:
             yield from ((self._smallest, 1 - share) for share in (_RESERVES if self._is_open else (0.0,)))
+
+    def _tighter(self) -> Iterator[tuple[Mapping[str, Storage], float]]:
+        """The same for budgets that no trial meets, down to the smallest network."""
+        narrowest = self._equal(1) if self.device.packs else self._smallest
+        yield from ((narrowest, share) for share in _TIGHTER)
 
     def recount(self, kept: Masks, fisher: Masks) -> None:
         """Plan the same storages for other channels that stay."""
@@ -148,22 +206,35 @@ class Storing:
         return self._for_layers(budget, kept) - (0 if self.plan is None else self.plan.bytes)
 
     def _for_layers(self, budget: int, kept: Masks) -> int:
-        """What constant operands leave of a budget; the last byte of a packed layer counts as a full one."""
-        last = len(self.layers) if self.device.packs else 0
-        return budget - (stored_bytes(self.model, kept) - layer_bytes(self.model, kept)) - last
+        """What constant operands leave of a budget, with every last byte of a packed layer filled up."""
+        beside = stored_bytes(self.model, kept) - layer_bytes(self.model, kept)
+        return budget - beside - self._filled_up
+
+    @property
+    def _filled_up(self) -> int:
+        """Bytes by which plans may count less than is stored: a packed layer's last one, for each call."""
+        calls = Books.of(self.model).calls.values()
+        return sum(bool(call.layer) for call in calls) if self.device.packs else 0
 
     def widen(self, room: float) -> list[str]:
         """Store layers wider until the estimated loss has halved, in ``room`` bytes at most; their names.
 
-        Each time it is the layer that gains most for its bytes.
+        Each time it is the layer that gains most for its bytes. What the network takes grows by no more than
+        ``room`` and what that leaves for last bytes.
         """
         if self.plan is None:
             return []
+        kept = living_masks(self.model)
+        limit = self._takes(self.plan, kept) + room + self._filled_up
         names: list[str] = []
         enough = self.plan.loss / 2
         while (not names or self.plan.loss > enough) and (wider := self.plan.widened(room)) is not None:
             name, plan = wider
-            room -= plan.bytes - self.plan.bytes
+            more = plan.bytes - self.plan.bytes
+            if self._takes(plan, kept) > limit:
+                room = more - 1
+                continue
+            room -= more
             self.plan = plan
             names.append(name)
         for name in dict.fromkeys(names):
@@ -202,6 +273,10 @@ class Storing:
 def _alike(kept: Masks, plan: Plan) -> object:
     """Equal for choices of the same channels and widths."""
     return tuple(plan.storages().items()), tuple(mask.numpy().tobytes() for mask in kept.values())
+
+
+def _bits(storages: Mapping[str, Storage]) -> list[int]:
+    return [storage.bits for storage in storages.values()]
 
 
 def _at_depth(layer: QuantLayer) -> Storage:
