@@ -279,12 +279,14 @@ def _control(build: Build, key: str) -> None:
 
 def _compress_key(build: Build, without: Collection[str] = ()) -> str:
     """``without``: settings of ``[compress]`` that are left out."""
-    device = build.untrained.device if build.target.narrow else build.untrained.device.in_8_bits
-    guard = asdict(build.guard) if build.untrained.method in LEARNED else None
+    learns, device = build.untrained.method in LEARNED, build.untrained.device
+    # Without narrow weights to choose, arena and joins decide nothing.
+    used = device if learns and build.target.narrow else device.in_8_bits
+    guard = asdict(build.guard) if learns else None
     start = [] if build.start is None else [sha256_file(build.start / SNAPSHOT)]
     settings = build.project.config.compress.model_dump(mode="json", by_alias=True)
     kept = {name: value for name, value in settings.items() if name not in without}
-    return content_key(_training_key(build), kept, build.untrained.method, device.to_json(), guard, start)
+    return content_key(_training_key(build), kept, build.untrained.method, used.to_json(), guard, start)
 
 
 def _compress(build: Build, key: str) -> None:
