@@ -26,6 +26,7 @@ NOT_RUN = {
     "sgsc-edge build . --target tflite-int8 --budget 3kB,": "takes its time; tests/pipeline has its like",
     "sgsc-edge build . --target tflite-int8 --floor": "takes its time; tests/pipeline has its like",
     "sgsc-edge build examples/digits --target c-learned": "needs what a loop has saved; in tests/pipeline",
+    "sgsc-edge build examples/names --target onnx-learned": "trains for long; tests/pipeline has its like",
     "sgsc-edge build . --target tflite-int8 --method ptq": "takes its time; tests/pipeline builds by ptq",
 }
 
