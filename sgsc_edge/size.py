@@ -15,7 +15,7 @@ and a float32 scale of that.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sgsc_edge.numerics import FILTER_HEADER_BITS
@@ -133,6 +133,11 @@ class Storage:
         own = self.per_channel and not self.table
         scales = f"int{self.bits} per {'channel' if own else 'tensor'}"
         return f"{scales}, {len(self.wide)} channels int{WIDE_BITS}" if self.wide else scales
+
+
+def packs(storages: Iterable[Storage]) -> bool:
+    """Whether these are a network's layers as C code packs them, each channel at a width of its own."""
+    return any(storage.packed for storage in storages)
 
 
 def bytes_in_plain_c(weights: int, channels: int) -> int:

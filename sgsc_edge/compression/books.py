@@ -28,7 +28,7 @@ from sgsc_edge.compression.folding.integers import FoldedNorm
 from sgsc_edge.compression.layers import QuantizedModel, QuantLayer
 from sgsc_edge.compression.shrink.slots import Coupling, LayerShape
 from sgsc_edge.compression.shrink.values import CONSTANT, LAYER, TABLE, Values
-from sgsc_edge.size import ONNX_SCALE_BYTES, SCALE_BYTES, WIDE_BITS, Storage
+from sgsc_edge.size import ONNX_SCALE_BYTES, SCALE_BYTES, WIDE_BITS, Storage, packs
 
 Integers = NDArray[np.int64]
 Alive = NDArray[np.bool_]
@@ -50,7 +50,7 @@ def coupling_of(model: QuantizedModel) -> Coupling:
 
 def scale_bytes(storages: Mapping[str, Storage]) -> int:
     """Bytes of the one scale of a constant beside layers of these storages; C code has it in its calls."""
-    if any(storage.packed for storage in storages.values()):
+    if packs(storages.values()):
         return 0
     return ONNX_SCALE_BYTES if any(storage.onnx for storage in storages.values()) else SCALE_BYTES
 
@@ -93,7 +93,7 @@ class Call:
         if self.layer:
             return storages[self.layer]
         others = storages.values()
-        if any(other.packed for other in others):
+        if packs(others):
             return Storage.packing((WIDE_BITS,) * len(self.outputs))
         return Storage(onnx=any(other.onnx for other in others))
 

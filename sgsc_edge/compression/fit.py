@@ -23,7 +23,7 @@ from sgsc_edge.compression.books import UNITS, Books, Integers
 from sgsc_edge.compression.layers import QuantizedModel
 from sgsc_edge.compression.ledger import Ledger
 from sgsc_edge.errors import ConfigError
-from sgsc_edge.size import Storage
+from sgsc_edge.size import Storage, packs
 
 log = logging.getLogger("sgsc_edge")
 
@@ -56,7 +56,7 @@ def stored_bytes(
     if storages is None:
         storages = _storages(model)
     books = Books.of(model)
-    return -(-books.bits(storages, books.living(masks, packs=_packs(storages))) // UNITS)
+    return -(-books.bits(storages, books.living(masks, packs=packs(storages.values()))) // UNITS)
 
 
 def bytes_at(
@@ -70,15 +70,11 @@ def bytes_at(
     """
     storages, books = _storages(model), Books.of(model)
     whole = {name: each.numpy().astype(np.int64) for name, each in widths.items()}
-    return books.bits(storages, books.living(masks, packs=_packs(storages)), whole) / UNITS
+    return books.bits(storages, books.living(masks, packs=packs(storages.values())), whole) / UNITS
 
 
 def _storages(model: QuantizedModel) -> dict[str, Storage]:
     return {name: layer.storage for name, layer in model.layers()}
-
-
-def _packs(storages: Mapping[str, Storage]) -> bool:
-    return any(storage.packed for storage in storages.values())
 
 
 def smallest_bytes(model: QuantizedModel) -> int:

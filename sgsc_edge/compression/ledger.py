@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from sgsc_edge.compression.books import UNITS, Alive, Books, Integers, scale_bytes
 from sgsc_edge.compression.layers import QuantizedModel
 from sgsc_edge.compression.widths.split import splittable
-from sgsc_edge.size import Storage
+from sgsc_edge.size import Storage, packs
 
 _LEDGERS: WeakKeyDictionary[QuantizedModel, dict[tuple[Storage, ...], Ledger]] = WeakKeyDictionary()
 
@@ -127,7 +127,7 @@ def _ledger(books: Books, storages: Mapping[str, Storage]) -> Ledger:
             reads.append((call.kernel, _tally(books, call.inputs), units))
         else:
             linear += units * call.kernel * call.reads
-    fixed = books.fixed(packs=any(storage.packed for storage in storages.values()))
+    fixed = books.fixed(packs=packs(storages.values()))
     read = (row for _, ins, units in reads for row in (ins, units))
     seen = np.stack([fixed.astype(np.int64), linear, *outputs, *read])
     _, first, kinds = np.unique(seen, axis=1, return_index=True, return_inverse=True)

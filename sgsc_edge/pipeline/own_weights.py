@@ -13,7 +13,7 @@ from sgsc_edge.compression.layers import QuantLayer
 from sgsc_edge.errors import ConfigError
 from sgsc_edge.numerics import filter_widths
 from sgsc_edge.pipeline.context import Build
-from sgsc_edge.size import Storage
+from sgsc_edge.size import Storage, packs
 
 log = logging.getLogger("sgsc_edge")
 
@@ -31,7 +31,7 @@ def check_own_weights(build: Build) -> None:
     compression = build.untrained
     saved = compression.saved()
     chosen, integers = saved.plan.storages(), saved.model.tensors()
-    packed = any(storage.packed for storage in chosen.values())
+    packed = packs(chosen.values())
     model = compression.quantized()
     legal = compression.device.storages(model)
     masks = {}

@@ -29,7 +29,7 @@ from sgsc_edge.compression.quantizer import FLOOR_BITS, round_to
 from sgsc_edge.compression.widths.front import Front
 from sgsc_edge.compression.widths.legal import Device
 from sgsc_edge.compression.widths.plan import LayerPlan, Option, Plan
-from sgsc_edge.size import EIGHT_BITS, NARROW_BITS, WIDE_BITS, Storage
+from sgsc_edge.size import EIGHT_BITS, NARROW_BITS, WIDE_BITS, Storage, packs
 
 NARROW = Storage(NARROW_BITS)
 
@@ -183,8 +183,8 @@ def layer_bytes(model: QuantizedModel, masks: Mapping[str, torch.Tensor]) -> int
 
 
 def _stored(model: QuantizedModel, masks: Mapping[str, torch.Tensor]) -> dict[str, LayerStored]:
-    books, packs = Books.of(model), any(layer.storage.packed for _, layer in model.layers())
-    return books.stored(books.living(masks, packs=packs))
+    books, packed = Books.of(model), packs(layer.storage for _, layer in model.layers())
+    return books.stored(books.living(masks, packs=packed))
 
 
 def living(storage: Storage, mask: torch.Tensor) -> Storage:
