@@ -1,15 +1,14 @@
-"""``sgsc-edge preserve`` in real processes."""
+"""``sgsc-edge preserve`` as a command."""
 
 from __future__ import annotations
 
 import io
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import warm
 from PIL import Image
 
 from sgsc_edge.preservation.selection import read_selection
@@ -45,15 +44,7 @@ def project(tmp_path: Path) -> Path:
 
 
 def preserve(*args: str | Path) -> subprocess.CompletedProcess[str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("SGSC_EDGE_")}
-    return subprocess.run(
-        [sys.executable, "-m", "sgsc_edge.cli.main", "preserve", *map(str, args)],
-        capture_output=True,
-        text=True,
-        env=clean,
-        timeout=120,
-        check=False,
-    )
+    return warm.run(["preserve", *map(str, args)])
 
 
 def test_preserve_writes_both_files_and_shows_the_set(project: Path) -> None:

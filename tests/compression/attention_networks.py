@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 
 import torch
@@ -127,11 +129,14 @@ FORMS = {
 }
 """Form of attention -> the activation that goes with it."""
 
+BLOCKS = {"function": 2, "heads": 2}
+"""Forms that are trained with more than one block."""
+
 
 class LanguageModel(nn.Module):
     """Tokens int64 [n, T] to logits [n, T, V]."""
 
-    def __init__(self, form: str = "filled", blocks: int = 2) -> None:
+    def __init__(self, form: str = "filled", blocks: int = 1) -> None:
         super().__init__()
         self.tokens = nn.Embedding(VOCABULARY, CHANNELS)
         self.positions = nn.Embedding(LENGTH + 4, CHANNELS)
@@ -182,7 +187,7 @@ def train(module: nn.Module, steps: int, rate: float = 3e-3) -> list[float]:
 def trained(form: str) -> LanguageModel:
     """A float model that has learned something; not to be changed."""
     torch.manual_seed(0)
-    model = LanguageModel(form)
+    model = LanguageModel(form, BLOCKS.get(form, 1))
     train(model, 120)
     return model
 
@@ -193,3 +198,14 @@ def calibrated(model: nn.Module) -> QuantizedModel:
     calibrate(quantized, [sentences(256)[:, :-1]])
     quantized.module.eval()
     return quantized
+
+
+@cache
+def _quantized(form: str) -> QuantizedModel:
+    return calibrated(trained(form))
+
+
+def quantized(form: str) -> QuantizedModel:
+    """The trained model in its trained form, traced and calibrated once, free to be changed."""
+    model = _quantized(form)
+    return replace(model, module=copy.deepcopy(model.module))

@@ -8,11 +8,13 @@ from collections.abc import Callable
 from functools import cache
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
 from compression.attention_networks import (
+    BLOCKS,
     CHANNELS,
     FORMS,
     HEADS,
@@ -21,8 +23,8 @@ from compression.attention_networks import (
     VOCABULARY,
     Attention,
     LanguageModel,
-    calibrated,
     loss_of,
+    quantized,
     sentences,
     train,
     trained,
@@ -44,15 +46,19 @@ HEAD_WIDTH = CHANNELS // HEADS
 
 @cache
 def compressed(form: str) -> CompressedModel:
-    model = calibrated(trained(form))
+    model = quantized(form)
     train(model.module, 20, 1e-3)
     return fold(model)
 
 
-def session(model: CompressedModel) -> Callable[[torch.Tensor], np.ndarray]:
-    """The exported model in ONNX Runtime: int64 tokens [n, T] to float32 logits [n, T, V]."""
-    exported = export_onnx(model, SAMPLE, name="names", metadata={})
-    runtime = onnxruntime.InferenceSession(exported.SerializeToString())
+@cache
+def exported(form: str) -> onnx.ModelProto:
+    return export_onnx(compressed(form), SAMPLE, name="names", metadata={})
+
+
+def session(form: str) -> Callable[[torch.Tensor], np.ndarray]:
+    """A compressed model in ONNX Runtime: int64 tokens [n, T] to float32 logits [n, T, V]."""
+    runtime = onnxruntime.InferenceSession(exported(form).SerializeToString())
     return lambda tokens: runtime.run(None, {"input": tokens.numpy()})[0]
 
 
@@ -62,7 +68,8 @@ def session(model: CompressedModel) -> Callable[[torch.Tensor], np.ndarray]:
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_of_attention_becomes_the_same_operators(form: str) -> None:
     torch.manual_seed(0)
-    model = LanguageModel(form).eval()
+    blocks = BLOCKS.get(form, 1)
+    model = LanguageModel(form, blocks).eval()
     traced = trace(model, SAMPLE)
     calls = [
         traced.graph_module.get_submodule(str(node.target))
@@ -70,14 +77,14 @@ def test_every_form_of_attention_becomes_the_same_operators(form: str) -> None:
         if node.op == "call_module"
     ]
     kinds = Counter(type(module) for module in calls)
-    heads = 2 * (HEADS if form == "heads" else 1)
+    heads = blocks * (HEADS if form == "heads" else 1)
     assert (kinds[MatMul], kinds[MaskedSoftmax], kinds[Table]) == (2 * heads, heads, 2)
     masks = [module.mask for module in calls if isinstance(module, MaskedSoftmax)]
     causal = ~torch.ones(LENGTH, LENGTH, dtype=torch.bool).tril()
     assert all(torch.equal(mask.reshape(LENGTH, LENGTH), causal) for mask in masks)
     scales = sorted(module.scale for module in calls if isinstance(module, MatMul))
     assert scales == pytest.approx([HEAD_WIDTH**-0.5] * heads + [1.0] * heads)
-    assert Counter(traced.kinds.values())["LayerNormalization"] == 5
+    assert Counter(traced.kinds.values())["LayerNormalization"] == 2 * blocks + 1
     tokens = sentences(5)[:, :-1]  # as many as the model was not traced with
     torch.testing.assert_close(traced.graph_module.eval()(tokens), model(tokens), rtol=1e-4, atol=1e-4)
 
@@ -185,7 +192,7 @@ def test_a_table_whose_rows_shrink_when_they_are_read_is_refused() -> None:
 
 
 def test_scores_are_quantized_before_they_are_masked() -> None:
-    model = calibrated(trained("filled"))
+    model = quantized("filled")
     group = model.placement.group
     scores = next(name for name, kind in model.kinds.items() if kind == "MatMul")
     assert scores in model.placement.rounds
@@ -196,7 +203,7 @@ def test_scores_are_quantized_before_they_are_masked() -> None:
 
 @pytest.mark.parametrize("form", ["filled", "split", "heads"])
 def test_int8_costs_little_and_training_goes_on(form: str) -> None:
-    model, rows = calibrated(trained(form)), sentences(256, seed=999)
+    model, rows = quantized(form), sentences(256, seed=999)
     with torch.no_grad():
         float_loss = float(loss_of(trained(form)(rows[:, :-1]), rows))
         int8_loss = float(loss_of(model.module(rows[:, :-1]), rows))
@@ -206,7 +213,7 @@ def test_int8_costs_little_and_training_goes_on(form: str) -> None:
 
 
 def test_every_parameter_of_a_language_model_is_trained() -> None:
-    model = calibrated(trained("filled"))
+    model = quantized("filled")
     for _, layer in model.layers():
         layer.quantizer.bits.requires_grad_(True)
         layer.quantizer.log2_range.requires_grad_(True)
@@ -225,9 +232,9 @@ def test_every_parameter_of_a_language_model_is_trained() -> None:
 
 @pytest.mark.parametrize("form", ["function", "split", "heads"])
 def test_the_rows_of_a_head_learn_one_depth(form: str) -> None:
-    model = calibrated(trained(form))
+    model = quantized(form)
     tied = {name: layer for name, layer in model.layers() if layer.quantizer.first is not None}
-    assert len(tied) == 2 * 3 * (HEADS if form == "heads" else 1)
+    assert len(tied) == BLOCKS.get(form, 1) * 3 * (HEADS if form == "heads" else 1)
     depths = [layer.quantizer.bits.requires_grad_(True) for _, layer in model.layers()]
     optimizer = torch.optim.Adam(depths, 0.05)
     for step in range(5):
@@ -248,7 +255,7 @@ def test_the_rows_of_a_head_learn_one_depth(form: str) -> None:
 
 
 def test_bits_given_to_one_row_of_a_head_are_given_to_all() -> None:
-    layer = calibrated(trained("function")).module.get_submodule("blocks.0.attention.query")
+    layer = quantized("function").module.get_submodule("blocks.0.attention.query")
     assert isinstance(layer, QuantLayer)
     bits = torch.full((CHANNELS,), 3.0)
     bits[2] = 5.0
@@ -257,7 +264,7 @@ def test_bits_given_to_one_row_of_a_head_are_given_to_all() -> None:
 
 
 def test_a_dead_row_is_the_zero_vector() -> None:
-    model = calibrated(trained("filled"))
+    model = quantized("filled")
     layer = model.module.get_submodule("tokens")
     assert isinstance(layer, QuantLayer)
     mask = torch.ones(VOCABULARY)
@@ -279,7 +286,7 @@ def test_onnx_runtime_computes_what_the_compressed_model_does(form: str) -> None
     tokens = sentences(200, seed=77)[:, :-1]
     with torch.no_grad():
         own = model.module(tokens).numpy()
-    other = session(model)(tokens)
+    other = session(form)(tokens)
     step = float(model.output.scale)
     assert np.abs(own - other).max() <= 1.001 * step
     best = np.sort(own, -1)
@@ -299,7 +306,7 @@ def test_the_compressed_model_has_learned_what_the_float_one_has() -> None:
 @pytest.mark.parametrize("form", ["chosen", "split", "heads"])
 def test_what_comes_later_changes_nothing_before(form: str) -> None:
     model = compressed(form)
-    run = session(model)
+    run = session(form)
     tokens = sentences(50, seed=5)[:, :-1]
     others = tokens.clone()
     others[:, 5:] = (others[:, 5:] + torch.randint(1, VOCABULARY, (50, LENGTH - 5))) % VOCABULARY
@@ -336,15 +343,14 @@ def test_stored_tensors_make_the_same_model_again() -> None:
 
 
 def test_lowering_refuses_tokens_and_attention_by_name() -> None:
-    exported = export_onnx(compressed("filled"), SAMPLE, name="names", metadata={})
     with pytest.raises(UnsupportedError, match="not a float32 tensor"):
-        lower(exported, load_target("tflite-int8"))
+        lower(exported("filled"), load_target("tflite-int8"))
     model = quantize_model(
         nn.Sequential(nn.LayerNorm(CHANNELS), Attention("filled")).eval(), torch.ones(8, 16)
     )
-    exported = export_onnx(fold(model), torch.ones(8, 16), name="block", metadata={})
+    block = export_onnx(fold(model), torch.ones(8, 16), name="block", metadata={})
     with pytest.raises(UnsupportedError, match="LayerNormalization cannot be lowered"):
-        lower(exported, load_target("tflite-int8"))
+        lower(block, load_target("tflite-int8"))
 
 
 def test_scores_of_a_float_model_are_multiplied_in_training_as_written() -> None:

@@ -14,9 +14,8 @@ from compression.attention_networks import (
     LENGTH,
     SAMPLE,
     VOCABULARY,
-    calibrated,
+    quantized,
     sentences,
-    trained,
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -100,7 +99,7 @@ def choices(draw: st.DrawFn) -> tuple[str, dict[str, list[int]]]:
 @given(choices())
 def test_what_is_removed_leaves_and_no_output_changes(choice: tuple[str, dict[str, list[int]]]) -> None:
     form, chosen = choice
-    model = calibrated(trained(form))
+    model = quantized(form)
     masks = kill(model, chosen)
     whole = fold(model)
     smaller = shrink(whole, SAMPLE).model
@@ -121,7 +120,7 @@ def test_packed_bytes_are_those_of_each_channel_at_its_width(
     choice: tuple[str, dict[str, list[int]]], rows: set[int], seed: int
 ) -> None:
     form, chosen = choice
-    model = calibrated(trained(form))
+    model = quantized(form)
     generator = torch.Generator().manual_seed(seed)
     for _, layer in model.layers():
         widths = torch.randint(1, 9, (len(layer.mask),), generator=generator)
@@ -139,7 +138,7 @@ def test_packed_bytes_are_those_of_each_channel_at_its_width(
 
 
 def test_a_head_goes_with_its_rows_and_with_the_columns_that_read_it() -> None:
-    model = calibrated(trained("function"))
+    model = quantized("function")
     kill(model, {"blocks.0.attention.value": [3]})
     attention = "blocks.0.attention"
     masks = living_masks(model)
@@ -161,7 +160,7 @@ def test_a_head_goes_with_its_rows_and_with_the_columns_that_read_it() -> None:
 
 
 def test_attention_without_values_leaves_as_a_whole() -> None:
-    model = calibrated(trained("function"))
+    model = quantized("function")
     masks = living_masks(model)
     for name in ("query", "key", "value"):
         masks[f"blocks.1.attention.{name}"][:] = 0
@@ -177,7 +176,7 @@ def test_attention_without_values_leaves_as_a_whole() -> None:
 
 
 def test_a_head_of_its_own_layers_leaves_with_its_last_value() -> None:
-    model = calibrated(trained("heads"))
+    model = quantized("heads")
     kill(model, {"blocks.0.attention.heads.0.value": list(range(WIDTH))})
     whole = fold(model)
     shrunk = shrink(whole, SAMPLE)
@@ -187,7 +186,7 @@ def test_a_head_of_its_own_layers_leaves_with_its_last_value() -> None:
 
 
 def test_what_every_position_needs_stays() -> None:
-    model = calibrated(trained("function"))
+    model = quantized("function")
     ledger = Ledger.of(model)
     removable = {
         name: bool(ledger.removable[ledger.kinds[classes]].any()) for name, classes in ledger.members.items()
@@ -200,7 +199,7 @@ def test_what_every_position_needs_stays() -> None:
 
 @pytest.mark.parametrize("share", [0.9, 0.7, 0.5])
 def test_a_budget_is_met_with_whole_heads(share: float) -> None:
-    model = calibrated(trained("function"))
+    model = quantized("function")
     masks = living_masks(model)
     generator = torch.Generator().manual_seed(1)
     scores = {name: torch.rand(len(mask), generator=generator) for name, mask in masks.items()}
@@ -217,7 +216,7 @@ def test_a_budget_is_met_with_whole_heads(share: float) -> None:
 
 
 def test_bytes_of_tables_and_norms() -> None:
-    model = calibrated(trained("function"))
+    model = quantized("function")
     whole = stored_bytes(model, living_masks(model))
     rows = VOCABULARY + LENGTH
     tables = rows * CHANNELS + 2 * SCALE_BYTES

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
 from compression.attention_networks import SAMPLE as TOKENS
-from compression.attention_networks import trained
+from compression.attention_networks import LanguageModel
 from compression.models import randomised
 from compression.shrink_networks import SAMPLE, Block, build
 from hypothesis import given, settings
@@ -66,8 +70,21 @@ NETWORKS = {
     "residual": lambda: quantize_model(
         randomised(build([Block("conv", 6), Block("identity", norm=True), Block("identity")], "mean")), SAMPLE
     ),
-    "attention": lambda: quantize_model(trained("function"), TOKENS),
+    "attention": lambda: quantize_model(LanguageModel("function"), TOKENS),
 }
+
+
+@cache
+def _quantized(name: str) -> QuantizedModel:
+    return NETWORKS[name]()
+
+
+def quantized(name: str) -> QuantizedModel:
+    """A network of :data:`NETWORKS`, traced once, free to be changed."""
+    model = _quantized(name)
+    return replace(model, module=copy.deepcopy(model.module))
+
+
 TARGETS = ["tflite-int8", "tflite-int4", "onnx-int8", "c-learned", "onnx-learned"]
 cases = pytest.mark.parametrize("name", NETWORKS)
 
@@ -87,7 +104,7 @@ def closed(model: QuantizedModel, seed: int) -> Masks:
 @settings(max_examples=5, deadline=None)
 @given(st.integers(0, 1000))
 def test_all_counts_agree(name: str, target: str, seed: int) -> None:
-    model = NETWORKS[name]()
+    model = quantized(name)
     storing = Storing(model, Device.of(load_target(target)))
     masks = closed(model, seed)
     storing.choose(masks, {key: torch.ones_like(layer.weight) for key, layer in model.layers()})
@@ -109,7 +126,7 @@ def test_all_counts_agree(name: str, target: str, seed: int) -> None:
 @settings(max_examples=4, deadline=None)
 @given(st.integers(0, 1000), st.floats(0, 1))
 def test_what_is_planned_meets_the_budget(name: str, target: str, seed: int, share: float) -> None:
-    model = NETWORKS[name]()
+    model = quantized(name)
     storing = Storing(model, Device.of(load_target(target)))
     storing._store({key: min(legal) for key, legal in storing.legal.items()})
     every = {key: torch.ones_like(layer.mask) for key, layer in model.layers()}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pipeline import warm
+import warm
 
 MODEL = """
 import torch

@@ -11,7 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 import torch.nn.functional as F
-from pipeline.conftest import CONFIG, MODEL, sgsc_edge
+from pipeline.conftest import CONFIG, MODEL, sgsc_edge, write_project
 from torch.utils.data import DataLoader
 
 from sgsc_edge import api
@@ -42,6 +42,14 @@ def compress(folder: Path, out: Path) -> None:
     compressor.save(out)
 
 
+@pytest.fixture(scope="module")
+def compressed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """What the loop saves of the project as it is."""
+    folder = write_project(tmp_path_factory.mktemp("own"))
+    compress(folder, folder / "own.safetensors")
+    return (folder / "own.safetensors").read_bytes()
+
+
 def build(folder: Path, weights: str, *options: str) -> tuple[int, str]:
     ran = sgsc_edge(
         *("build", folder, "--target", TARGET, "--out", folder / "build"),
@@ -50,9 +58,11 @@ def build(folder: Path, weights: str, *options: str) -> tuple[int, str]:
     return ran.code, ran.err
 
 
-def test_a_build_certifies_what_an_own_loop_has_trained(project: Callable[..., Path]) -> None:
+def test_a_build_certifies_what_an_own_loop_has_trained(
+    project: Callable[..., Path], compressed: bytes
+) -> None:
     folder = project()
-    compress(folder, folder / "own.safetensors")
+    (folder / "own.safetensors").write_bytes(compressed)
     code, err = build(folder, "own.safetensors")
     assert code == 0, err
     built = folder / "build" / TARGET
@@ -91,12 +101,14 @@ def test_a_build_certifies_what_an_own_loop_has_trained(project: Callable[..., P
     assert json.loads((built / "certificate.json").read_text())  # the earlier build stays
 
 
-def test_weights_are_held_to_a_budget_as_the_target_stores_them(project: Callable[..., Path]) -> None:
+def test_weights_are_held_to_a_budget_as_the_target_stores_them(
+    project: Callable[..., Path], compressed: bytes
+) -> None:
     folder = project()
     code, err = build(folder, "own.safetensors")
     assert code == 2
     assert "own.safetensors: does not exist" in err
-    compress(folder, folder / "own.safetensors")
+    (folder / "own.safetensors").write_bytes(compressed)
     code, err = build(folder, "own.safetensors", "--budget", f"{BUDGET}B")
     assert code == 0, err
     planned = json.loads((folder / "build" / TARGET / "plan.json").read_text())["bytes"]
