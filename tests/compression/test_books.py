@@ -101,7 +101,7 @@ def closed(model: QuantizedModel, seed: int) -> Masks:
 
 @cases
 @pytest.mark.parametrize("target", TARGETS)
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(st.integers(0, 1000))
 def test_all_counts_agree(name: str, target: str, seed: int) -> None:
     model = quantized(name)
@@ -123,7 +123,7 @@ def test_all_counts_agree(name: str, target: str, seed: int) -> None:
 
 @cases
 @pytest.mark.parametrize("target", TARGETS)
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(st.integers(0, 1000), st.floats(0, 1))
 def test_what_is_planned_meets_the_budget(name: str, target: str, seed: int, share: float) -> None:
     model = quantized(name)

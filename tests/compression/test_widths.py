@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -71,13 +70,6 @@ def made(name: str, target: str, seed: int = 5) -> CompressedModel:
     return fold(snapped(build(*NETWORKS[name]), target, seed))
 
 
-@cache
-def shipped(name: str, target: str, seed: int) -> tuple[bytes, np.ndarray]:
-    """A network's ``.tflite`` as it ships, and integers to feed it."""
-    model = split_widths(shrink(made(name, target, seed), SAMPLE).model, SAMPLE).model
-    return write_tflite(graph_of(model, target)), fed(model, 20)
-
-
 @settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
 @given(networks(), st.sampled_from(TARGETS), st.integers(0, 1000))
 def test_every_node_of_the_device_graph_computes_what_torch_exported(
@@ -100,28 +92,27 @@ def test_every_node_of_the_device_graph_computes_what_torch_exported(
     )
 
 
-RUNTIMES = (
-    ("tflm-int4", "tflm", "tflm"),
-    ("tflm-int4", "litert-reference", "litert_reference"),
-    ("tflite-int4", "litert-reference", "litert_reference"),
-)
+RUNTIMES = {
+    "tflm-int4": (("tflm", "tflm"), ("litert-reference", "litert_reference")),
+    "tflite-int4": (("litert-reference", "litert_reference"),),
+}
+"""Target -> a runtime, and the executor's profile that it must equal."""
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize(("target", "runtime", "profile"), RUNTIMES)
-def test_kernels_compute_the_executors_integers(
-    name: str, target: str, runtime: str, profile: str, tmp_path: Path
-) -> None:
-    for seed in (5, 6):
-        content, integers = shipped(name, target, seed)
-        path = tmp_path / "model.tflite"
-        path.write_bytes(content)
-        expected = reference.run(read_tflite(content), integers, profile).reshape(len(integers), -1)
+@pytest.mark.parametrize(("target", "seed"), [("tflm-int4", 5), ("tflm-int4", 6), ("tflite-int4", 5)])
+def test_kernels_compute_the_executors_integers(name: str, target: str, seed: int, tmp_path: Path) -> None:
+    model = split_widths(shrink(made(name, target, seed), SAMPLE).model, SAMPLE).model
+    content, integers = write_tflite(graph_of(model, target)), fed(model, 20)
+    path = tmp_path / "model.tflite"
+    path.write_bytes(content)
+    for runtime, profile in RUNTIMES[target]:
         result = run_runtime(runtime, path, integers, timeout_s=60, workers=1)
         if result.status == "not_run":
             pytest.skip(f"{runtime}: {result.reason}")
         assert result.status == "ok", result.reason
-        assert np.array_equal(result.outputs, expected)
+        expected = reference.run(read_tflite(content), integers, profile).reshape(len(integers), -1)
+        assert np.array_equal(result.outputs, expected), runtime
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -147,7 +138,7 @@ def test_onnx_holds_the_same_integers_and_onnx_runtime_runs_them(name: str, tmp_
     assert (difference > 0).mean() <= 0.05
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", ["depthwise", "residual", "concat", "constants"])
 def test_what_is_planned_for_an_arena_fits_it(name: str) -> None:
     """Whatever the arena: a filter that is unpacked fits beside all values that are in memory then."""
     model = calibrated(randomised(network_of(name)))
@@ -246,14 +237,15 @@ def test_a_dense_layer_as_a_convolution_is_chosen_where_the_file_gets_smaller(ne
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("target", TARGETS)
 def test_planned_bytes_are_those_of_the_file(name: str, target: str, tmp_path: Path) -> None:
-    """With each layer in one width, and with one in two where that can be."""
+    """With one layer in two widths where that can be, and with each in one where not, and on LiteRT."""
     model = calibrated(randomised(network_of(name)))
     masks = {each: torch.ones_like(layer.mask) for each, layer in model.layers()}
     choices = Choices(model, masks, Device.of(load_target(target)))
     plan, _ = choices.best()
-    assert_takes(model, plan, target, tmp_path)
     storages = plan.storages()
     halved = sorted(Ledger.of(model).free & {layer.name for layer in plan.layers if layer.chosen == NARROW})
+    if not halved or target == "tflite-int4":
+        assert_takes(model, plan, target, tmp_path)
     if halved:
         storages[halved[0]] = replace(NARROW, wide=tuple(range(0, len(masks[halved[0]]), 2)))
         assert_takes(model, choices.stored(storages), target, tmp_path)

@@ -189,15 +189,6 @@ def test_the_folder_is_verified_reported_and_explained(folder: Path) -> None:
     assert "int64" in sgsc_edge("inspect", folder / "model.qdq.onnx").out
 
 
-def test_a_budget_counts_tables_and_norms_as_the_file_stores_them(project: Path, tmp_path: Path) -> None:
-    options = ("--set", "compress.method=sgsc", "--set", "compress.epochs=2", "--budget", "1200 B")
-    ran = sgsc_edge("build", project, "--target", "onnx-int8", "--out", tmp_path, *options)
-    assert ran.code in (0, 1), ran.err
-    built = tmp_path / "onnx-int8"
-    history = [json.loads(line) for line in (built / "history.jsonl").read_text().splitlines()]
-    assert stored_bytes(read_build(built)) == history[-1]["bytes"] <= 1200
-
-
 def learned(project: Path, out: Path, *options: str) -> Path:
     """A build that learns depths, too short to be worth anything."""
     short = ("--set", "compress.method=sgsc", "--set", "compress.epochs=2")
@@ -211,7 +202,7 @@ def torch_loss(folder: Path, part: str) -> float:
     return row["sets"][part]["metrics"]["loss"]
 
 
-def test_a_frontier_and_its_reference_are_measured_on_the_labelled_tokens(
+def test_a_frontier_counts_tables_and_norms_and_measures_the_labelled_tokens(
     project: Path, folder: Path, tmp_path: Path
 ) -> None:
     built = learned(project, tmp_path, "--budget", "1600B,1200B")
@@ -223,7 +214,10 @@ def test_a_frontier_and_its_reference_are_measured_on_the_labelled_tokens(
         assert point.figures is not None
         assert point.bytes is not None
         assert point.bytes <= point.budget
-        assert point.figures.watch == torch_loss(built / point.label, "watch")
+        one = built / point.label
+        assert point.figures.watch == torch_loss(one, "watch")
+        history = [json.loads(line) for line in (one / "history.jsonl").read_text().splitlines()]
+        assert stored_bytes(read_build(one)) == history[-1]["bytes"] == point.bytes  # tables and norms too
 
 
 def test_a_floor_is_a_loss_of_the_labelled_tokens(project: Path, tmp_path: Path) -> None:
