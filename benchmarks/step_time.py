@@ -28,6 +28,7 @@ from benchmarks.record import ROOT, Row, finish
 from sgsc_edge.compression.compress import Compression
 from sgsc_edge.compression.compressor import Compressor
 from sgsc_edge.compression.goal import Goal
+from sgsc_edge.compression.guide import GuideSamples
 from sgsc_edge.compression.loop import Recipe
 from sgsc_edge.compression.objective import Objective
 from sgsc_edge.compression.pressing import CHECKS, REMOVALS
@@ -72,7 +73,7 @@ def setting() -> Compression:
         watch=(samples.inputs[:WATCH], samples.labels[:WATCH]),
         recipe=Recipe(epochs, recipe.batch_size, recipe.learning_rate, recipe.seed),
         method="sgsc",
-        guide=tuple(range(0, GUIDE, 4)),
+        guide=GuideSamples(tuple(range(0, GUIDE, 4))),
         goal=Goal(budget=BUDGET),
     )
 

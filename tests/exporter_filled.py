@@ -5,6 +5,7 @@ What is exported here computes nothing, and no thread is left behind, which a fo
 
 from __future__ import annotations
 
+import gc
 import warnings
 
 import exporter_tables
@@ -31,3 +32,5 @@ with warnings.catch_warnings():
         dynamic_shapes=({0: "batch"},),
         verbose=False,
     )
+
+gc.freeze()  # forks look for garbage in what is their own

@@ -33,6 +33,7 @@ from benchmarks.paper.measure import Bytes, judge_compressed, judge_float
 from benchmarks.record import ROOT, Row, Table, finish
 from sgsc_edge.compression.compress import Compression, Guard, float_bytes
 from sgsc_edge.compression.goal import Goal
+from sgsc_edge.compression.guide import GuideSamples
 from sgsc_edge.compression.loop import Recipe, steps_per_epoch
 from sgsc_edge.compression.settling import Settling
 from sgsc_edge.compression.shrink import shrink
@@ -169,7 +170,7 @@ def measure(name: str, train: TensorDataset, watch: TensorDataset, test: TensorD
         watch=(watch.tensors[0], watch.tensors[1]),
         recipe=Recipe(EPOCHS, BATCH, RATE, 0),
         method="sgsc",
-        guide=tuple(range(0, len(train), 10)),
+        guide=GuideSamples(tuple(range(0, len(train), 10))),
         goal=Goal(budget=budget),
         guard=Guard("accuracy", 0.01),
         device=Device.of(load_target("c-learned")),

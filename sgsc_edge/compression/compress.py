@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -28,6 +27,7 @@ from sgsc_edge.compression.control import Control
 from sgsc_edge.compression.fit import check_budget, smallest_bytes, stored_bytes
 from sgsc_edge.compression.folding.fold import CompressedModel, fold
 from sgsc_edge.compression.goal import Goal
+from sgsc_edge.compression.guide import GuideSamples
 from sgsc_edge.compression.layers import QuantizedModel, quantize_model
 from sgsc_edge.compression.loop import Recipe, Trainable, Trainer, steps_per_epoch
 from sgsc_edge.compression.objective import Guided, Objective, by_labels
@@ -49,12 +49,6 @@ HISTORY = "history.jsonl"
 CONTROLLER_LOG = "controller.jsonl"
 CHANNEL_HISTORY = "channels.jsonl"
 PLAN = "plan.json"
-MUST_KEEP_SHARE = 1 / 16
-"""Share of must_keep samples among the guarded ones that a batch draws; more where they are many."""
-
-MOST_OFTEN = 16
-"""A guide sample is drawn so many times as often as others at most: few would be learned by heart."""
-
 _EVALUATED = 256
 """Samples of a batch that is only evaluated."""
 
@@ -77,6 +71,7 @@ class Guard:
 
 NO_GOAL = Goal(budget=None)
 NO_GUARD = Guard("accuracy", 1.0)
+NO_GUIDE = GuideSamples()
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,9 +84,7 @@ class Compression:
     sample: one input without its batch dimension.
     train: the samples that may enter a gradient.
     watch: (inputs, labels) of the watch part; looked at, never in a gradient.
-    guide: indices into ``train`` of the guide part.
-    guide_classes: the class of each; empty where samples have none.
-    must_keep: indices into ``train`` of samples whose decision may not flip, in the guide part or not.
+    guide: of ``train``, what must not be forgotten.
     goal, guard: of the method ``sgsc``.
     augment: distorts a batch of training inputs, given a seed; None leaves them as they are.
     weights: of the method ``own``, what ``Compressor.save`` wrote.
@@ -106,9 +99,7 @@ class Compression:
     watch: tuple[torch.Tensor, torch.Tensor]
     recipe: Recipe
     method: Method = "qat8"
-    guide: tuple[int, ...] = ()
-    guide_classes: tuple[int, ...] = ()
-    must_keep: tuple[int, ...] = ()
+    guide: GuideSamples = NO_GUIDE
     goal: Goal = NO_GOAL
     guard: Guard = NO_GUARD
     augment: Callable[[torch.Tensor, int], torch.Tensor] | None = None
@@ -238,9 +229,8 @@ class Compression:
 
     def figures(self, module: nn.Module) -> dict[str, float]:
         """Accuracy and loss (nats) of a module on the guide and the watch set, for the history."""
-        guide = (
-            self._judge(module, DataLoader(Subset(self.train, self.guide), _EVALUATED)) if self.guide else {}
-        )
+        part = self.guide.part
+        guide = self._judge(module, DataLoader(Subset(self.train, part), _EVALUATED)) if part else {}
         return {f"guide_{name}": value for name, value in guide.items()} | {
             f"watch_{name}": value for name, value in self._watched(module).items()
         }
@@ -289,8 +279,8 @@ class Compression:
             self.task,
             self._teacher(),
             samples=samples,
-            guide=self.guarded,
-            must_keep=self.must_keep,
+            guide=self.guide.drawn,
+            must_keep=self.guide.must_keep,
             guide_weight=lambda: compressor.guide_weight,
         )
         return compressor, guided
@@ -347,7 +337,7 @@ class Compression:
 
     def _importance(self, samples: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Evenly spaced guarded samples, or training samples where the guide takes no part."""
-        candidates = self.guarded if self.guide_share else range(samples)
+        candidates = self.guide.drawn if self.guide_share else range(samples)
         pairs = [self.train[i] for i in candidates[:: max(len(candidates) // IMPORTANCE_SAMPLES, 1)]]
         return torch.stack([x for x, _ in pairs]), torch.stack(
             [torch.as_tensor(y, dtype=torch.int64) for _, y in pairs]
@@ -356,28 +346,7 @@ class Compression:
     @property
     def guide_share(self) -> float:
         """Share of each batch that the method draws from the guarded samples."""
-        return self.goal.guide_share if self.method in LEARNED and self.guide else 0.0
-
-    @property
-    def guarded(self) -> tuple[int, ...]:
-        """What the guide share of a batch is drawn from.
-
-        The guide part, samples of a rare class and must_keep samples repeatedly.
-        """
-        kept, times = frozenset(self.must_keep), self._times()
-        drawn = zip(self.guide, times, strict=True)
-        others = tuple(index for index, often in drawn if index not in kept for _ in range(often))
-        if not self.must_keep:
-            return others
-        share = MUST_KEEP_SHARE / (1 - MUST_KEEP_SHARE)
-        return others + self.must_keep * max(round(share * len(others) / len(self.must_keep)), 1)
-
-    def _times(self) -> list[int]:
-        """How often each guide sample is drawn: a class has half of an even share of the draws, about."""
-        counts = Counter(self.guide_classes)
-        half = len(self.guide) / (2 * max(len(counts), 1))
-        often = {name: min(max(round(half / count), 1), MOST_OFTEN) for name, count in counts.items()}
-        return [often[name] for name in self.guide_classes] or [1] * len(self.guide)
+        return self.goal.guide_share if self.method in LEARNED and self.guide.part else 0.0
 
     def _trainer(
         self,
@@ -399,7 +368,7 @@ class Compression:
             key=key,
             label=label,
             augment=self.augment,
-            guide=self.guarded,
+            guide=self.guide.drawn,
             guide_share=guide_share,
         )
 

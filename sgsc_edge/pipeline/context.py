@@ -19,6 +19,7 @@ from sgsc_edge.boards.description import Board
 from sgsc_edge.compression.compress import Compression, Guard, float_bytes
 from sgsc_edge.compression.folding.fold import CompressedModel, load_tensors
 from sgsc_edge.compression.goal import Goal
+from sgsc_edge.compression.guide import GuideSamples
 from sgsc_edge.compression.loop import Recipe
 from sgsc_edge.compression.shrink import Shrunk, shrink
 from sgsc_edge.compression.widths.legal import Device
@@ -119,9 +120,11 @@ class Build:
         return replace(
             self.untrained,
             watch=self.samples.parts["watch"].tensors(),
-            guide=self.samples.guide,
-            guide_classes=() if self.project.config.model.is_text else self.samples.parts["guide"].labels,
-            must_keep=self.samples.must_keep,
+            guide=GuideSamples(
+                self.samples.guide,
+                () if self.project.config.model.is_text else self.samples.parts["guide"].labels,
+                self.samples.must_keep,
+            ),
             guard=self.guard,
         )
 

@@ -58,4 +58,4 @@ def own_loop(project: Project, target: Target) -> OwnLoop:
         build = Build(project, target, Path(folder))
         write_selection(build.folder / SELECTION, choose(project, build.model, build.data))
         compression = build.compression()
-        return OwnLoop(build.model, compression.train, compression.guide, compression.watch, compression)
+        return OwnLoop(build.model, compression.train, compression.guide.part, compression.watch, compression)

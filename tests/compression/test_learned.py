@@ -20,11 +20,12 @@ from torch import nn
 
 from sgsc_edge.compression import compressor
 from sgsc_edge.compression.channels import follow
-from sgsc_edge.compression.compress import MOST_OFTEN, Compression, Guard, Method
+from sgsc_edge.compression.compress import Compression, Guard, Method
 from sgsc_edge.compression.compressor import Compressor
 from sgsc_edge.compression.controller import Controller
 from sgsc_edge.compression.fit import fit, stored_bytes
 from sgsc_edge.compression.goal import Goal
+from sgsc_edge.compression.guide import GuideSamples
 from sgsc_edge.compression.layers import QuantizedModel, quantize_model
 from sgsc_edge.compression.loop import Recipe, Trainer
 from sgsc_edge.compression.objective import TEMPERATURE, Guided
@@ -241,7 +242,7 @@ def learning(budget: int | None, **options: Any) -> Compression:
         compression(epochs=12),
         model=trained(),
         method="sgsc",
-        guide=tuple(range(0, 120, 4)),
+        guide=GuideSamples(tuple(range(0, 120, 4))),
         goal=goal,
         guard=Guard("accuracy", 0.1),
     )
@@ -525,7 +526,7 @@ def test_must_keep_samples_follow_their_labels_alone() -> None:
     x, labels = data().tensors
     losses = {}
     for kept in ((), (0, 1, 2, 3)):
-        compressing, objective = replace(this, must_keep=kept).compressor()
+        compressing, objective = replace(this, guide=replace(this.guide, must_keep=kept)).compressor()
         assert isinstance(objective, Guided)
         model = compressing.model.eval()
         losses[kept] = float(objective(model, x[:4], labels[:4], torch.arange(4)).detach())
@@ -535,24 +536,3 @@ def test_must_keep_samples_follow_their_labels_alone() -> None:
     outputs = model(x[:4])
     alone = float(nn.functional.cross_entropy(outputs, labels[:4]).detach())
     assert losses[0, 1, 2, 3] == pytest.approx(TEMPERATURE * alone, rel=1e-4)
-
-
-def test_a_rare_class_is_drawn_half_as_often_as_if_all_had_as_many_samples() -> None:
-    this = replace(learning(280), guide=tuple(range(100)), guide_classes=(0,) * 56 + (1,) * 40 + (2,) * 4)
-    assert this.guarded == (*range(96), *(index for index in range(96, 100) for _ in range(4)))
-    one = replace(this, guide_classes=(0,) * 99 + (1,))
-    assert one.guarded.count(99) == MOST_OFTEN
-    assert one.guarded.count(98) == 1
-    kept = replace(this, must_keep=(99,)).guarded
-    assert kept.count(99) == 7  # a sixteenth of the draws, though its class would give it a quarter of that
-
-
-def test_must_keep_samples_are_drawn_more_often() -> None:
-    this = learning(280)
-    assert this.guarded == this.guide
-    kept = (this.guide[3], 1)  # one of the guide part, one beside it
-    guarded = replace(this, must_keep=kept, guide=tuple(range(3, 120))).guarded
-    assert set(guarded) == {*range(3, 120), 1}
-    assert guarded.count(kept[0]) == guarded.count(1) == 4  # 8 of 124, about a sixteenth
-    many = replace(this, must_keep=tuple(range(100))).guarded
-    assert sorted(many) == sorted({*this.guide, *range(100)})

@@ -70,7 +70,7 @@ def made(name: str, target: str, seed: int = 5) -> CompressedModel:
     return fold(snapped(build(*NETWORKS[name]), target, seed))
 
 
-@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=3, deadline=None, suppress_health_check=list(HealthCheck))
 @given(networks(), st.sampled_from(TARGETS), st.integers(0, 1000))
 def test_every_node_of_the_device_graph_computes_what_torch_exported(
     network: nn.Module, target: str, seed: int
