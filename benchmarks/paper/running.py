@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.paper.balanced import make_balanced
 from benchmarks.paper.measure import Array, Bytes, Outcome, judge_compressed, judge_float
 from benchmarks.paper.methods import make, select, train_longer
 from benchmarks.paper.subjects import Subject
@@ -141,7 +142,7 @@ class Run:
             size = float_bytes(build.model)
             figures: dict[str, Any] = {"learned": size, "in_8_bits": size, "seconds": seconds}
         else:
-            made = make(build, self.case, self.key)
+            made = (make_balanced if how == "balanced" else make)(build, self.case, self.key)
             started = time.monotonic()
             outcomes = {name: judge_compressed(made.model, *part) for name, part in samples.items()}
             judged = time.monotonic() - started

@@ -13,7 +13,7 @@ from benchmarks.paper.prediction import Judged, predictions
 from benchmarks.paper.running import Result
 from benchmarks.paper.statistics import Spread
 from benchmarks.paper.subjects import Metric, Subject
-from benchmarks.paper.variants import OURS, SAME_AS_OURS, SETS, UNCOMPRESSED, Case, cases
+from benchmarks.paper.variants import OURS, SAME_AS_OURS, SETS, UNCOMPRESSED, Case, Variant, cases
 from benchmarks.record import Picture, Row, Table
 
 Seeds = Mapping[int, Result]
@@ -224,7 +224,7 @@ def recall_table(found: Measured, rare: int) -> Table:
         size = Spread.of([one.figures["learned"] for one in seeds.values()])
         rows.append(
             (
-                case.variant.text,
+                _named(case.variant),
                 size.text(",.0f"),
                 Spread.of([one.recall(rare) for one in results]).text(".1%"),
                 Spread.of([_mean_recall(one, others) for one in results]).text(".2%"),
@@ -239,6 +239,12 @@ def recall_table(found: Measured, rare: int) -> Table:
         "least of the others",
     )
     return Table(f"{found.subject.title}: recall on the test set", columns, tuple(rows))
+
+
+def _named(variant: Variant) -> str:
+    """With what is varied, where the table has no row for it."""
+    alone = variant.everywhere or variant.how in UNCOMPRESSED
+    return variant.text if alone else f"ours, {variant.group} {variant.text}"
 
 
 def _mean_recall(one: Outcome, labels: Sequence[int]) -> float:
@@ -259,9 +265,9 @@ def fall(found: Measured, variant: str, budget: int, rare: int) -> Spread | None
 def rare_rows(found: Measured, rare: int) -> list[Row]:
     """At each size what is lost; and whether somewhere the unsafe run forgets what a safe one keeps."""
     rows, held = [], []
-    safe = [name for name in found.subject.variants if name not in ("float", "unsafe")]
+    safe = [name for name in found.subject.variants if name not in ("float", "unsafe", "balanced")]
     for budget in found.subject.budgets:
-        falls = {name: fall(found, name, budget, rare) for name in ("unsafe", *safe)}
+        falls = {name: fall(found, name, budget, rare) for name in ("unsafe", "balanced", *safe)}
         known = {name: one for name, one in falls.items() if one is not None}
         text = "; ".join(f"{name} {one.text('.1f')}" for name, one in known.items())
         rows.append(

@@ -10,10 +10,10 @@ from benchmarks.paper.subjects import Subject
 from sgsc_edge.compression.goal import GUIDE_SHARE
 from sgsc_edge.compression.loop import guide_samples
 
-How = Literal["float", "longer", "ptq", "uniform", "pruned", "sgsc"]
+How = Literal["float", "longer", "ptq", "uniform", "pruned", "sgsc", "balanced"]
 """``longer`` trains the float model for as many steps as the others; ``ptq`` calibrates; ``uniform`` trains
 all weights at 4 bits; ``pruned`` removes the channels with the smallest norms until the budget is met in 8
-bits, and trains; ``sgsc`` is what sgsc-edge does."""
+bits, and trains; ``sgsc`` is what sgsc-edge does; ``balanced`` the same, the rare class repeated."""
 
 UNCOMPRESSED = ("float", "longer")
 
@@ -91,6 +91,16 @@ VARIANTS = (
         everywhere=True,
         of_rare=True,
     ),
+    Variant(
+        "balanced",
+        "baselines",
+        "the same, samples of the rare class drawn 16 times as often",
+        "balanced",
+        (_NO_GUIDE, _NO_CONTROLLER),
+        guided=False,
+        everywhere=True,
+        of_rare=True,
+    ),
     Variant("lambda0", "λ", "no preservation loss, controller", settings=(_NO_GUIDE,), guided=False),
     *(
         Variant(f"lambda{weight}", "λ", f"λ = {weight}", settings=(f"compress.lambda={weight}",))
@@ -156,7 +166,7 @@ class Case:
         subject, batch = self.subject, self.subject.batch_size
         if not self.variant.guided:  # as many steps, each without the guide samples
             batch -= guide_samples(batch, GUIDE_SHARE)
-        presses = self.budget is not None and self.variant.how == "sgsc"
+        presses = self.budget is not None and self.variant.how in ("sgsc", "balanced")
         return [
             f"compress.seed={seed}",
             f"compress.epochs={subject.epochs}",
