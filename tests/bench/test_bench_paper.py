@@ -28,6 +28,7 @@ sys.path.append(str(ROOT))  # benchmarks/ is not part of the installed package
 from benchmarks import record, report  # noqa: E402
 from benchmarks.paper import __main__ as command  # noqa: E402
 from benchmarks.paper import methods, plots, prediction, running, scale, statistics, tables, variants  # noqa: E402
+from benchmarks.paper.balanced import TIMES, make_balanced  # noqa: E402
 from benchmarks.paper.measure import IGNORED, Bytes, Outcome  # noqa: E402
 from benchmarks.paper.resnet18 import build as resnet18  # noqa: E402
 from benchmarks.paper.running import Result, Run  # noqa: E402
@@ -35,8 +36,9 @@ from benchmarks.paper.statistics import Spread, bootstrap, mean_spearman, ranks,
 from benchmarks.paper.subjects import SUBJECTS, Subject  # noqa: E402
 from benchmarks.paper.variants import Case, Variant, cases  # noqa: E402
 from sgsc_edge.compression.channels import set_masks  # noqa: E402
+from sgsc_edge.compression.compress import Compression  # noqa: E402
 from sgsc_edge.compression.fit import stored_bytes  # noqa: E402
-from sgsc_edge.compression.folding.fold import fold  # noqa: E402
+from sgsc_edge.compression.folding.fold import CompressedModel, fold  # noqa: E402
 from sgsc_edge.compression.layers import QuantizedModel, quantize_model  # noqa: E402
 from sgsc_edge.compression.shrink import shrink  # noqa: E402
 from sgsc_edge.project.schema import CompressSection  # noqa: E402
@@ -278,6 +280,31 @@ def test_baselines_have_the_sizes_that_they_are_named_for(digits: Path, tmp_path
     if case.budget:
         assert 0.8 * case.budget <= figures["learned"] <= case.budget
     assert len(figures["history"]) == 2
+
+
+def test_a_rare_class_is_repeated_in_what_is_trained_on_alone(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = dataclasses.replace(subject_of(digits), rare=3)
+    case = next(case for case in cases(subject) if case.name == "balanced@2000")
+    trained: list[Compression] = []
+
+    def run(compression: Compression, folder: Path, key: str) -> CompressedModel:
+        trained.append(compression)
+        return compression.restore()
+
+    monkeypatch.setattr(Compression, "run", run)
+    build = Run(case, 0, tmp_path).build
+    build.folder.mkdir(parents=True)
+    methods.select(build, tmp_path / "kept")
+    make_balanced(build, case, "key")
+    (compression,) = trained
+    labels = [int(compression.train[index][1]) for index in range(len(compression.train))]
+    before = build.data.rest.tensors()[1].tolist()
+    assert labels[: len(before)] == before
+    assert labels[len(before) :] == [3] * before.count(3) * (TIMES - 1)
+    assert compression.goal.budget == 2_000
+    assert not compression.guide_share
 
 
 def test_float_that_is_trained_as_long_stays_float_and_learns(digits: Path, tmp_path: Path) -> None:
