@@ -32,6 +32,9 @@ from sgsc_edge.errors import DataError
 INT32_MIN = -(2**31)
 INT32_MAX = 2**31 - 1
 
+SMALLEST_PROBABILITY = 1 / 512
+"""Half a step of a Softmax's int8 outputs: what a loss takes for less, so that its logarithm is finite."""
+
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.floating[Any]]
 

@@ -3,8 +3,9 @@
 A decision is the index of the largest logit, the lowest index where several are equal. A classifier decides
 once a sample; a language model once for each next token that has a label. ``accuracy`` is the share of
 decisions equal to the label. ``loss`` is the mean cross-entropy in nats of dequantized logits over all
-decisions, ``mean(log(sum(exp(z))) - z[label])``; where the model ends with Softmax it is ``mean(-log p)``.
-A metric of no decisions, or one that is NaN or infinite, is None: not measured.
+decisions, ``mean(log(sum(exp(z))) - z[label])``; where the model ends with Softmax it is
+``mean(-log max(p, 1/512))``: what int8 rounds to 0 lies below half a step. A metric of no decisions, or one
+that is NaN or infinite, is None: not measured.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
+
+from sgsc_edge.numerics import SMALLEST_PROBABILITY
 
 Labels = NDArray[np.int64]
 
@@ -66,14 +69,14 @@ def accuracy(values: NDArray[np.float64], labels: Labels, probabilities: bool) -
 
 
 def cross_entropy(values: NDArray[np.float64], labels: Labels, probabilities: bool) -> float | None:
-    """Mean cross-entropy in nats of ``values`` [n, K], or None (also for a probability of 0)."""
+    """Mean cross-entropy in nats of ``values`` [n, K], or None (also for a probability below 0)."""
     if len(labels) == 0 or not np.isfinite(values).all():
         return None
     picked = values[np.arange(len(labels)), labels]
     if probabilities:
-        if (picked <= 0).any():
+        if (picked < 0).any():
             return None
-        losses = -np.log(picked)
+        losses = -np.log(np.maximum(picked, SMALLEST_PROBABILITY))
     else:
         largest = values.max(axis=1)
         losses = largest + np.log(np.exp(values - largest[:, None]).sum(axis=1)) - picked

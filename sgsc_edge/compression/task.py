@@ -13,10 +13,8 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 
+from sgsc_edge.numerics import SMALLEST_PROBABILITY
 from sgsc_edge.project.schema import IGNORED
-
-SMALLEST_PROBABILITY = 1 / 512
-"""Half a step of the int8 probabilities: the logarithm stays finite."""
 
 
 class Loss(Protocol):

@@ -11,10 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from sgsc_edge.artifacts import read_bytes
-from sgsc_edge.certification.metrics import METRICS, Metric
+from sgsc_edge.certification.metrics import Metric
 from sgsc_edge.compression.compress import logits
 from sgsc_edge.compression.folding.fold import CompressedModel
-from sgsc_edge.compression.task import SMALLEST_PROBABILITY
 from sgsc_edge.export import output_integers
 from sgsc_edge.graph.read_tflite import read_tflite
 from sgsc_edge.lowering.layout import to_device
@@ -81,8 +80,7 @@ class Judge:
 
     Parameters
     ----------
-    probabilities: whether outputs are probabilities (behind a Softmax) rather than logits. One that int8
-        rounds to 0 then costs a loss what the smallest one does that training knows.
+    probabilities: whether outputs are probabilities (behind a Softmax) rather than logits.
     """
 
     metric: Metric
@@ -91,10 +89,7 @@ class Judge:
     def value(self, outputs: NDArray[np.float64], labels: NDArray[np.int64]) -> float | None:
         """The metric of outputs [n, K] with labels [n], or [n, T, K] with [n, T]; None: not measured."""
         labelled = labels != IGNORED
-        rows = outputs[labelled]
-        if self.probabilities and self.metric is METRICS["loss"]:
-            rows = np.maximum(rows, SMALLEST_PROBABILITY)  # NaN stays
-        return self.metric.measure(rows, labels[labelled], self.probabilities)
+        return self.metric.measure(outputs[labelled], labels[labelled], self.probabilities)
 
     def with_error(
         self, outputs: NDArray[np.float64], labels: NDArray[np.int64]

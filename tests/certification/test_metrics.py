@@ -29,8 +29,17 @@ def test_cross_entropy_by_hand() -> None:
     assert cross_entropy(probabilities, labels(0, 1), True) == pytest.approx(expected, abs=1e-15)
 
 
+def test_a_probability_that_int8_rounds_to_0_costs_what_half_a_step_does() -> None:
+    zero, half, step = (
+        cross_entropy(np.array([[probability, 0.5]]), labels(0), True)
+        for probability in (0.0, 1 / 512, 1 / 256)
+    )
+    assert zero == half == pytest.approx(math.log(512), abs=1e-15)
+    assert step == pytest.approx(math.log(256), abs=1e-15)
+
+
 def test_what_is_not_finite_is_not_measured() -> None:
-    assert cross_entropy(np.array([[0.0, 1.0]]), labels(0), True) is None
+    assert cross_entropy(np.array([[-0.1, 1.0]]), labels(0), True) is None
     for bad in (math.nan, math.inf, -math.inf):
         values = np.array([[0.0, 1.0], [bad, 0.0]])
         assert measure_all(values, labels(0, 1), False) == {"accuracy": None, "loss": None}
