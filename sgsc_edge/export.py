@@ -19,6 +19,7 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from sgsc_edge.compression.folding.fold import CompressedModel
 from sgsc_edge.errors import InternalError
@@ -51,23 +52,11 @@ def export_onnx(
     compressed.emit_onnx(True)
     try:
         with _quiet_exporter():
-            program = torch.onnx.export(
-                compressed.module.eval(),
-                (batch,),
-                dynamo=True,
-                opset_version=OPSET,
-                input_names=[INPUT_NAME],
-                output_names=[OUTPUT_NAME],
-                dynamic_shapes=({0: "batch"},),
-                custom_translation_table={torch.ops.aten.adaptive_avg_pool1d.default: _pool_to_one_cell},
-                optimize=True,
-                verbose=False,
-            )
+            program = _translated(compressed.module.eval(), batch)
     except torch.onnx.errors.OnnxExporterError as error:
         raise InternalError(f"the model cannot be exported to ONNX: {error}") from error
     finally:
         compressed.emit_onnx(False)
-    assert program is not None
     model = program.model_proto
     _strip(model, name)
     _narrow(model.graph, compressed)
@@ -82,6 +71,41 @@ def export_onnx(
     return model
 
 
+def _translated(module: nn.Module, batch: torch.Tensor) -> torch.onnx.ONNXProgram:
+    """The exporter's model of a module, with a symbolic batch.
+
+    The exporter traces what it is given a second time, to decompose operators: half of its time, and seldom
+    needed, for it knows nearly all that a compressed model holds. So it is given a traced graph that
+    decomposes to itself, and the module only where that holds an operator that it does not know.
+    """
+    try:
+        traced = torch.export.export(module, (batch,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+        traced.run_decompositions = lambda *_, **__: traced
+        return _exported(traced, batch)
+    except Exception:  # of any kind: the exporter traces in more ways, and says why none of them will do
+        return _exported(module, batch)
+
+
+def _exported(model: nn.Module | torch.export.ExportedProgram, batch: torch.Tensor) -> torch.onnx.ONNXProgram:
+    program = torch.onnx.export(
+        model,
+        (batch,),
+        dynamo=True,
+        opset_version=OPSET,
+        input_names=[INPUT_NAME],
+        output_names=[OUTPUT_NAME],
+        dynamic_shapes=({0: "batch"},),
+        custom_translation_table={
+            torch.ops.aten.adaptive_avg_pool1d.default: _pool_to_one_cell,
+            torch.ops.aten.adaptive_avg_pool2d.default: _mean_of_image,
+        },
+        optimize=True,
+        verbose=False,
+    )
+    assert program is not None
+    return program
+
+
 def _pool_to_one_cell(x: Any, output_size: Any) -> Any:
     """AdaptiveAvgPool1d(1), the only size that tracing lets pass.
 
@@ -91,6 +115,14 @@ def _pool_to_one_cell(x: Any, output_size: Any) -> Any:
     from onnxscript import opset21
 
     return opset21.GlobalAveragePool(x)
+
+
+def _mean_of_image(x: Any, output_size: Any) -> Any:
+    """AdaptiveAvgPool2d(1), the only size that tracing lets pass, as the exporter would decompose it."""
+    from onnxscript import opset21
+
+    axes: Any = opset21.Constant(value_ints=[-1, -2])
+    return opset21.ReduceMean(x, axes, keepdims=1)
 
 
 @contextlib.contextmanager
