@@ -8,6 +8,7 @@ import torch
 from compression.models import Busy, Plain, Repeating, inputs, randomised
 from torch import nn
 
+from sgsc_edge import export
 from sgsc_edge.compression.calibration import calibrate
 from sgsc_edge.compression.folding.fold import CompressedModel, fold
 from sgsc_edge.compression.layers import quantize_model
@@ -115,3 +116,49 @@ def test_exporting_leaves_the_torch_model_running() -> None:
     before = output_integers(compressed, x)
     exported(compressed)
     np.testing.assert_array_equal(output_integers(compressed, x), before)
+
+
+class AveragedTwice(nn.Module):
+    """A global pool and a mean over the same axes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 4, 3), nn.Conv2d(1, 4, 3)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        pooled = nn.functional.adaptive_avg_pool2d(torch.relu(self.first(x)), 1).flatten(1)
+        return self.head(pooled + torch.relu(self.second(x)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("network", [Plain, Busy, AveragedTwice])
+def test_a_graph_that_is_taken_as_traced_is_the_one_that_the_exporter_decomposes(
+    network: type[nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compressed = compressed_model(network)
+    given: list[type] = []
+    refused: tuple[type, ...] = ()
+    whole = export._exported
+
+    def exporting(
+        model: nn.Module | torch.export.ExportedProgram, batch: torch.Tensor
+    ) -> torch.onnx.ONNXProgram:
+        given.append(type(model))
+        if isinstance(model, refused):
+            raise torch.onnx.errors.OnnxExporterError("an operator that it does not know")
+        return whole(model, batch)
+
+    monkeypatch.setattr(export, "_exported", exporting)
+    as_traced = exported(compressed)
+    assert given == [torch.export.ExportedProgram]
+    refused = (torch.export.ExportedProgram,)
+    decomposed = exported(compressed)
+    assert given[1:] == [torch.export.ExportedProgram, type(compressed.module)]
+    kinds = [[node.op_type for node in model.graph.node] for model in (as_traced, decomposed)]
+    assert kinds[0] == kinds[1]
+    x = inputs(32, seed=4).numpy()
+    outputs = [
+        onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"input": x})[0]
+        for model in (as_traced, decomposed)
+    ]
+    np.testing.assert_array_equal(*outputs)
