@@ -10,10 +10,11 @@ from torch.utils.data import Subset
 
 from benchmarks.paper.methods import Made
 from benchmarks.paper.variants import Case
+from sgsc_edge.compression.guide import MOST_OFTEN
 from sgsc_edge.compression.shrink import shrink
 from sgsc_edge.pipeline.context import Build
 
-TIMES = 16
+TIMES = MOST_OFTEN
 """As often as a guide sample of a rare class is drawn at most."""
 
 
