@@ -118,13 +118,13 @@ def _schedule(subject: Subject) -> Row:
 
 
 def _detail(subject: Subject, seeds: Mapping[int, Result]) -> dict[str, object]:
-    """The figures behind a row, by seed."""
+    """The figures behind a row, by seed, but for times: rows may be run side by side."""
     return {
         str(seed): {
             "test": one.outcomes["test"].metric(subject.metric),
             "train": one.outcomes["train"].metric(subject.metric),
             "pool": one.outcomes["pool"].metric(subject.metric),
-            **{k: v for k, v in one.figures.items() if isinstance(v, int | float)},
+            **{k: v for k, v in one.figures.items() if isinstance(v, int | float) and "seconds" not in k},
         }
         for seed, one in sorted(seeds.items())
     }

@@ -53,7 +53,7 @@ class Measured:
         return self.rows.get("float", {})
 
 
-COLUMNS = ("", "bytes, learned widths", "bytes, int8", "test", "gap", "certify", "flips", "minutes")
+COLUMNS = ("", "bytes, learned widths", "bytes, int8", "test", "gap", "certify", "flips")
 
 
 def main_table(found: Measured) -> Table:
@@ -98,7 +98,6 @@ def _line(found: Measured, text: str, name: str) -> tuple[str, ...]:
         cell(lambda _, one: gap(one, metric), f"+{form}"),
         cell(lambda seed, one: certified(found, seed, one).metric(metric), form) if compared else "",
         cell(lambda seed, one: flips(found, seed, one), ",.0f") if compared else "",
-        cell(lambda _, one: one.figures["seconds"] / 60, ".1f"),
     )
 
 
