@@ -26,6 +26,8 @@ from sgsc_edge.errors import InternalError
 from sgsc_edge.numerics import pack_int4
 from sgsc_edge.size import NARROW_BITS
 
+log = logging.getLogger("sgsc_edge")
+
 OPSET = 21
 """First opset whose QuantizeLinear knows int4; the int4 targets use the same export."""
 
@@ -82,7 +84,8 @@ def _translated(module: nn.Module, batch: torch.Tensor) -> torch.onnx.ONNXProgra
         traced = torch.export.export(module, (batch,), dynamic_shapes=({0: torch.export.Dim("batch")},))
         traced.run_decompositions = lambda *_, **__: traced
         return _exported(traced, batch)
-    except Exception:  # of any kind: the exporter traces in more ways, and says why none of them will do
+    except Exception as error:  # of any kind: the exporter traces in more ways, and says why none will do
+        log.debug("exported by way of the module: %s", error)
         return _exported(module, batch)
 
 

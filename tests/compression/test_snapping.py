@@ -24,7 +24,7 @@ from sgsc_edge.compression.widths.legal import Device
 from sgsc_edge.compression.widths.plan import LayerPlan, Option, Plan
 from sgsc_edge.compression.widths.snapping import SECOND_WIDTH_BYTES, Choices
 from sgsc_edge.compression.widths.storing import Storing
-from sgsc_edge.size import EIGHT_BITS, Storage
+from sgsc_edge.size import EIGHT_BITS, TABLE, Storage
 from sgsc_edge.targets import load_target
 
 NARROW = Storage(4)
@@ -157,6 +157,14 @@ def test_widening_takes_the_layer_that_loses_most_for_its_bytes() -> None:
     assert [row.chosen for row in first[1].layers] == [EIGHT_BITS, NARROW, NARROW]
     assert plan.widened(9) is None
     assert Plan(tuple(replace(row, chosen=EIGHT_BITS) for row in plan.layers)).widened(100) is None
+
+
+def test_a_plan_speaks_of_channels_and_of_the_rows_of_tables() -> None:
+    def told(storage: Storage) -> str:
+        return str(LayerPlan("a", 3, 7, (8.0, 8.0, 8.0), (Option(storage, 1234, 0.0),), storage, "why"))
+
+    assert told(EIGHT_BITS) == f"a: 3 -> 7 channels, {EIGHT_BITS}, 1,234 bytes (8 bits: 1,234); why"
+    assert told(TABLE) == f"a: 7 rows of 3, {TABLE}, 1,234 bytes (8 bits: 1,234); why"
 
 
 def test_widening_stops_halfway_where_that_wins_back_enough() -> None:

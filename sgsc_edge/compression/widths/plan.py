@@ -47,8 +47,10 @@ class LayerPlan:
     def __str__(self) -> str:
         least, mean, most = self.depths
         learned = f"depths {least:.1f} to {most:.1f} (mean {mean:.1f}), " if least < WIDE_BITS else ""
+        flow = f"{self.inputs} -> {self.outputs} channels"
+        shape = f"{self.outputs} rows of {self.inputs}" if self.chosen.table else flow
         return (
-            f"{self.name}: {self.inputs} -> {self.outputs} channels, {learned}{self.chosen}, "
+            f"{self.name}: {shape}, {learned}{self.chosen}, "
             f"{self.bytes:,} bytes (8 bits: {self.bytes_in_8_bits:,}); {self.reason}"
         )
 
