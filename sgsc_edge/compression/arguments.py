@@ -13,7 +13,7 @@ from typing import Any, get_args
 import torch
 from torch import nn
 
-from sgsc_edge.compression.calibration import Batches
+from sgsc_edge.compression.calibration import Batches, inputs_of
 from sgsc_edge.compression.goal import Restores
 from sgsc_edge.compression.layers import QuantizedModel
 from sgsc_edge.compression.snapshot import SNAPSHOT, Snapshot
@@ -165,10 +165,11 @@ def first_labelled(data: Batches, count: int) -> tuple[torch.Tensor, torch.Tenso
 
     Raises
     ------
-    DataError: they have no labels.
+    DataError: they have no labels, or :func:`inputs_of` refuses a batch.
     """
     inputs, labels, seen = [], [], 0
     for batch in data:
+        inputs.append(inputs_of(batch))
         if isinstance(batch, torch.Tensor) or len(batch) < 2:
             raise DataError(
                 "channels' importance is measured on labelled samples, and data has no labels",
@@ -181,8 +182,7 @@ def first_labelled(data: Batches, count: int) -> tuple[torch.Tensor, torch.Tenso
                 where="importance",
                 remedy=f"{_LABELLED}, as tensors",
             )
-        inputs.append(batch[0])
-        labels.append(batch[1])
+        labels.append(batch[1].cpu())
         seen += len(batch[0])
         if seen >= count:
             break

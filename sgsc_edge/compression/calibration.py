@@ -9,6 +9,7 @@ import torch
 
 from sgsc_edge.compression.layers import BATCH_NORMS, QuantizedModel
 from sgsc_edge.errors import DataError
+from sgsc_edge.project.user_code import kind_of
 
 CALIBRATION_SAMPLES = 1024
 
@@ -63,11 +64,11 @@ def _first(data: Batches) -> Iterator[torch.Tensor]:
 
     Raises
     ------
-    DataError: there is none.
+    DataError: there is none, or a batch is none of :data:`Batches`.
     """
     seen, ready, pending = 0, None, []
     for batch in data:
-        inputs = batch if isinstance(batch, torch.Tensor) else batch[0]
+        inputs = inputs_of(batch)
         pending.append(inputs)
         seen += len(inputs)
         if sum(map(len, pending)) >= _FEWEST:
@@ -84,3 +85,27 @@ def _first(data: Batches) -> Iterator[torch.Tensor]:
             remedy="give something that yields batches each time that it is iterated (a DataLoader, a list)",
         )
     yield torch.cat(rest)
+
+
+def inputs_of(batch: Any) -> torch.Tensor:
+    """What a batch passes to the model.
+
+    Raises
+    ------
+    DataError: the batch holds something else, or lies on another device.
+    """
+    inputs = batch[0] if isinstance(batch, tuple | list) and len(batch) else batch
+    if not isinstance(inputs, torch.Tensor):
+        within = "" if inputs is batch else f" that starts with {kind_of(inputs)}"
+        raise DataError(
+            f"yields {kind_of(batch)}{within}, not a tensor of inputs or a tuple that starts with one",
+            where="data",
+            remedy="let it yield (inputs, labels); a DataLoader's collate_fn can make them of a dictionary",
+        )
+    if inputs.device.type != "cpu":
+        raise DataError(
+            f"yields a batch on the device {inputs.device}, and compression trains on the CPU",
+            where="data",
+            remedy="let it yield tensors on the CPU: inputs.cpu(), labels.cpu()",
+        )
+    return inputs

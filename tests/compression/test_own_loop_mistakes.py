@@ -218,6 +218,23 @@ def test_a_model_or_a_sample_that_is_not_on_the_cpu_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
+    ("batch", "reason"),
+    [
+        ((X[:4].to("meta"), torch.zeros(4)), "a batch on the device meta"),
+        ({"pixels": X[:4]}, "yields a dict, not a tensor"),
+        ([{"pixels": X[:4]}], "yields a list that starts with a dict, not a tensor"),
+        ((), "yields a tuple, not a tensor"),
+        (None, r"yields nothing \(None\), not a tensor"),
+    ],
+    ids=["meta", "dict", "list of a dict", "empty", "None"],
+)
+def test_batches_of_another_form_or_device_are_refused(batch: Any, reason: str) -> None:
+    with pytest.raises(DataError, match=reason) as caught:
+        Compressor(trained(), X[0], steps=10, data=[batch])
+    assert caught.value.where == "data"
+
+
+@pytest.mark.parametrize(
     ("convert", "reason"),
     [
         (lambda model: model.double(), "'features.0.weight' is float64 on the device cpu"),
