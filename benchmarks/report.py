@@ -56,8 +56,9 @@ SECTIONS = {
         "What the preservation set and the controller buy",
         "The method of arXiv 2505.00350 beside baselines and variations, from the same float models by short "
         "schedules; figures are mean ± standard deviation over seeds. Flips are certify decisions that "
-        "float has right. All rows of a seed are judged on the certify samples of our own set, which no "
-        "gradient has seen; the rows with another set may have watched some.",
+        "float has right; actions are how often the controller gave bits back. All rows of a seed are judged "
+        "on the certify samples of our own set, which no gradient has seen; the rows with another set may "
+        "have watched some.",
     ),
     "paper.names": (
         "The same on the names language model",

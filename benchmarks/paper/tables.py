@@ -53,11 +53,12 @@ class Measured:
         return self.rows.get("float", {})
 
 
-COLUMNS = ("", "bytes, learned widths", "bytes, int8", "test", "gap", "certify", "flips")
+COLUMNS = ("", "bytes, learned widths", "bytes, int8", "test", "gap", "certify", "flips", "actions")
 
 
 def main_table(found: Measured) -> Table:
-    """Every row: sizes, test metric, train less test, certify metric, decisions that turned wrong there."""
+    """Every row: sizes, test metric, train less test, certify metric, decisions that turned wrong there, and
+    how often the controller gave bits back."""
     rows: list[tuple[str, ...]] = []
     group = ""
     ablated = found.subject.ablated
@@ -90,6 +91,7 @@ def _line(found: Measured, text: str, name: str) -> tuple[str, ...]:
 
     form = ".2%" if metric == "accuracy" else ".3f"
     compared = all(seed in found.floats for seed in seeds)
+    acts = any(one.figures.get("actions") for one in seeds.values())
     return (
         text,
         cell(lambda _, one: one.figures["learned"], ",.0f"),
@@ -98,6 +100,7 @@ def _line(found: Measured, text: str, name: str) -> tuple[str, ...]:
         cell(lambda _, one: gap(one, metric), f"+{form}"),
         cell(lambda seed, one: certified(found, seed, one).metric(metric), form) if compared else "",
         cell(lambda seed, one: flips(found, seed, one), ",.0f") if compared else "",
+        cell(lambda _, one: one.figures["actions"], ".0f") if acts else "",
     )
 
 
