@@ -2,35 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
 from torch import nn
 
+from benchmarks.paper import baselines
 from benchmarks.paper.variants import Case
 from sgsc_edge import preservation
 from sgsc_edge.artifacts import content_key, sources_hash
-from sgsc_edge.compression.channels import living_masks, set_masks
 from sgsc_edge.compression.compress import Compression
-from sgsc_edge.compression.compressor import Compressor
-from sgsc_edge.compression.fit import Masks
 from sgsc_edge.compression.folding.fold import CompressedModel
-from sgsc_edge.compression.layers import QuantizedModel
-from sgsc_edge.compression.ledger import Ledger
-from sgsc_edge.compression.objective import Objective
 from sgsc_edge.compression.shrink import shrink
-from sgsc_edge.compression.widths.legal import Device, Storages
 from sgsc_edge.pipeline.context import SELECTION, Build
 from sgsc_edge.preservation.selection import write_selection
 from sgsc_edge.preservation.sets import choose
-from sgsc_edge.size import WIDE_BITS
-
-NARROW = 4
-"""Bits of the row in which all weights have as many."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +31,7 @@ class Made:
 def make(build: Build, case: Case, key: str) -> Made:
     """Compress as a row says; checkpoints lie in the build's folder under ``key``."""
     started = time.monotonic()
-    compressed = _compression(build, case).run(build.folder, key)
+    compressed = compression_of(build, case).run(build.folder, key)
     return Made(shrink(compressed, build.untrained.sample).model, time.monotonic() - started)
 
 
@@ -65,76 +52,17 @@ def select(build: Build, kept: Path) -> None:
     (build.folder / SELECTION).write_bytes(known.read_bytes())
 
 
-def _compression(build: Build, case: Case) -> Compression:
-    compression = build.compression()
-    if case.variant.how == "uniform":
-        return dataclasses.replace(compression, device=Uniform(bits=NARROW))
-    if case.variant.how == "pruned":
+def compression_of(build: Build, case: Case) -> Compression:
+    """What a row trains; SystemExit where it lacks a budget or a rare class."""
+    compression, how = build.compression(), case.variant.how
+    if how == "uniform":
+        return baselines.uniform(compression)
+    if how == "balanced":
+        if case.subject.rare is None:
+            raise SystemExit(f"{case.name}: {case.subject.name} has no rare class")
+        return baselines.balanced(compression, build.data.rest.tensors()[1], case.subject.rare)
+    if how == "pruned":
         if case.budget is None:
             raise SystemExit(f"{case.name}: pruning needs a budget")
-        fields = {field.name: getattr(compression, field.name) for field in dataclasses.fields(compression)}
-        return Pruned(**fields | {"device": Uniform(bits=WIDE_BITS)}, limit=case.budget)
+        return baselines.pruned(compression, case.budget)
     return compression
-
-
-@dataclass(frozen=True)
-class Uniform(Device):
-    """A device whose C code packs all weights at the same width, in bits."""
-
-    packs: bool = True
-    bits: int = WIDE_BITS
-
-    def storages(self, model: QuantizedModel) -> Storages:
-        """One way for each layer."""
-        return {name: (layer.packed((self.bits,) * len(layer.mask)),) for name, layer in model.layers()}
-
-
-@dataclass(frozen=True, eq=False)
-class Pruned(Compression):
-    """Compression of what magnitude pruning leaves within ``limit`` bytes."""
-
-    limit: int = 0
-
-    def compressor(self) -> tuple[Compressor, Objective]:
-        """What trains the channels that stay."""
-        compressor, objective = super().compressor()
-        full = compressor._full  # nothing but a budget removes channels by itself
-        compressor._decide(lambda: set_masks(full, prune(full, self.limit)))
-        return compressor, objective
-
-
-def prune(model: QuantizedModel, limit: int) -> Masks:
-    """The channels that stay when those with the smallest norms leave until ``limit`` bytes are met.
-
-    A channel's norm is the mean magnitude of its weights over that of its layer, for layers differ in scale;
-    channels that an op keeps together count by their mean. No layer loses its last channel, outputs and the
-    rows of tables stay; of the others, those that still fit come back, the largest first. SystemExit where
-    what must stay takes more.
-    """
-    ledger = Ledger.of(model)
-    alive = ledger.living(living_masks(model))
-    sums, counts = np.zeros(len(alive)), np.zeros(len(alive))
-    for name, layer in model.layers():
-        if not layer.is_table:
-            norms = layer.weight.detach().abs().flatten(1).mean(1).numpy()
-            np.add.at(sums, ledger.members[name], norms / norms.mean())
-            np.add.at(counts, ledger.members[name], 1)
-    pruned = np.flatnonzero((counts > 0) & ledger.removable[ledger.kinds])
-    ranked = sorted(pruned.tolist(), key=lambda number: sums[number] / counts[number])
-
-    def size() -> int:
-        return ledger.size(ledger.counts(alive))
-
-    gone = []
-    for number in ranked:
-        if size() <= limit:
-            break
-        if ledger.room(ledger.counts(alive))[ledger.kinds[number]] > 0:
-            alive[number] = False
-            gone.append(number)
-    if size() > limit:
-        raise SystemExit(f"pruning cannot meet {limit} bytes: {size()} are left")
-    for number in reversed(gone):
-        alive[number] = True
-        alive[number] = size() <= limit
-    return {name: torch.from_numpy(alive[own]).float() for name, own in ledger.members.items()}

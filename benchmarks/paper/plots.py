@@ -21,10 +21,11 @@ _STYLES = (("#1f5fa8", ""), ("#b5482a", "7 4"), ("#3a7d44", "2 4"), ("#6b4c9a", 
 
 @dataclass(frozen=True)
 class Curve:
-    """A name, and (size, metric) points."""
+    """A name, and (size, metric) points; ``shown`` is whether the axis must reach all of them."""
 
     name: str
     points: tuple[tuple[float, Spread], ...]
+    shown: bool = True
 
 
 def plot(
@@ -49,7 +50,8 @@ def svg(
     points = [point for curve in curves for point in curve.points]
     if not points:
         return _page(title, [_text(_LEFT, _HEIGHT / 2, "not measured", "start")])
-    ends = [value for _, one in points for value in (one.mean - one.deviation, one.mean + one.deviation)]
+    reached = [point for curve in curves if curve.shown for point in curve.points] or points
+    ends = [value for _, one in reached for value in (one.mean - one.deviation, one.mean + one.deviation)]
     ends += [] if level is None else [level]
     ticks = nice_ticks(min(ends), max(ends))
     sizes = [size for size, _ in points]
@@ -59,8 +61,12 @@ def svg(
     def x_at(size: float) -> float:
         return _LEFT + (math.log(size) - low) / (high - low) * (_WIDTH - _LEFT - _RIGHT)
 
-    def y_at(value: float) -> float:
+    def y_at(value: float) -> float:  # what the axis does not reach is cut off at its ends
+        value = min(max(value, ticks[0]), ticks[-1])
         return bottom - (value - ticks[0]) / (ticks[-1] - ticks[0]) * (bottom - _TOP)
+
+    def leaves(curve: Curve) -> bool:
+        return any(not ticks[0] <= one.mean <= ticks[-1] for _, one in curve.points)
 
     parts = []
     for tick in ticks:
@@ -83,7 +89,7 @@ def svg(
         at = bottom + 34 + _LEGEND * number
         parts += [
             _line(f"M{_LEFT} {at - 4}H{_LEFT + 30}", colour, dashes),
-            _text(_LEFT + 38, at, curve.name, "start"),
+            _text(_LEFT + 38, at, curve.name + (" (cut off)" if leaves(curve) else ""), "start"),
         ]
     return _page(title, parts)
 

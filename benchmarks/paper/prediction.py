@@ -1,9 +1,8 @@
-"""Which set's accuracy after compression predicts test accuracy best?
+"""Which set's metric after compression predicts the test set's best?
 
 Candidates are the certify samples that each way of choosing gives, all of one size: from the pool, on which
-no model was trained, less the samples that any of the models compared was watched by. The models compared are
-the rows that were run with our own preservation set, so that one watch set is left out. Random subsets of the
-same size say what to expect of chance.
+no model was trained, less the samples that any of the models compared was watched by. Random subsets of the
+same size, on the same models, say what to expect of chance.
 """
 
 from __future__ import annotations
@@ -16,10 +15,10 @@ from numpy.typing import NDArray
 
 from benchmarks.paper.measure import Outcome
 from benchmarks.paper.running import Result
-from benchmarks.paper.statistics import Floats, bootstrap, mean_spearman, percentiles
+from benchmarks.paper.statistics import Floats, mean_spearman
 from benchmarks.paper.subjects import Metric
 
-DRAWS = 200
+DRAWS = 1000
 LEAST_MODELS = 3
 """Fewer models have no ranks worth the name."""
 
@@ -32,14 +31,14 @@ class Judged:
 
     Parameters
     ----------
-    models: rows that were run with our own set.
+    models: rows, none twice.
     candidates: name -> positions in the pool, as chosen.
-    watched: positions in the pool of the samples that the models were watched by.
+    watched: positions in the pool of the samples that any of the models was watched by.
     """
 
     models: Sequence[Result]
     candidates: Mapping[str, Sequence[int]]
-    watched: Sequence[int]
+    watched: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
@@ -49,36 +48,39 @@ class Prediction:
     Parameters
     ----------
     correlation: Spearman's, between the set's metric and the test set's, over models; mean of the seeds.
-    interval: of its bootstrap, over models; of random sets: over draws.
+    beaten: share of the random subsets whose correlation is lower, equal ones by half; NaN for their mean.
     samples: in the set; the least of the seeds.
     """
 
     name: str
     correlation: float
-    interval: tuple[float, float]
+    beaten: float
     samples: int
 
 
 def predictions(seeds: Sequence[Judged], metric: Metric) -> list[Prediction]:
-    """Each candidate, then subsets at random; empty where there are too few models."""
+    """Each candidate, then the mean of subsets at random; empty where there are too few models."""
     seeds = [seed for seed in seeds if len(seed.models) >= LEAST_MODELS]
     if not seeds:
         return []
     tests = [_metrics([model.part("test") for model in seed.models], metric) for seed in seeds]
     chosen = [equal(seed) for seed in seeds]
     size = min(len(positions) for sets in chosen for positions in sets.values())
+    chance = _by_chance(seeds, tests, size, metric)
     found = []
     for name in chosen[0]:
         groups = [
             (_on(seed, sets[name], metric), test)
             for seed, sets, test in zip(seeds, chosen, tests, strict=True)
         ]
-        found.append(Prediction(name, mean_spearman(groups), bootstrap(groups), size))
-    return [*found, _by_chance(seeds, tests, size, metric)]
+        correlation = mean_spearman(groups)
+        beaten = float(np.mean((chance < correlation) + (chance == correlation) / 2))
+        found.append(Prediction(name, correlation, beaten, size))
+    return [*found, Prediction(f"{DRAWS:,d} random subsets", float(np.mean(chance)), float("nan"), size)]
 
 
 def equal(seed: Judged) -> dict[str, Positions]:
-    """The candidates without watched samples, all of the size of the smallest; the last ones leave."""
+    """The candidates without watched samples, all of the size of the smallest; chance says which leave."""
     watched = frozenset(seed.watched)
     sets = {name: [p for p in positions if p not in watched] for name, positions in seed.candidates.items()}
     size = min(map(len, sets.values()))
@@ -88,19 +90,30 @@ def equal(seed: Judged) -> dict[str, Positions]:
     return {name: order.permutation(np.array(own, np.int64))[:size] for name, own in sets.items()}
 
 
-def _by_chance(seeds: Sequence[Judged], tests: Sequence[Floats], size: int, metric: Metric) -> Prediction:
-    """Subsets of the pool at random, without watched samples."""
+def distinct(models: Sequence[Result]) -> list[Result]:
+    """One of those that decide every sample of the pool equally: they count once."""
+    kept: list[Result] = []
+    for model in models:
+        decided = model.outcomes["pool"].decided
+        if not any((decided == other.outcomes["pool"].decided).all() for other in kept):
+            kept.append(model)
+    return kept
+
+
+def _by_chance(seeds: Sequence[Judged], tests: Sequence[Floats], size: int, metric: Metric) -> Floats:
+    """The correlations of random subsets of the pool without watched samples, [draws]; none that is NaN."""
     generator = np.random.default_rng(1)
-    found = []
     free = [
         np.setdiff1d(np.arange(len(seed.models[0].outcomes["pool"].labels)), np.array(seed.watched))
         for seed in seeds
     ]
+    found = []
     for _ in range(DRAWS):
         draws = [generator.choice(positions, size, replace=False) for positions in free]
         groups = [(_on(s, draw, metric), test) for s, draw, test in zip(seeds, draws, tests, strict=True)]
         found.append(mean_spearman(groups))
-    return Prediction(f"{DRAWS} random subsets", float(np.nanmean(found)), percentiles(found), size)
+    correlations = np.array(found)
+    return correlations[~np.isnan(correlations)]
 
 
 def _on(seed: Judged, positions: Positions, metric: Metric) -> Floats:

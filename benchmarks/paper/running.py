@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.paper.balanced import make_balanced
 from benchmarks.paper.measure import Array, Bytes, Outcome, judge_compressed, judge_float
 from benchmarks.paper.methods import make, select, train_longer
 from benchmarks.paper.subjects import Subject
@@ -27,6 +26,7 @@ from benchmarks.paper.variants import UNCOMPRESSED, Case, cases
 from benchmarks.record import WORK
 from sgsc_edge.artifacts import content_key, read_json, read_npz, sources_hash, write_json, write_npz
 from sgsc_edge.compression.compress import CONTROLLER_LOG, HISTORY, float_bytes
+from sgsc_edge.compression.folding.fold import CompressedModel
 from sgsc_edge.errors import ConfigError
 from sgsc_edge.pipeline.context import Build
 from sgsc_edge.project import load_project
@@ -142,11 +142,12 @@ class Run:
             size = float_bytes(build.model)
             figures: dict[str, Any] = {"learned": size, "in_8_bits": size, "seconds": seconds}
         else:
-            made = (make_balanced if how == "balanced" else make)(build, self.case, self.key)
+            made = make(build, self.case, self.key)
             started = time.monotonic()
             outcomes = {name: judge_compressed(made.model, *part) for name, part in samples.items()}
             judged = time.monotonic() - started
             figures = {**asdict(Bytes.of(made.model)), "seconds": made.seconds, "judged_seconds": judged}
+            figures["mean_weight"] = mean_weight(made.model)
             figures["actions"] = len(read_lines(build.folder / CONTROLLER_LOG))
             figures["history"] = read_lines(build.folder / HISTORY)
         place = {digest: index for index, digest in enumerate(data.pool.hashes)}
@@ -178,13 +179,23 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def training_code() -> str:
-    """Hash of the code that rows follow from; what only exports or reports is not in it."""
+    """Hash of the code and packages that rows follow from; what only exports or reports is not in it."""
     rooms = [sources_hash(_PACKAGE / room) for room in _TRAINING_CODE]
     modules = [(_PACKAGE / name).read_text(encoding="utf-8") for name in _TRAINING_MODULES]
     own = [
-        Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("methods.py", "measure.py")
+        Path(__file__).with_name(name).read_text(encoding="utf-8")
+        for name in ("baselines.py", "methods.py", "measure.py")
     ]
-    return content_key(rooms, modules, own)
+    return content_key(rooms, modules, own, torch.__version__, np.__version__)
+
+
+def mean_weight(model: CompressedModel) -> float:
+    """The mean magnitude of the layers' weights: what an L1 term presses on."""
+    rows = [
+        (layer.weight.flatten(1).abs().double().mean(1) * layer.scale, layer.weight.numel())
+        for layer in model.layers().values()
+    ]
+    return float(sum(means.mean() * count for means, count in rows) / sum(count for _, count in rows))
 
 
 def subject_runs(subject: Subject, names: tuple[str, ...], seeds: tuple[int, ...]) -> list[Run]:

@@ -1,4 +1,4 @@
-"""The statistics of the tables: spread over seeds, rank correlation and its bootstrap interval."""
+"""The statistics of the tables: spread over seeds, rank correlation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-RESAMPLES = 2000
 LEVEL = 0.95
 
 _STUDENT = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622)
@@ -82,21 +81,3 @@ def mean_spearman(groups: Sequence[tuple[Floats, Floats]]) -> float:
     """The mean rank correlation of several groups; those in which nothing varies say nothing."""
     found = [value for one, other in groups if not np.isnan(value := spearman(one, other))]
     return statistics.mean(found) if found else float("nan")
-
-
-def bootstrap(groups: Sequence[tuple[Floats, Floats]], seed: int = 0) -> tuple[float, float]:
-    """The percentile interval of :func:`mean_spearman` at :data:`LEVEL`: pairs drawn anew in each group."""
-    generator = np.random.default_rng(seed)
-    found = []
-    for _ in range(RESAMPLES):
-        draws = [generator.integers(0, len(one), len(one)) for one, _ in groups]
-        resampled = [(one[draw], other[draw]) for (one, other), draw in zip(groups, draws, strict=True)]
-        found.append(mean_spearman(resampled))
-    return percentiles(found)
-
-
-def percentiles(values: Sequence[float]) -> tuple[float, float]:
-    """The bounds between which the share :data:`LEVEL` of the values lies; NaN are left out."""
-    rest = (1 - LEVEL) / 2
-    low, high = np.nanquantile(np.array(values), [rest, 1 - rest])
-    return float(low), float(high)

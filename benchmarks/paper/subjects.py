@@ -92,7 +92,7 @@ SUBJECTS = {
             epochs=2,
             batch_size=128,
             budgets=(20_000, 8_000, 3_000, 1_500),
-            ablated=3_000,
+            ablated=1_500,
         ),
         Subject(
             name="rare",
@@ -117,8 +117,8 @@ SUBJECTS = {
             settings=(),
             epochs=2,
             batch_size=128,
-            budgets=(164_000, 82_000),
-            ablated=82_000,
+            budgets=(164_000, 82_000, 41_000, 24_000),
+            ablated=41_000,
             metric="loss",
         ),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from benchmarks.paper.measure import Outcome
 from benchmarks.paper.plots import Curve, plot
-from benchmarks.paper.prediction import Judged, predictions
+from benchmarks.paper.prediction import Judged, distinct, predictions
 from benchmarks.paper.running import Result
 from benchmarks.paper.statistics import Spread
 from benchmarks.paper.subjects import Metric, Subject
@@ -52,13 +53,17 @@ class Measured:
         """The float models."""
         return self.rows.get("float", {})
 
+    def has_floats(self, seeds: Seeds) -> bool:
+        """Whether there is a float model of each of these seeds."""
+        return seeds.keys() <= self.floats.keys()
 
-COLUMNS = ("", "bytes, learned widths", "bytes, int8", "test", "gap", "certify", "flips", "actions")
+
+COLUMNS = ("", "bytes, learned widths", "bytes, int8", "test", "gap", "certify", "flips", "actions", "λ")
 
 
 def main_table(found: Measured) -> Table:
-    """Every row: sizes, test metric, train less test, certify metric, decisions that turned wrong there, and
-    how often the controller gave bits back."""
+    """Every row: sizes, test metric, train less test, certify metric, decisions that turned wrong there, how
+    often the controller gave bits back, and the weight of the preservation loss at the end."""
     rows: list[tuple[str, ...]] = []
     group = ""
     ablated = found.subject.ablated
@@ -67,10 +72,10 @@ def main_table(found: Measured) -> Table:
             group = case.variant.group
             rows.append((f"*{group}*", *[""] * (len(COLUMNS) - 1)))
             if group in SAME_AS_OURS:
-                rows.append(_line(found, SAME_AS_OURS[group], f"{OURS}@{ablated}"))
+                rows.append(_line(found, SAME_AS_OURS[group], f"{OURS.name}@{ablated}", OURS))
         budget = "" if case.budget is None else f", {case.budget:,d}"
         shown = budget if case.variant.everywhere else ""
-        rows.append(_line(found, f"{case.variant.text}{shown}", case.name))
+        rows.append(_line(found, f"{case.variant.text}{shown}", case.name, case.variant))
     return Table(
         f"{found.subject.title}: every row (where none is named, the budget is {ablated:,d} bytes)",
         COLUMNS,
@@ -78,7 +83,11 @@ def main_table(found: Measured) -> Table:
     )
 
 
-def _line(found: Measured, text: str, name: str) -> tuple[str, ...]:
+def _line(found: Measured, text: str, name: str, variant: Variant) -> tuple[str, ...]:
+    """One row; a cell is empty where it would say nothing.
+
+    The certify samples are those of our own set: a row with another set may have been watched by them.
+    """
     if name in found.needs:
         return (text, f"needs: {found.needs[name]}", *[""] * (len(COLUMNS) - 2))
     seeds = found.rows.get(name, {})
@@ -86,22 +95,27 @@ def _line(found: Measured, text: str, name: str) -> tuple[str, ...]:
         return (text, "not measured", *[""] * (len(COLUMNS) - 2))
     metric = found.subject.metric
 
-    def cell(figure: Callable[[int, Result], float], form: str) -> str:
-        return Spread.of([figure(seed, one) for seed, one in sorted(seeds.items())]).text(form)
+    def cell(figure: Callable[[int, Result], float], form: str, shown: bool = True) -> str:
+        return _spread(seeds, figure).text(form) if shown else ""
 
     form = ".2%" if metric == "accuracy" else ".3f"
-    compared = all(seed in found.floats for seed in seeds)
-    acts = any(one.figures.get("actions") for one in seeds.values())
+    compressed = variant.how not in UNCOMPRESSED
+    judged = found.has_floats(seeds) and not variant.chooses
     return (
         text,
         cell(lambda _, one: one.figures["learned"], ",.0f"),
-        cell(lambda _, one: one.figures["in_8_bits"], ",.0f"),
+        cell(lambda _, one: one.figures["in_8_bits"], ",.0f", compressed),
         cell(lambda _, one: one.outcomes["test"].metric(metric), form),
         cell(lambda _, one: gap(one, metric), f"+{form}"),
-        cell(lambda seed, one: certified(found, seed, one).metric(metric), form) if compared else "",
-        cell(lambda seed, one: flips(found, seed, one), ",.0f") if compared else "",
-        cell(lambda _, one: one.figures["actions"], ".0f") if acts else "",
+        cell(lambda seed, one: certified(found, seed, one).metric(metric), form, judged),
+        cell(lambda seed, one: flips(found, seed, one), ",.0f", judged),
+        cell(lambda _, one: one.figures["actions"], ".0f", variant.acts),
+        cell(lambda _, one: one.figures["history"][-1]["guide_multiplier"], ".2f", variant.weighs),
     )
+
+
+def _spread(seeds: Seeds, figure: Callable[[int, Result], float]) -> Spread:
+    return Spread.of([figure(seed, one) for seed, one in sorted(seeds.items())])
 
 
 def gap(one: Result, metric: Metric) -> float:
@@ -126,30 +140,34 @@ DIFFERENCES = ("", "test", "95 % interval", "certify", "flips", "says")
 def difference_table(found: Measured) -> Table:
     """What each part buys at the ablated budget: the row less ours, by pairs of the same seed."""
     budget, metric = found.subject.ablated, found.subject.metric
-    ours, rows = found.at(OURS, budget), []
-    unit, factor = ("points", 100) if metric == "accuracy" else ("nats", 1)
+    ours, rows = found.at(OURS.name, budget), []
+    unit, factor, form = ("points", 100, "+.2f") if metric == "accuracy" else ("nats", 1, "+.4f")
     for case in found.cases():
         seeds = found.rows.get(case.name, {})
         pairs = [(seed, seeds[seed], ours[seed]) for seed in sorted(seeds) if seed in ours]
-        if case.budget != budget or case.variant.name == OURS or not pairs:
+        if case.budget not in (None, budget) or case.variant == OURS or not pairs:
             continue
 
         def less(figure: Callable[[int, Result], float], pairs: Sequence[Pair] = pairs) -> Spread:
             return Spread.of([figure(seed, one) - figure(seed, own) for seed, one, own in pairs])
 
         test = less(lambda _, one: factor * one.outcomes["test"].metric(metric))
-        rows.append(
-            (
-                f"{case.variant.group}: {case.variant.text}",
-                test.text("+.2f"),
-                _bounds(test.interval()),
-                less(lambda seed, one: factor * certified(found, seed, one).metric(metric)).text("+.2f"),
-                less(lambda seed, one: flips(found, seed, one)).text("+.1f"),
-                says(test, metric),
-            )
-        )
+        judged = found.has_floats({seed: one for seed, one, _ in pairs}) and not case.variant.chooses
+        certify = flipped = ""
+        if judged:
+            certify = less(lambda seed, one: factor * certified(found, seed, one).metric(metric)).text(form)
+            flipped = less(lambda seed, one: flips(found, seed, one)).text("+.1f")
+        said = "the same models" if all(_same(one, own) for _, one, own in pairs) else says(test, metric)
+        name = f"{case.variant.group}: {case.variant.text}"
+        rows.append((name, test.text(form), _bounds(test.interval(), form), certify, flipped, said))
     title = f"{found.subject.title}: each row less ours at {budget:,d} bytes, {unit}, by pairs of a seed"
     return Table(title, DIFFERENCES, tuple(rows))
+
+
+def _same(one: Result, other: Result) -> bool:
+    """Whether two rows' models answer equally."""
+    pairs = [(one.outcomes[name], other.outcomes[name]) for name in ("pool", "test")]
+    return all((a.decided == b.decided).all() and (a.losses == b.losses).all() for a, b in pairs)
 
 
 def says(less: Spread, metric: Metric) -> str:
@@ -163,49 +181,61 @@ def says(less: Spread, metric: Metric) -> str:
     return "worse than ours" if (less.mean < 0) == (metric == "accuracy") else "better than ours"
 
 
-def _bounds(bounds: tuple[float, float] | None) -> str:
-    return "" if bounds is None else f"{bounds[0]:+.2f} to {bounds[1]:+.2f}"
+def _bounds(bounds: tuple[float, float] | None, form: str) -> str:
+    return "" if bounds is None else f"{bounds[0]:{form}} to {bounds[1]:{form}}"
 
 
 def prediction_table(found: Measured) -> Table | None:
     """Rank correlations of candidate sets with test; None where too little has been measured."""
-    known = predictions(judged(found), found.subject.metric)
-    if not known:
+    metric, budget = found.subject.metric, found.subject.ablated
+    free, guarded = (predictions(judged(found, guarded=one), metric) for one in (False, True))
+    if not free or not guarded:
         return None
     rows = tuple(
-        (
-            one.name,
-            f"{one.correlation:.3f}",
-            f"{one.interval[0]:.3f} to {one.interval[1]:.3f}",
-            f"{one.samples:,d}",
-        )
-        for one in known
+        (a.name, f"{a.correlation:.3f}", _share(a.beaten), f"{b.correlation:.3f}", _share(b.beaten))
+        for a, b in zip(free, guarded, strict=True)
     )
     return Table(
-        f"{found.subject.title}: rank correlation of a set's {found.subject.metric} with the test set's, "
-        "over compressed models",
-        ("set", "Spearman, mean of the seeds", "95 % interval", "samples"),
+        f"{found.subject.title}: Spearman's rank correlation of a set's {metric} with the test set's, over "
+        f"models, mean of the seeds; sets of {free[0].samples:,d} and {guarded[0].samples:,d} samples",
+        (
+            "set",
+            "models of all sizes that no set has guarded",
+            "random subsets that do worse",
+            f"models of {budget:,d} bytes",
+            "random subsets that do worse",
+        ),
         rows,
     )
 
 
-def judged(found: Measured) -> list[Judged]:
-    """For each seed with all candidates: the models that our own set guarded, or none, and the candidates."""
-    own = [case.name for case in found.cases() if case.variant.how not in UNCOMPRESSED and not _chooses(case)]
+def _share(share: float) -> str:
+    return "" if math.isnan(share) else f"{share:.0%}"
+
+
+def judged(found: Measured, *, guarded: bool) -> list[Judged]:
+    """For each seed with all candidates: models, and the candidates.
+
+    Parameters
+    ----------
+    guarded: models of the ablated budget that our own set has guarded, or none; in place of those of all
+        sizes that none has.
+    """
     budget, seeds = found.subject.ablated, []
+    own = [
+        case.name
+        for case in found.cases()
+        if case.variant.how not in UNCOMPRESSED
+        and (case.budget == budget and not case.variant.chooses if guarded else not case.variant.guarded)
+    ]
     for seed, one in sorted(found.floats.items()):
         sets = {name: found.at(variant, budget).get(seed) for name, variant in SETS.items()}
         if any(result is None for result in sets.values()):
             continue
-        models = [found.rows[name][seed] for name in own if seed in found.rows.get(name, {})]
+        models = distinct([found.rows[name][seed] for name in own if seed in found.rows.get(name, {})])
         chosen = {name: result.figures["certify"] for name, result in sets.items() if result is not None}
-        seeds.append(Judged(models, chosen, one.figures["watch"]))
+        seeds.append(Judged(models, chosen, one.figures["watch"] if guarded else ()))
     return seeds
-
-
-def _chooses(case: Case) -> bool:
-    """Whether a row's preservation set is another one than ours."""
-    return any(setting.startswith("preservation.") for setting in case.variant.settings)
 
 
 # --- the class with few samples -------------------------------------------------------------------
@@ -317,6 +347,6 @@ def _picture(found: Measured, name: str, title: str, figure: Callable[[Result], 
                 size = Spread.of([one.figures["learned"] for one in seeds.values()])
                 points.append((size.mean / 1000, Spread.of([figure(one) for one in seeds.values()])))
         if points:
-            curves.append(Curve(variant.text, tuple(points)))
+            curves.append(Curve(variant.text, tuple(points), shown=variant.how != "pruned"))
     level = Spread.of([figure(one) for one in found.floats.values()]).mean if found.floats else None
     return plot(name, title, "kB, learned widths", curves, level=level, level_name="float")

@@ -17,8 +17,6 @@ bits, and trains; ``sgsc`` is what sgsc-edge does; ``balanced`` the same, the ra
 
 UNCOMPRESSED = ("float", "longer")
 
-OURS = "ours"
-
 
 @dataclass(frozen=True)
 class Variant:
@@ -45,9 +43,33 @@ class Variant:
     everywhere: bool = False
     of_rare: bool = False
 
+    @property
+    def acts(self) -> bool:
+        """Whether it has a controller."""
+        return self.how == "sgsc" and _NO_CONTROLLER not in self.settings
+
+    @property
+    def weighs(self) -> bool:
+        """Whether it has a preservation loss, with a weight λ."""
+        return self.how == "sgsc" and self.guided
+
+    @property
+    def guarded(self) -> bool:
+        """Whether a preservation set took part in its training."""
+        return self.acts or self.weighs
+
+    @property
+    def chooses(self) -> bool:
+        """Whether its preservation set, and so its watch part, is another one than ours."""
+        return any(
+            setting.startswith("preservation.") and not setting.startswith("preservation.must_keep")
+            for setting in self.settings
+        )
+
 
 _NO_GUIDE = "compress.lambda=0"
 _NO_CONTROLLER = "compress.controller=false"
+_AT_RANDOM = "preservation.method=random"
 
 
 _ALL_STAY = ("compress.method=mixed", _NO_GUIDE, _NO_CONTROLLER)
@@ -59,6 +81,8 @@ def _only(criterion: str) -> tuple[str, ...]:
     criteria = ("saliency", "uncertainty", "diversity")
     return tuple(f"preservation.shares.{name}={int(name == criterion)}" for name in criteria)
 
+
+OURS = Variant("ours", "ours", "ours: λ and size as constraints, controller", everywhere=True)
 
 VARIANTS = (
     Variant("float", "baselines", "float", "float", guided=False),
@@ -92,7 +116,7 @@ VARIANTS = (
         everywhere=True,
         of_rare=True,
     ),
-    Variant(OURS, "ours", "ours: λ and size as constraints, controller", everywhere=True),
+    OURS,
     Variant(
         "kept",
         "ours",
@@ -106,13 +130,14 @@ VARIANTS = (
         Variant(f"lambda{weight}", "λ", f"λ = {weight}", settings=(f"compress.lambda={weight}",))
         for weight in ("0.1", "0.5", "1.0")
     ),
+    Variant("lambda4", "λ", "λ = 4, the most that ours takes", settings=("compress.lambda=4",)),
     *(
         Variant(f"alpha{weight}", "α", f"α = {weight}", settings=(f"compress.alpha={weight}",))
-        for weight in ("0.1", "1", "10")
+        for weight in ("1", "10", "100")
     ),
     *(
-        Variant(f"bits{most}", "bits", f"2 to {most} bits", settings=(f"compress.bits=[2, {most}]",))
-        for most in (2, 4, 8, 16)
+        Variant(f"bits{most}", "bits", f"up to {most} bits", settings=(f"compress.bits=[2, {most}]",))
+        for most in (2, 4, 16)
     ),
     *(
         Variant(
@@ -125,13 +150,26 @@ VARIANTS = (
     ),
     Variant("controller-off", "controller", "off", settings=(_NO_CONTROLLER,)),
     Variant("controller-random", "controller", "at random", settings=('compress.controller="random"',)),
-    Variant("set-random", "choice of the set", "at random", settings=("preservation.method=random",)),
-    Variant("set-saliency", "choice of the set", "Grad-CAM alone", settings=_only("saliency")),
+    Variant("set-random", "choice of the set", "at random, classes covered", settings=(_AT_RANDOM,)),
+    Variant("set-saliency", "choice of the set", "saliency alone", settings=_only("saliency")),
     Variant("set-uncertainty", "choice of the set", "uncertainty alone", settings=_only("uncertainty")),
     Variant("set-diversity", "choice of the set", "clusters alone", settings=_only("diversity")),
+    Variant(
+        "plain",
+        "choice of the guide alone",
+        "λ = 1, no controller: all three criteria",
+        settings=("compress.lambda=1", _NO_CONTROLLER),
+    ),
+    Variant(
+        "plain-random",
+        "choice of the guide alone",
+        "λ = 1, no controller: at random, classes covered",
+        settings=("compress.lambda=1", _NO_CONTROLLER, _AT_RANDOM),
+    ),
 )
 
 SAME_AS_OURS = {
+    "bits": "up to 8 bits (ours)",
     "size of the set": "10 % of the training data (ours)",
     "controller": "by sensitivity (ours)",
     "choice of the set": "all three criteria (ours)",
@@ -139,9 +177,9 @@ SAME_AS_OURS = {
 """Groups in which the row of ours stands too, under this text."""
 
 SETS = {
-    "chosen": OURS,
+    "chosen": OURS.name,
     "random": "set-random",
-    "Grad-CAM": "set-saliency",
+    "saliency": "set-saliency",
     "uncertainty": "set-uncertainty",
     "clusters": "set-diversity",
 }
