@@ -130,7 +130,7 @@ VARIANTS = (
         Variant(f"lambda{weight}", "λ", f"λ = {weight}", settings=(f"compress.lambda={weight}",))
         for weight in ("0.1", "0.5", "1.0")
     ),
-    Variant("lambda4", "λ", "λ = 4, the most that ours takes", settings=("compress.lambda=4",)),
+    Variant("lambda4", "λ", "λ = 4", settings=("compress.lambda=4",)),
     *(
         Variant(f"alpha{weight}", "α", f"α = {weight}", settings=(f"compress.alpha={weight}",))
         for weight in ("1", "10", "100")
