@@ -60,8 +60,8 @@ SECTIONS = {
         "loss at the end. Certify samples are those of our own set, which no gradient has seen; rows with "
         "another set may have watched some, and show none. Each way of choosing a set changes its guide and "
         "its watch part; random sets cover the classes as ours do, and *choice of the guide alone* leaves "
-        "the watch part no say. With 16 bits depths fall as fast as with 8, and most of that is the way "
-        "down. Of twenty differences one may lie outside its interval by chance.",
+        "the watch part no say. Depths that start at 16 bits fall at the rate that is made for 8. "
+        "Of twenty differences one may lie outside its interval by chance.",
     ),
     "paper.names": (
         "The same on the names language model",

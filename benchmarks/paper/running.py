@@ -26,7 +26,6 @@ from benchmarks.paper.variants import UNCOMPRESSED, Case, cases
 from benchmarks.record import WORK
 from sgsc_edge.artifacts import content_key, read_json, read_npz, sources_hash, write_json, write_npz
 from sgsc_edge.compression.compress import CONTROLLER_LOG, HISTORY, float_bytes
-from sgsc_edge.compression.folding.fold import CompressedModel
 from sgsc_edge.errors import ConfigError
 from sgsc_edge.pipeline.context import Build
 from sgsc_edge.project import load_project
@@ -147,7 +146,6 @@ class Run:
             outcomes = {name: judge_compressed(made.model, *part) for name, part in samples.items()}
             judged = time.monotonic() - started
             figures = {**asdict(Bytes.of(made.model)), "seconds": made.seconds, "judged_seconds": judged}
-            figures["mean_weight"] = mean_weight(made.model)
             figures["actions"] = len(read_lines(build.folder / CONTROLLER_LOG))
             figures["history"] = read_lines(build.folder / HISTORY)
         place = {digest: index for index, digest in enumerate(data.pool.hashes)}
@@ -187,15 +185,6 @@ def training_code() -> str:
         for name in ("baselines.py", "methods.py", "measure.py")
     ]
     return content_key(rooms, modules, own, torch.__version__, np.__version__)
-
-
-def mean_weight(model: CompressedModel) -> float:
-    """The mean magnitude of the layers' weights: what an L1 term presses on."""
-    rows = [
-        (layer.weight.flatten(1).abs().double().mean(1) * layer.scale, layer.weight.numel())
-        for layer in model.layers().values()
-    ]
-    return float(sum(means.mean() * count for means, count in rows) / sum(count for _, count in rows))
 
 
 def subject_runs(subject: Subject, names: tuple[str, ...], seeds: tuple[int, ...]) -> list[Run]:

@@ -100,15 +100,15 @@ def _line(found: Measured, text: str, name: str, variant: Variant) -> tuple[str,
 
     form = ".2%" if metric == "accuracy" else ".3f"
     compressed = variant.how not in UNCOMPRESSED
-    judged = found.has_floats(seeds) and not variant.chooses
+    comparable = found.has_floats(seeds) and not variant.chooses
     return (
         text,
         cell(lambda _, one: one.figures["learned"], ",.0f"),
         cell(lambda _, one: one.figures["in_8_bits"], ",.0f", compressed),
         cell(lambda _, one: one.outcomes["test"].metric(metric), form),
         cell(lambda _, one: gap(one, metric), f"+{form}"),
-        cell(lambda seed, one: certified(found, seed, one).metric(metric), form, judged),
-        cell(lambda seed, one: flips(found, seed, one), ",.0f", judged),
+        cell(lambda seed, one: certified(found, seed, one).metric(metric), form, comparable),
+        cell(lambda seed, one: flips(found, seed, one), ",.0f", comparable),
         cell(lambda _, one: one.figures["actions"], ".0f", variant.acts),
         cell(lambda _, one: one.figures["history"][-1]["guide_multiplier"], ".2f", variant.weighs),
     )
@@ -152,9 +152,8 @@ def difference_table(found: Measured) -> Table:
             return Spread.of([figure(seed, one) - figure(seed, own) for seed, one, own in pairs])
 
         test = less(lambda _, one: factor * one.outcomes["test"].metric(metric))
-        judged = found.has_floats({seed: one for seed, one, _ in pairs}) and not case.variant.chooses
         certify = flipped = ""
-        if judged:
+        if found.has_floats({seed: one for seed, one, _ in pairs}) and not case.variant.chooses:
             certify = less(lambda seed, one: factor * certified(found, seed, one).metric(metric)).text(form)
             flipped = less(lambda seed, one: flips(found, seed, one)).text("+.1f")
         said = "the same models" if all(_same(one, own) for _, one, own in pairs) else says(test, metric)

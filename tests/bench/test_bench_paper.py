@@ -194,9 +194,6 @@ def test_bytes_of_a_model_are_those_that_the_ledger_counts(make: Callable[[], Qu
     # Each layer fills its last byte; a channel whose integers need fewer bits has fewer.
     assert 0.97 * stored_bytes(model, whole) <= size.learned <= stored_bytes(model, whole)
     assert size.bits == pytest.approx(4, abs=0.1)
-    if make is small:  # rounding moves weights up as often as down
-        weights = torch.cat([layer.weight.detach().abs().flatten() for _, layer in model.layers()])
-        assert running.mean_weight(fold(model)) == pytest.approx(float(weights.mean()), rel=0.05)
     if make is small:
         weights = sum(layer.weight.numel() for _, layer in model.layers())
         assert (size.channels, size.in_8_bits) == (23, weights + 23 * 28)
