@@ -430,7 +430,7 @@ class CompressSection(_Section):
         default=None,
         alias="lambda",
         description="Fixed weight on the loss of guide samples; 0 leaves them out. Unset: it starts "
-        "at 1 and rises while the watch metric is below its floor.",
+        "at 1, its most, falls while the watch metric is above its floor, and rises again below.",
     )
     controller: Annotated[Literal["random"] | bool, Form('`true`, `false`, `"random"`')] = Field(
         default=True,
