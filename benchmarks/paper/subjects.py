@@ -105,7 +105,7 @@ SUBJECTS = {
             batch_size=128,
             budgets=(12_000, 8_000, 5_000, 3_000, 2_000, 1_500),
             ablated=3_000,
-            variants=("float", "unsafe", "balanced", "ours", "kept", "set-random", "controller-off"),
+            variants=("float", "unsafe", "balanced", "ours", "kept", "set-random", "controller-on"),
             rare=RARE_DIGIT,
         ),
         Subject(

@@ -45,8 +45,8 @@ class Variant:
 
     @property
     def acts(self) -> bool:
-        """Whether it has a controller."""
-        return self.how == "sgsc" and _NO_CONTROLLER not in self.settings
+        """Whether it has a controller that gives bits back while depths are learned."""
+        return not _CONTROLLERS.isdisjoint(self.settings)
 
     @property
     def weighs(self) -> bool:
@@ -69,6 +69,8 @@ class Variant:
 
 _NO_GUIDE = "compress.lambda=0"
 _NO_CONTROLLER = "compress.controller=false"
+_CONTROLLER, _BY_CHANCE = "compress.controller=true", 'compress.controller="random"'
+_CONTROLLERS = frozenset({_CONTROLLER, _BY_CHANCE})
 _AT_RANDOM = "preservation.method=random"
 
 
@@ -82,7 +84,7 @@ def _only(criterion: str) -> tuple[str, ...]:
     return tuple(f"preservation.shares.{name}={int(name == criterion)}" for name in criteria)
 
 
-OURS = Variant("ours", "ours", "ours: λ and size as constraints, controller", everywhere=True)
+OURS = Variant("ours", "ours", "ours: λ and size as constraints", everywhere=True)
 
 VARIANTS = (
     Variant("float", "baselines", "float", "float", guided=False),
@@ -125,7 +127,13 @@ VARIANTS = (
         everywhere=True,
         of_rare=True,
     ),
-    Variant("lambda0", "λ", "no preservation loss, controller", settings=(_NO_GUIDE,), guided=False),
+    Variant(
+        "lambda0",
+        "λ",
+        "no preservation loss, controller by sensitivity",
+        settings=(_NO_GUIDE, _CONTROLLER),
+        guided=False,
+    ),
     *(
         Variant(f"lambda{weight}", "λ", f"λ = {weight}", settings=(f"compress.lambda={weight}",))
         for weight in ("0.1", "0.5", "1.0")
@@ -148,8 +156,8 @@ VARIANTS = (
         )
         for share in (1, 5, 20)
     ),
-    Variant("controller-off", "controller", "off", settings=(_NO_CONTROLLER,)),
-    Variant("controller-random", "controller", "at random", settings=('compress.controller="random"',)),
+    Variant("controller-on", "controller", "by sensitivity", settings=(_CONTROLLER,)),
+    Variant("controller-random", "controller", "at random", settings=(_BY_CHANCE,)),
     Variant("set-random", "choice of the set", "at random, classes covered", settings=(_AT_RANDOM,)),
     Variant("set-saliency", "choice of the set", "saliency alone", settings=_only("saliency")),
     Variant("set-uncertainty", "choice of the set", "uncertainty alone", settings=_only("uncertainty")),
@@ -171,7 +179,7 @@ VARIANTS = (
 SAME_AS_OURS = {
     "bits": "up to 8 bits (ours)",
     "size of the set": "10 % of the training data (ours)",
-    "controller": "by sensitivity (ours)",
+    "controller": "none (ours)",
     "choice of the set": "all three criteria (ours)",
 }
 """Groups in which the row of ours stands too, under this text."""

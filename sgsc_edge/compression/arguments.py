@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Integral
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import nn
 
 from sgsc_edge.compression.calibration import Batches, inputs_of
-from sgsc_edge.compression.goal import Restores
+from sgsc_edge.compression.goal import Controls
 from sgsc_edge.compression.layers import QuantizedModel
 from sgsc_edge.compression.snapshot import SNAPSHOT, Snapshot
 from sgsc_edge.compression.task import Loss, OwnLoss, Task
@@ -71,7 +71,7 @@ def check_arguments(
     model: nn.Module,
     sample: torch.Tensor,
     steps: int,
-    controller: Restores | None,
+    controller: Controls,
     depths: tuple[float, float],
     start: Snapshot | None,
 ) -> None:
@@ -91,12 +91,11 @@ def check_arguments(
             remedy="give one input without a batch dimension, such as loader.dataset[0][0]",
         )
     _check_on_cpu(model, sample)
-    ranks = get_args(Restores)
-    if controller is not None and controller not in ranks:
+    if not (controller is None or isinstance(controller, bool) or controller == "random"):
         raise ConfigError(
-            f"unknown controller {controller!r}{nearest(str(controller), ranks)}",
+            f"unknown controller {controller!r}{nearest(str(controller), ('random',))}",
             where="controller",
-            remedy=f"choose one of {', '.join(map(repr, ranks))}, or None",
+            remedy="choose True, False, 'random' or None",
         )
     shallowest, deepest = depths
     if not 1 <= shallowest <= deepest <= DEEPEST:

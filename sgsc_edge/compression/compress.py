@@ -302,7 +302,7 @@ class Compression:
             gamma=self.goal.gamma if presses else 0.0,
             depths=self.goal.depths,
             guide_weight=1.0 if plain else self.goal.guide_weight,
-            controller=None if plain else self.goal.controller,
+            controller=False if plain else self.goal.controller,
             watch=self._score,
             max_drop=self.guard.max_drop,
             baseline=self.guard.baseline,
@@ -314,12 +314,12 @@ class Compression:
         )
 
     def _check_watch(self, trip: float) -> None:
-        """Say so where one sample of the watch set is enough to make the controller act."""
+        """Say so where one sample of the watch set is enough for a fall that guards answer."""
         watched = len(self.watch[1])
         if self.goal.guard and self.guard.metric == "accuracy" and 0 < trip * watched < 1:
             log.warning(
-                "compress: the watch set has %d samples: a single decision makes the controller act; "
-                "%d samples would do (preservation.fraction)",
+                "compress: the watch set has %d samples: a single decision is more than twice the fall that "
+                "gate.max_drop allows; %d samples would do (preservation.fraction)",
                 watched,
                 math.ceil(1 / trip),
             )

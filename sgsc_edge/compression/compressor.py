@@ -52,7 +52,7 @@ from sgsc_edge.compression.channels import living_masks
 from sgsc_edge.compression.controller import Controller
 from sgsc_edge.compression.fit import check_budget, stored_bytes
 from sgsc_edge.compression.folding.fold import CompressedModel, fold
-from sgsc_edge.compression.goal import Goal, Restores
+from sgsc_edge.compression.goal import Controls, Goal
 from sgsc_edge.compression.guarding import Guarding
 from sgsc_edge.compression.layers import QuantizedModel, quantize_model
 from sgsc_edge.compression.loop_checks import LoopChecks, check_optimizers, check_place
@@ -100,7 +100,8 @@ class Compressor:
     budget: bytes as the target stores them, ``"8 kB"``, or a ratio of the float size, ``"0.1x"``.
     gamma, alpha: fixed weights of the mean depth and of the mean magnitude of weights, for experiments.
     guide_weight: λ, the weight of guide samples in a loss that has them; None lets the watch metric move it.
-    controller: which channels get bits back when the watch metric falls; None where none do.
+    controller: whether channels get bits back when the watch metric falls (see :class:`.Goal`); None: under
+        a fixed ``gamma``.
     depths: range of the bit depths that are learned.
     watch: measures samples that are never trained on, given the model in evaluation mode; higher is better.
         Without it nothing guards: no controller, λ = 1.
@@ -141,7 +142,7 @@ class Compressor:
         gamma: float = 0.0,
         alpha: float = 0.0,
         guide_weight: float | None = None,
-        controller: Restores | None = "sensitivity",
+        controller: Controls = None,
         depths: tuple[float, float] = (FLOOR_BITS, MAX_BITS),
         watch: Callable[[nn.Module], float] | None = None,
         max_drop: float = 0.01,
@@ -166,7 +167,7 @@ class Compressor:
         self.steps, self.done = int(steps), 0
         self._data, self._watch = data, watch
         if watch is None:
-            controller, guide_weight = None, 1.0 if guide_weight is None else guide_weight
+            controller, guide_weight = False, 1.0 if guide_weight is None else guide_weight
         self.goal = Goal(limit, alpha, gamma, guide_weight, controller, depths)
         self.controller = Controller(
             self._float_metric() if baseline is None else baseline,

@@ -139,7 +139,7 @@ class Guarding:
 
     def _ranking(self, step: int) -> Masks:
         """By what the controller ranks channels: sensitivity, or for comparison chance."""
-        if self.goal.controller == "sensitivity":
+        if self.goal.restores == "sensitivity":
             return self.sensitivity()
         generator = torch.Generator().manual_seed(step)
         return {name: torch.rand(len(layer.mask), generator=generator) for name, layer in self.layers.items()}

@@ -39,7 +39,7 @@ class Pressing:
         self.layers = dict(model.layers())
         self.answers = answering(model)
         self.pressure = Pressure(model, goal.budget, goal.gamma, steps)
-        self.guarded = goal.guard
+        self.restores = goal.restores is not None
         self.path = None
         if goal.budget is not None:
             self.path = Path(goal.budget, stored_bytes(model, living_masks(model)), steps)
@@ -93,7 +93,7 @@ class Pressing:
         """Look at the watch set: λ follows how far it is below its floor, the controller gives bits back."""
         metric = self.guarding.metric()
         self.guarding.follow(metric)
-        if self.guarded:
+        if self.restores:
             held = self._holding
             self.guarding.protect(step, metric)
             if self._rests and not held:

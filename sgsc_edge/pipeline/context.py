@@ -191,7 +191,7 @@ def _goal(build: Build) -> Goal:
         alpha=settings.alpha or 0.0,
         gamma=settings.gamma or 0.0,
         guide_weight=settings.lambda_,
-        controller=settings.restores,
+        controller=settings.controller,
         depths=settings.bits,
     )
 

@@ -432,11 +432,12 @@ class CompressSection(_Section):
         description="Fixed weight on the loss of guide samples; 0 leaves them out. Unset: it starts "
         "at 1, its most, falls while the watch metric is above its floor, and rises again below.",
     )
-    controller: Annotated[Literal["random"] | bool, Form('`true`, `false`, `"random"`')] = Field(
-        default=True,
+    controller: Annotated[Literal["random"] | bool | None, Form('`true`, `false`, `"random"`')] = Field(
+        default=None,
         description="Whether channels get bits back when the watch set falls: the most sensitive ones "
-        "(`true`), or for comparison any (`random`). Off together with `lambda = 0`, nothing guards the "
-        "compression: for comparison, too.",
+        "(`true`), or for comparison any (`random`). Unset: with `gamma`, not under a budget, where other "
+        "channels would pay for them. `false`: layers do not grow wider, either; together with `lambda = 0` "
+        "nothing guards the compression: for comparison, too.",
     )
     bits: Annotated[tuple[float, float], Field(strict=False), Form("`[shallowest, deepest]`, in 1..16")] = (
         Field(
@@ -471,13 +472,6 @@ class CompressSection(_Section):
                 "metric, gamma weighs the size; keep one"
             )
         return self
-
-    @property
-    def restores(self) -> Literal["sensitivity", "random"] | None:
-        """By what the controller ranks the channels that get bits back; None where it does not act."""
-        if self.controller == "random":
-            return "random"
-        return "sensitivity" if self.controller else None
 
     def chosen_method(self, *, narrow: bool = False) -> Method:
         """The method in force; ``narrow``: whether the target stores weights in less than 8 bits."""

@@ -395,8 +395,7 @@ def test_the_controller_saves_a_run_that_fails_without_it(tmp_path: Path, gamma:
     ends = {}
     for guard in (False, True):
         folder = tmp_path / str(guard)
-        controller = "sensitivity" if guard else None
-        this = replace(learning(None, gamma=gamma, controller=controller), guard=Guard("loss", 0.1))
+        this = replace(learning(None, gamma=gamma, controller=guard), guard=Guard("loss", 0.1))
         recipe = Recipe(12, 32, learning_rate=1e-4, seed=0)
         replace(this, model=trained(TwoLayers()), recipe=recipe).run(folder, "key")
         ends[guard] = history(folder)[-1]["watch_loss"]
@@ -504,7 +503,7 @@ def test_ptq_calibrates_without_training(tmp_path: Path) -> None:
 def test_a_method_that_leaves_settings_unused_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for goal, warned in ((Goal(None), False), (Goal(280), True), (Goal(None, controller=None), True)):
+    for goal, warned in ((Goal(None), False), (Goal(280), True), (Goal(None, controller=True), True)):
         caplog.clear()
         replace(compression(), method="ptq", goal=goal).run(tmp_path, "key")
         assert ("takes no budget, fixed weight or controller" in caplog.text) == warned

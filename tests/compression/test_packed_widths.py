@@ -244,7 +244,7 @@ def test_a_budget_is_met_by_channels_and_widths_together(tmp_path: Path, budget:
 
 
 def test_under_a_fixed_weight_the_depths_that_were_learned_are_stored(tmp_path: Path) -> None:
-    goal = Goal(None, gamma=0.3, controller=None)
+    goal = Goal(None, gamma=0.3, controller=False)
     this = replace(learning(None), goal=goal, device=DEVICE)
     folded = this.run(tmp_path, "key")
     assert_ships_as_planned(tmp_path, folded)
