@@ -1,7 +1,7 @@
 """QDQ ONNX -> device graph.
 
     ONNX --fold--> Network with Q/DQ --absorb--> parameters on values --fusions--> one layer an op
-         --sequences--> two spatial axes --ops/--> device graph (NHWC) --cleanup--> device graph
+         --ops/--> device graph (NHWC) --cleanup--> device graph
 
 Every refusal of a network is collected before the first is raised.
 """
@@ -25,7 +25,6 @@ from sgsc_edge.lowering.passes import run_passes
 from sgsc_edge.lowering.passes.batch_norm import fold_batch_norm
 from sgsc_edge.lowering.passes.cleanup import merge_reshapes, remove_dead
 from sgsc_edge.lowering.passes.fusion import fuse_activations, fuse_bias, merge_pads
-from sgsc_edge.lowering.passes.sequences import sequences_to_images
 from sgsc_edge.lowering.quantizers import (
     absorb,
     has_quantizers,
@@ -144,7 +143,7 @@ def _lower(
     network: Network, target: Target | None, complete: Callable[[Network], Network]
 ) -> tuple[ir.Graph | None, list[Refusal]]:
     """The graph where nothing is refused, and all refusals."""
-    network = run_passes(network, (*_FUSIONS, complete, sequences_to_images))
+    network = run_passes(network, (*_FUSIONS, complete))
     graph, refusals = _emit(network, target)
     if graph is None:
         return None, refusals

@@ -66,10 +66,6 @@ def _softmax(q):
     return q.qdq(q.node("Softmax", q.input((10,))), 1 / 255, -128)
 
 
-def _softmax_axis(q):
-    return q.qdq(q.node("Softmax", q.input((3, 4, 4)), axis=2), 1 / 256, -128)
-
-
 def _pool_padding(q):
     x = q.input((3, 8, 8))
     return q.node("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
@@ -187,7 +183,6 @@ def _huge_bias(q):
         (_conv_3d, "Conv", r"shape \[1, 3, 4, 5, 6\]; one or two spatial axes", "1-D or 2-D form"),
         (_clip, "Conv", r"clamps to \[0, 4\]", "ReLU6"),
         (_softmax, "Softmax", "TFLite prescribes 1/256 and -128", "leave the final Softmax out"),
-        (_softmax_axis, "Softmax", "not over the channels", "move its axis"),
         (_pool_padding, "MaxPool", "may be negative", "put a ReLU before it"),
         (_pool_dilation, "MaxPool", r"dilation is \[2, 2\]", "dilation 1"),
         (_average_padding, "AveragePool", "is not counted", "count_include_pad=True"),

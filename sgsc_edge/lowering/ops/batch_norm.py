@@ -11,7 +11,7 @@ import numpy as np
 
 from sgsc_edge.graph import ir
 from sgsc_edge.lowering.emitter import Emitter
-from sgsc_edge.lowering.layout import device_shape
+from sgsc_edge.lowering.layout import image_shape
 from sgsc_edge.lowering.network import Layer, Value
 from sgsc_edge.lowering.passes.batch_norm import affine
 from sgsc_edge.lowering.registry import Row
@@ -26,7 +26,7 @@ def _batch_norm(emitter: Emitter, layer: Layer) -> None:
     quantization = emitter.parameters(layer, layer.outputs[0])
     activation = emitter.activation_of(layer, quantization)
     factor, offset = affine(emitter.network, layer)
-    channels = x.shape[3]
+    channels = emitter.tensors[x].shape[3]
     if factor.size != channels:
         raise layer.refusal(f"it has {factor.size} factors for {channels} channels", "export the model again")
     # A channel whose factor is 0 still needs a scale, for its bias.
@@ -42,10 +42,10 @@ def _batch_norm(emitter: Emitter, layer: Layer) -> None:
     filters, weights = place_weights(emitter, layer, ir.DepthwiseConv2D, weights, weights.data, axis=3)
     offsets = Value(f"{layer.outputs[0]}/bias", (channels,), data=offset)
     bias = place_bias(emitter, layer, offsets, x_quantization, weights, channels)
-    out_shape = device_shape(emitter.shape(layer, layer.outputs[0]))
+    out_shape = image_shape(emitter.shape(layer, layer.outputs[0]))
     out = emitter.activation(layer.outputs[0], out_shape, quantization)
     op = ir.DepthwiseConv2D(activation=activation)
-    emitter.place_output(layer, emitter.node(op, (x.tensor, filters, bias), out))
+    emitter.place_image(layer, emitter.node(op, (x, filters, bias), out))
 
 
 ROWS = (

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from sgsc_edge.graph import ir
 from sgsc_edge.lowering.emitter import Emitter
-from sgsc_edge.lowering.layout import device_shape
+from sgsc_edge.lowering.layout import image_shape
 from sgsc_edge.lowering.network import Layer
 from sgsc_edge.lowering.registry import Row
 from sgsc_edge.lowering.windows import Window, window
@@ -20,20 +20,20 @@ from sgsc_edge.lowering.windows import Window, window
 def _frame(emitter: Emitter, layer: Layer) -> tuple[str, Window]:
     x = emitter.image(layer, layer.inputs[0])
     emitter.parameters(layer, layer.inputs[0])
-    out = device_shape(emitter.shape(layer, layer.outputs[0]))
-    frame = window(layer, x.shape[1:3], out[1:3], layer.attribute("kernel_shape", ()))
+    out = image_shape(emitter.shape(layer, layer.outputs[0]))
+    frame = window(layer, emitter.tensors[x].shape[1:3], out[1:3], layer.attribute("kernel_shape", ()))
     if frame.dilation != (1, 1):
         raise layer.refusal(
             f"its dilation is {list(frame.dilation)}", "use dilation 1; TFLite pools have none"
         )
-    return x.tensor, frame
+    return x, frame
 
 
 def _pool(emitter: Emitter, layer: Layer, op: ir.Op, tensor: str) -> None:
     """Emit a pool that keeps its input's parameters."""
-    shape = device_shape(emitter.shape(layer, layer.outputs[0]))
+    shape = image_shape(emitter.shape(layer, layer.outputs[0]))
     out = emitter.activation(layer.outputs[0], shape, emitter.parameters(layer, layer.inputs[0]))
-    emitter.place_output(layer, emitter.node(op, (tensor,), out))
+    emitter.place_image(layer, emitter.node(op, (tensor,), out))
 
 
 def _max_pool(emitter: Emitter, layer: Layer) -> None:
@@ -74,10 +74,10 @@ def _average_pool(emitter: Emitter, layer: Layer) -> None:
 def _global_average_pool(emitter: Emitter, layer: Layer) -> None:
     x = emitter.image(layer, layer.inputs[0])
     emitter.parameters(layer, layer.inputs[0])
-    shape = device_shape(emitter.shape(layer, layer.outputs[0]))
+    shape = image_shape(emitter.shape(layer, layer.outputs[0]))
     out = emitter.activation(layer.outputs[0], shape, emitter.parameters(layer, layer.outputs[0]))
     axes = emitter.integers(f"{out}/axes", [1, 2])
-    emitter.place_output(layer, emitter.node(ir.Mean(keep_dims=True), (x.tensor, axes), out))
+    emitter.place_image(layer, emitter.node(ir.Mean(keep_dims=True), (x, axes), out))
 
 
 _SHARED = "the input's parameters; a Quantize follows where the quantizer behind it has others"
