@@ -30,7 +30,7 @@ from sgsc_edge.lowering.layout import (
 )
 from sgsc_edge.lowering.network import Layer, Network, Value
 from sgsc_edge.lowering.passes.fusion import clamp_integers
-from sgsc_edge.numerics import quantized_activation_range
+from sgsc_edge.numerics import ACTIVATION_BOUNDS, quantized_activation_range
 
 if TYPE_CHECKING:  # pydantic is not needed to lower for plain int8
     from sgsc_edge.targets import Target
@@ -47,6 +47,8 @@ class Emitter:
     def __init__(self, network: Network, target: Target | None = None) -> None:
         self.network = network
         self.target = target
+        is_float = target is not None and target.activations.dtype == "float32"
+        self.dtype = ir.DType.FLOAT32 if is_float else ir.DType.INT8
         self.readers = network.consumers()
         self.tensors: dict[str, ir.Tensor] = {}
         self.nodes: list[ir.Node] = []
@@ -59,18 +61,18 @@ class Emitter:
     # --- the ends of the graph ------------------------------------------------------------------
 
     def place_input(self) -> str:
-        """The device input: int8, NHWC where it is an image, or a sequence that is read as one."""
+        """The device input: NHWC where it is an image, or a sequence that is read as one."""
         name = self.network.input
         edge = Layer(name, "graph input", (name,), ())
         shape = self.shape(edge, name)
         is_image = lies_as_image(self.network, name)
         device = image_shape(shape) if is_image else shape
-        self.tensors[INPUT_NAME] = ir.Tensor(INPUT_NAME, device, ir.DType.INT8, self.parameters(edge, name))
+        self.tensors[INPUT_NAME] = ir.Tensor(INPUT_NAME, device, self.dtype, self.parameters(edge, name))
         self.place(name, INPUT_NAME, channels_last(shape) if is_image else Layout.plain(math.prod(shape)))
         return INPUT_NAME
 
     def place_result(self) -> str:
-        """The tensor that holds the device output: int8, NHWC where it is an image, else as in ONNX."""
+        """The tensor that holds the device output: NHWC where it is an image, else as in ONNX."""
         name = self.network.output
         edge = Layer(name, "graph output", (name,), ())
         if name not in self._placed:
@@ -100,10 +102,15 @@ class Emitter:
             raise layer.refusal(f"'{name}' is empty: shape {list(shape)}", "use sizes of at least 1")
         return shape
 
-    def parameters(self, layer: Layer, name: str) -> ir.Quantization:
-        """The quantization of an activation or constant; refuses where it has none."""
+    @property
+    def is_float(self) -> bool:
+        """Whether the device computes in float32: then no value has a quantization."""
+        return self.dtype is ir.DType.FLOAT32
+
+    def parameters(self, layer: Layer, name: str) -> ir.Quantization | None:
+        """The quantization of an activation or constant; None in float32, else refuses where it has none."""
         value = self.network[name]
-        if value.quantization is not None:
+        if value.quantization is not None or self.is_float:
             return value.quantization
         made_here = name in layer.outputs
         raise layer.refusal(
@@ -113,10 +120,16 @@ class Emitter:
         )
 
     def constant_value(self, layer: Layer, name: str, what: str) -> Value:
-        """A quantized constant of a layer, e.g. its weights."""
+        """A constant of a layer, e.g. its weights: quantized, in float32 of that type and finite."""
         value = self.network[name]
-        if not value.is_constant:
+        if value.data is None:
             raise layer.refusal(f"its {what} are computed at run time", f"use constant {what}")
+        if self.is_float:
+            if value.data.dtype != np.float32 or not np.isfinite(value.data).all():
+                raise layer.refusal(
+                    f"its {what} '{name}' are {value.data.dtype} or not finite", "repair the weights"
+                )
+            return value
         if value.quantization is None or value.stored is None:
             raise layer.refusal(
                 f"its {what} '{name}' are not quantized",
@@ -133,16 +146,16 @@ class Emitter:
         """Where a value lives, in whatever layout it has; constants are placed on first use."""
         if name not in self._placed:
             data = self.constant_data(layer, name)
-            tensor = self.constant(name, data, ir.DType.INT8, self.network[name].quantization)
+            tensor = self.constant(name, data, self.dtype, self.network[name].quantization)
             self.place(name, tensor, Layout.plain(data.size))
         return self._placed[name]
 
     def constant_data(self, layer: Layer, name: str) -> NDArray[Any]:
-        """The integers of a constant operand, int8 of its ONNX shape; refuses one with several scales."""
+        """The values of a constant operand, of its ONNX shape: float32, or int8 of one scale."""
         value = self.constant_value(layer, name, "constant inputs")
-        assert value.quantization is not None
         assert value.data is not None
-        if value.quantization.axis is not None or value.stored is not ir.DType.INT8:
+        quantization = value.quantization
+        if quantization is not None and (quantization.axis is not None or value.stored is not ir.DType.INT8):
             raise layer.refusal(
                 f"its constant '{name}' is not int8 per tensor", "quantize it to int8 with one scale"
             )
@@ -264,7 +277,6 @@ class Emitter:
     def stand_in(self, value: Value) -> None:
         """Place a value that no op made, so that its readers can be looked at; its graph never ships."""
         assert value.shape is not None
-        assert value.quantization is not None
         tensor = self.activation(value.name, value.shape, value.quantization)
         layout = channels_last(value.shape) if len(value.shape) == 4 else Layout.plain(value.elements)
         self.place(value.name, tensor, layout)
@@ -305,10 +317,10 @@ class Emitter:
         """An int32 constant: a shape, axes, paddings or a permutation."""
         return self.constant(hint, np.asarray(values, np.int32), ir.DType.INT32)
 
-    def activation(self, hint: str, shape: Sequence[int], quantization: ir.Quantization) -> str:
-        """A new int8 activation tensor."""
+    def activation(self, hint: str, shape: Sequence[int], quantization: ir.Quantization | None) -> str:
+        """A new activation tensor; None in float32."""
         name = self._unique(hint)
-        self.tensors[name] = ir.Tensor(name, tuple(int(size) for size in shape), ir.DType.INT8, quantization)
+        self.tensors[name] = ir.Tensor(name, tuple(int(size) for size in shape), self.dtype, quantization)
         return name
 
     def node(self, op: ir.Op, inputs: Sequence[str], output: str) -> str:
@@ -317,11 +329,6 @@ class Emitter:
         self._note_range(op, inputs, output)
         return output
 
-    def _quantization(self, tensor: str) -> ir.Quantization:
-        quantization = self.tensors[tensor].quantization
-        assert quantization is not None  # every activation here is int8
-        return quantization
-
     def reshaped(self, tensor: str, shape: Sequence[int]) -> str:
         """The tensor in another shape; itself where it has that shape."""
         source = self.tensors[tensor]
@@ -329,7 +336,7 @@ class Emitter:
             return tensor
         key = (tensor, tuple(shape))
         if key not in self._reshaped:
-            out = self.activation(f"{tensor}/reshape", shape, self._quantization(tensor))
+            out = self.activation(f"{tensor}/reshape", shape, self.tensors[tensor].quantization)
             constant = self.integers(f"{out}/shape", list(shape))
             self._reshaped[key] = self.node(ir.Reshape(), (tensor, constant), out)
         return self._reshaped[key]
@@ -341,14 +348,14 @@ class Emitter:
         moving = [axis for axis in permutation if source.shape[axis] > 1]
         if moving == sorted(moving):
             return self.reshaped(tensor, shape)
-        out = self.activation(f"{tensor}/transpose", shape, self._quantization(tensor))
+        out = self.activation(f"{tensor}/transpose", shape, self.tensors[tensor].quantization)
         return self.node(
             ir.Transpose(), (tensor, self.integers(f"{out}/permutation", list(permutation))), out
         )
 
-    def requantized(self, tensor: str, quantization: ir.Quantization, hint: str) -> str:
+    def requantized(self, tensor: str, quantization: ir.Quantization | None, hint: str) -> str:
         """The tensor with other parameters; itself where it has them."""
-        if self._quantization(tensor).same_as(quantization):
+        if quantization is None or quantization.same_as(self.tensors[tensor].quantization):
             return tensor
         out = self.activation(hint, self.tensors[tensor].shape, quantization)
         return self.node(ir.Quantize(), (tensor,), out)
@@ -357,16 +364,18 @@ class Emitter:
         """The tensor with zeros (its zero point) around it."""
         source = self.tensors[tensor]
         shape = [size + sum(pair) for size, pair in zip(source.shape, paddings, strict=True)]
-        out = self.activation(f"{tensor}/pad", shape, self._quantization(tensor))
+        out = self.activation(f"{tensor}/pad", shape, self.tensors[tensor].quantization)
         return self.node(ir.Pad(), (tensor, self.integers(f"{out}/paddings", list(paddings))), out)
 
     # --- activations ----------------------------------------------------------------------------
 
-    def activation_of(self, layer: Layer, quantization: ir.Quantization) -> ir.Activation:
-        """The fused activation that clamps to exactly the integers of the layer's real bounds.
+    def activation_of(self, layer: Layer, quantization: ir.Quantization | None) -> ir.Activation:
+        """The fused activation that clamps to exactly the layer's real bounds, or to their integers.
 
         NONE where the int8 range itself clamps there.
         """
+        if quantization is None:
+            return self._activation_at(layer)
         wanted = clamp_integers(layer.clamp, quantization)
         scale, zero_point = float(quantization.scale[0]), int(quantization.zero_point[0])
         for activation in _PREFERRED:
@@ -379,9 +388,27 @@ class Emitter:
             "let the output's quantizer range equal the bounds, or use ReLU, ReLU6 or bounds [-1, 1]",
         )
 
+    def _activation_at(self, layer: Layer) -> ir.Activation:
+        """The activation with exactly the layer's real bounds."""
+        low, high = layer.clamp
+        for activation in _PREFERRED:
+            bounds = ACTIVATION_BOUNDS[activation]
+            known = [
+                math.copysign(math.inf, side) if at is None else at
+                for at, side in zip(bounds, (-1, 1), strict=True)
+            ]
+            if known == [low, high]:
+                return activation
+        raise layer.refusal(
+            f"no TFLite activation clamps to [{low:g}, {high:g}]", "use ReLU, ReLU6 or bounds [-1, 1]"
+        )
+
     def is_nonnegative(self, tensor: str) -> bool:
-        """Whether every integer of a tensor is known to be at least its zero point."""
-        return tensor in self._nonnegative or int(self._quantization(tensor).zero_point[0]) == -128
+        """Whether no value of a tensor can be negative."""
+        quantization = self.tensors[tensor].quantization
+        return tensor in self._nonnegative or (
+            quantization is not None and int(quantization.zero_point[0]) == -128
+        )
 
     def _note_range(self, op: ir.Op, inputs: Sequence[str], output: str) -> None:
         clamped = getattr(op, "activation", None) in (ir.Activation.RELU, ir.Activation.RELU6)

@@ -75,9 +75,9 @@ class Refusal:
 def lower(
     model: onnx.ModelProto | Path, target: Target | None = None, *, name: str | None = None
 ) -> ir.Graph:
-    """The device graph of a QDQ ONNX model.
+    """The device graph of an ONNX model: of a QDQ one for int8 targets, of a float one for float32.
 
-    Input and output are int8 with batch 1, named "input" and "output", NHWC where they are images. A sequence
+    Input and output have batch 1, are named "input" and "output", NHWC where they are images. A sequence
     [C, L] that a convolution or pool reads (by itself or behind elementwise ops) is an image [1, 1, L, C].
     Metadata whose keys start with ``sgsc.`` is kept. ``target`` restricts ops, their versions and how weights
     are stored (None: all that TFLite has); ``name`` names the graph. Its limits are for ``check_arena`` and
@@ -90,7 +90,11 @@ def lower(
     """
     _check_target(target)
     network = _network(model, name)
-    graph, refusals = _lower(absorb(network), target, spread)
+    if _is_float(target):
+        _check_float(network)
+        graph, refusals = _lower(network, target, _as_it_is)
+    else:
+        graph, refusals = _lower(absorb(network), target, spread)
     if refusals or graph is None:
         raise _error(refusals)
     return graph
@@ -109,6 +113,9 @@ def check(model: onnx.ModelProto | Path, target: Target | None = None) -> list[R
     try:
         _check_target(target)
         network = _network(model, None)
+        if _is_float(target):
+            _check_float(network)
+            return _lower(network, target, _as_it_is)[1]
         if has_quantizers(network):
             return _lower(absorb(network), target, spread)[1]
         return _lower(placeholder_constants(network), target, placeholder_activations)[1]
@@ -122,13 +129,32 @@ def supported_ops() -> tuple[Row, ...]:
 
 
 def _check_target(target: Target | None) -> None:
-    if target is not None and target.activations.dtype != "int8":
+    if target is not None and target.activations.dtype not in ("int8", "float32"):
         raise UnsupportedError(
             node="graph",
             op="target",
             reason=f"target '{target.name}' has {target.activations.dtype} activations",
-            remedy="choose a target with int8 activations; `sgsc-edge targets` lists them",
+            remedy="choose a target with int8 or float32 activations; `sgsc-edge targets` lists them",
         )
+
+
+def _is_float(target: Target | None) -> bool:
+    return target is not None and target.activations.dtype == "float32"
+
+
+def _check_float(network: Network) -> None:
+    """Refuse quantizers where the device computes in float32."""
+    for layer in network.layers:
+        if layer.op in ("QuantizeLinear", "DequantizeLinear"):
+            raise layer.refusal(
+                "the target computes in float32, and would compute another model than these integers",
+                "choose a target with int8 activations, or lower the float model",
+            )
+
+
+def _as_it_is(network: Network) -> Network:
+    """A network in float32: no value needs parameters."""
+    return network
 
 
 def _network(model: onnx.ModelProto | Path, name: str | None) -> Network:

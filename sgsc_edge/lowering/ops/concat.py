@@ -24,7 +24,7 @@ def _concat(emitter: Emitter, layer: Layer) -> None:
     shape = emitter.shape(layer, out_name)
     for name in layer.inputs:
         emitter.parameters(layer, name)
-    if emitter.network[out_name].quantization is None:
+    if emitter.network[out_name].quantization is None and not emitter.is_float:
         raise layer.refusal(
             "its inputs have different quantization and none follows it",
             "insert QuantizeLinear and DequantizeLinear after it, or let its inputs share one quantizer",
@@ -95,7 +95,9 @@ def _joined(emitter: Emitter, layer: Layer, tensors: list[str], axis: int) -> st
 def _check_constants(emitter: Emitter, layer: Layer) -> None:
     output = emitter.parameters(layer, layer.outputs[0])
     for name in layer.inputs:
-        if emitter.network[name].is_constant and not output.same_as(emitter.parameters(layer, name)):
+        if not emitter.network[name].is_constant or output is None:
+            continue
+        if not output.same_as(emitter.parameters(layer, name)):
             raise layer.refusal(
                 f"its constant '{name}' has other parameters than its output",
                 "quantize the constant with the output's scale and zero point",

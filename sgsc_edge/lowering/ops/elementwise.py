@@ -48,7 +48,7 @@ def _alike(emitter: Emitter, layer: Layer, name: str, layout: Layout, device: tu
         return emitter.in_layout(layer, name, layout, device)
     data = emitter.constant_data(layer, name).reshape(-1)
     arranged = data.reshape((1,) * len(device)) if data.size == 1 else data[layout.order()].reshape(device)
-    return emitter.constant(name, arranged, ir.DType.INT8, emitter.network[name].quantization)
+    return emitter.constant(name, arranged, emitter.dtype, emitter.network[name].quantization)
 
 
 def _broadcast(emitter: Emitter, layer: Layer, name: str, axes: tuple[Piece, ...]) -> str:
@@ -61,7 +61,7 @@ def _broadcast(emitter: Emitter, layer: Layer, name: str, axes: tuple[Piece, ...
     if not emitter.network[name].is_constant:
         return emitter.in_layout(layer, name, layout, device)
     data = emitter.constant_data(layer, name).reshape(-1)[layout.order()].reshape(device)
-    return emitter.constant(name, data, ir.DType.INT8, emitter.network[name].quantization)
+    return emitter.constant(name, data, emitter.dtype, emitter.network[name].quantization)
 
 
 def _add(emitter: Emitter, layer: Layer) -> None:

@@ -16,7 +16,7 @@ def _softmax(emitter: Emitter, layer: Layer) -> None:
     shape = emitter.shape(layer, name)
     emitter.parameters(layer, name)
     quantization = emitter.parameters(layer, layer.outputs[0])
-    if not quantization.same_as(_OUTPUT):
+    if quantization is not None and not quantization.same_as(_OUTPUT):
         raise layer.refusal(
             f"its output has scale {quantization.scale[0]:g} and zero point {quantization.zero_point[0]}; "
             "TFLite prescribes 1/256 and -128",
