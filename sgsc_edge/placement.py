@@ -61,7 +61,11 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "Gemm": _LAYER,
         "BatchNormalization": _OWN,
         "Add": _OWN,
+        "Sub": _OWN,
         "Mul": _OWN,
+        "HardSwish": Rule(Output.OWN),
+        "LeakyRelu": Rule(Output.OWN),
+        "PRelu": Rule(Output.OWN),
         "GlobalAveragePool": Rule(Output.OWN),
         "ReduceMean": Rule(Output.OWN),
         "Relu": Rule(Output.OWN),
@@ -77,7 +81,11 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "Transpose": _MOVED,
         "Identity": _MOVED,
         "Dropout": _MOVED,
+        "Slice": _MOVED,
+        "Split": _MOVED,
         "Softmax": Rule(Output.FIXED, fixed=(1 / 256, -128)),
+        "Sigmoid": Rule(Output.FIXED, fixed=(1 / 256, -128)),
+        "Tanh": Rule(Output.FIXED, fixed=(1 / 128, 0)),
     }
 )
 

@@ -18,15 +18,20 @@ from sgsc_edge.lowering.demand import lies_as_image
 from sgsc_edge.lowering.layout import (
     MOST_AXES,
     Layout,
+    Order,
     Piece,
     Placed,
+    channel_order,
     channels_last,
     device_axes,
     fitted,
     image_shape,
+    inner,
     laid,
     moves,
     permuted,
+    sorted_tail,
+    with_channels,
 )
 from sgsc_edge.lowering.network import Layer, Network, Value
 from sgsc_edge.lowering.passes.fusion import clamp_integers
@@ -181,23 +186,51 @@ class Emitter:
         for one in known:
             if one.layout.same_as(layout):
                 return one
-        made = self._move(layer, placed, layout, shape)
+        made = self.moved(layer, placed, layout, shape)
         self._moved.setdefault(name, []).append(made)
         return made
 
-    def _move(self, layer: Layer, placed: Placed, layout: Layout, shape: Sequence[int] | None) -> Placed:
-        """A placed value in another layout, by Transposes; its reader asks for a device shape, or none."""
-        if placed.layout.index is not None and not placed.layout.same_as(layout):
-            raise layer.refusal(
-                "its input joins flattened images whose element order only a dense layer can take in",
-                "concatenate the images before flattening them",
-            )
-        tensor = placed.tensor
-        for move in moves(placed.layout, layout, self.tensors[tensor].elements):
+    def moved(self, layer: Layer, placed: Placed, layout: Layout, shape: Sequence[int] | None) -> Placed:
+        """A placed value in another layout, by Gathers and Transposes.
+
+        Its reader asks for a device shape, or has no wish.
+        """
+        tensor, elements = placed.tensor, self.tensors[placed.tensor].elements
+        for size in {one.tail.size for one in (placed.layout, layout) if one.tail is not None}:
+            inside, wanted = inner(placed.layout, size), inner(layout, size)
+            if inside and wanted and inside[0] == wanted[0]:  # the same elements in each row
+                return Placed(self._sorted(tensor, inside[1], wanted[1]), layout)
+        start, end = sorted_tail(placed.layout), sorted_tail(layout)
+        if start.tail is not None or end.tail is not None:
+            return Placed(self._sorted(tensor, placed.layout.order(), layout.order()), layout)
+        if placed.layout.tail is not None:
+            tensor = self._sorted(tensor, placed.layout.tail, np.sort(placed.layout.tail))
+        for move in moves(start, end, elements):
             before = self.tensors[tensor].shape
             move = fitted(move, before, before if shape is None else shape)
             tensor = self.transposed(self.reshaped(tensor, move.shape), move.permutation)
+        if layout.tail is not None:
+            tensor = self._sorted(tensor, np.sort(layout.tail), layout.tail)
         return Placed(tensor, layout)
+
+    def _sorted(self, tensor: str, before: Order, after: Order) -> str:
+        """The tensor with the elements of its rows, which lie at distances ``before``, at ``after``."""
+        order = np.argsort(before)
+        indices = order[np.searchsorted(before, after, sorter=order)]
+        return self.gathered(self.rows(tensor, before.size), indices)
+
+    def rows(self, tensor: str, size: int) -> str:
+        """The tensor with a last axis of ``size`` values."""
+        shape = self.tensors[tensor].shape
+        return tensor if shape[-1:] == (size,) else self.reshaped(tensor, (math.prod(shape) // size, size))
+
+    def gathered(self, tensor: str, indices: Order) -> str:
+        """The values at ``indices`` of a tensor's last axis."""
+        source = self.tensors[tensor]
+        shape = (*source.shape[:-1], indices.size)
+        axis = len(shape) - 1
+        out = self.activation(f"{tensor}/gather", shape, source.quantization)
+        return self.node(ir.Gather(axis), (tensor, self.integers(f"{out}/indices", indices)), out)
 
     def plain(self, layer: Layer, name: str) -> str:
         """A value's tensor in ONNX's own shape and order."""
@@ -214,6 +247,14 @@ class Emitter:
             )
         return self.in_layout(layer, name, channels_last(shape), image_shape(shape))
 
+    def any_channels(self, layer: Layer, name: str) -> tuple[str, Order | None]:
+        """As :meth:`image`, with channels in the order in which they lie, int64 [C]; None: ONNX's."""
+        shape = self.shape(layer, name)
+        order = channel_order(self.read(layer, name).layout, shape) if len(shape) in (3, 4) else None
+        if order is None or np.array_equal(order, np.arange(order.size)):
+            return self.image(layer, name), None
+        return self.reshaped(self.read(layer, name).tensor, image_shape(shape)), order
+
     def with_axes(
         self, layer: Layer, name: str, whole: Collection[int] = ()
     ) -> tuple[Placed, tuple[Piece, ...]]:
@@ -221,11 +262,18 @@ class Emitter:
 
         The ONNX axes ``whole`` are one axis each.
         """
-        shape, placed = self.shape(layer, name), self.read(layer, name)
+        return self.axes_of(layer, self.read(layer, name), self.shape(layer, name), whole)
+
+    def axes_of(
+        self, layer: Layer, placed: Placed, shape: tuple[int, ...], whole: Collection[int] = ()
+    ) -> tuple[Placed, tuple[Piece, ...]]:
+        """As :meth:`with_axes`, of a placed value of ONNX shape ``shape``."""
         axes = device_axes(placed.layout, shape)
-        cut = axes is not None and any(axis.axis in whole and axis.size != shape[axis.axis] for axis in axes)
+        cut = axes is not None and any(
+            axis.axis in whole and (axis.size != shape[axis.axis] or axis.places is not None) for axis in axes
+        )
         if axes is None or cut or len(axes) > MOST_AXES:
-            placed = self._in_layout(layer, name, Layout.plain(math.prod(shape)))
+            placed = self.moved(layer, placed, Layout.plain(math.prod(shape)), shape)
             axes = tuple(Piece(axis, size, 1) for axis, size in enumerate(shape))
         missing = set(whole) - {axis.axis for axis in axes}
         axes = (axes[0], *(Piece(axis, 1, 1) for axis in sorted(missing)), *axes[1:])
@@ -251,10 +299,7 @@ class Emitter:
         if outside + inside != pieces:  # it is moved anyway: then ONNX's order outside costs no more
             outside = tuple(sorted(outside, key=lambda piece: (piece.axis, -piece.step)))
             placed = self._in_layout(layer, name, laid(outside + inside, shape))
-        tensor, size = placed.tensor, shape[axis]
-        if self.tensors[tensor].shape[-1] != size:
-            tensor = self.reshaped(tensor, (math.prod(shape) // size, size))
-        return tensor, outside, inside
+        return self.rows(placed.tensor, shape[axis]), outside, inside
 
     def permuted(self, layer: Layer, name: str, permutation: Sequence[int]) -> Placed:
         """The value as ONNX's Transpose gives it: the same tensor, seen otherwise."""
@@ -281,20 +326,20 @@ class Emitter:
         layout = channels_last(value.shape) if len(value.shape) == 4 else Layout.plain(value.elements)
         self.place(value.name, tensor, layout)
 
-    def place_output(self, layer: Layer, tensor: str, layout: Layout) -> None:
-        """The layer's output lies in ``tensor``.
+    def place_output(self, layer: Layer, tensor: str, layout: Layout, output: int = 0) -> None:
+        """One of the layer's outputs lies in ``tensor``.
 
         A Quantize follows where the tensor's parameters are the input's and the output has others.
         """
-        name = layer.outputs[0]
+        name = layer.outputs[output]
         elements, made = math.prod(self.shape(layer, name)), self.tensors[tensor].elements
         if elements != made:
             raise layer.refusal(f"it makes {elements} values of {made}", "repair its shape")
         self.place(name, self.requantized(tensor, self.parameters(layer, name), name), layout)
 
-    def place_image(self, layer: Layer, tensor: str) -> None:
-        """The layer's output [1, C, ...] lies in ``tensor`` in NHWC."""
-        self.place_output(layer, tensor, channels_last(self.shape(layer, layer.outputs[0])))
+    def place_image(self, layer: Layer, tensor: str, order: Order | None = None) -> None:
+        """The layer's output [1, C, ...] lies in ``tensor`` in NHWC, its channels in an order, int64 [C]."""
+        self.place_output(layer, tensor, with_channels(self.shape(layer, layer.outputs[0]), order))
 
     # --- tensors and nodes ----------------------------------------------------------------------
 

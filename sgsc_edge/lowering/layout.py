@@ -29,11 +29,12 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Piece:
-    """A run within one ONNX axis: ``size`` steps of ``step`` positions."""
+    """A run within one ONNX axis: ``size`` steps of ``step`` positions, or the positions ``places``."""
 
     axis: int
     size: int
-    step: int
+    step: int = 1
+    places: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,51 +44,46 @@ class Layout:
     Parameters
     ----------
     runs: (size, step) of each run, the outermost first; none of size 1, none that could be one with the next.
-    index: int64 [elements], device element i is ONNX element ``index[i]``: an order that no runs describe,
-        such as that of joined flattened images; None where ``runs`` do.
+    tail: int64 [n], inside all runs n elements at these distances, where no run describes them: channels that
+        were joined in different orders, flattened images; None where there are none.
     """
 
     runs: tuple[tuple[int, int], ...]
-    index: Order | None = None
+    tail: Order | None = None
 
     @staticmethod
-    def of(runs: Iterable[tuple[int, int]]) -> Layout:
-        """The layout with these runs.
+    def of(runs: Iterable[tuple[int, int]], tail: Order | None = None) -> Layout:
+        """The layout with these runs, and inside them these distances.
 
         >>> Layout.of([(3, 1), (2, 6), (2, 3)]).runs
         ((3, 1), (4, 3))
+        >>> Layout.of([(3, 1)], np.array([0, 6, 3, 9])).runs
+        ((3, 1), (2, 3), (2, 6))
         """
         merged: list[tuple[int, int]] = []
-        for size, step in runs:
+        for size, step in [*runs, *_runs_of(tail)]:
             if size == 1:
                 continue
             if merged and merged[-1][1] == size * step:
                 size, step = merged.pop()[0] * size, step
             merged.append((size, step))
-        return Layout(tuple(merged))
+        return Layout(tuple(merged), None if _runs_of(tail) or tail is None or tail.size == 1 else tail)
 
     @staticmethod
     def plain(elements: int) -> Layout:
         """ONNX's own order."""
         return Layout.of([(elements, 1)])
 
-    @staticmethod
-    def indexed(index: Order) -> Layout:
-        """An order given element by element."""
-        if np.array_equal(index, np.arange(index.size)):
-            return Layout.plain(index.size)
-        return Layout((), index)
-
     @property
     def is_plain(self) -> bool:
         """Whether it is ONNX's own order."""
-        return self.index is None and (not self.runs or (len(self.runs) == 1 and self.runs[0][1] == 1))
+        return self.tail is None and (not self.runs or (len(self.runs) == 1 and self.runs[0][1] == 1))
 
     def same_as(self, other: Layout) -> bool:
         """Whether both are one order of as many elements."""
-        if self.index is None or other.index is None:
-            return self.index is other.index and self.runs == other.runs
-        return np.array_equal(self.index, other.index)
+        if self.tail is None or other.tail is None:
+            return self.tail is other.tail and self.runs == other.runs
+        return self.runs == other.runs and np.array_equal(self.tail, other.tail)
 
     def order(self) -> Order:
         """int64 [elements]: device element i is ONNX element ``order()[i]``.
@@ -95,43 +91,75 @@ class Layout:
         >>> channels_last((1, 2, 1, 2)).order().tolist()
         [0, 2, 1, 3]
         """
-        if self.index is not None:
-            return self.index
         order = np.zeros(1, np.int64)
         for size, step in self.runs:
             order = (order[:, np.newaxis] + step * np.arange(size)).reshape(-1)
-        return order
+        return order if self.tail is None else (order[:, np.newaxis] + self.tail).reshape(-1)
 
     def pieces(self, shape: Sequence[int]) -> tuple[Piece, ...] | None:
-        """The runs cut at the axes of an ONNX shape; None where an axis ends amid a run.
+        """The runs cut at the axes of an ONNX shape; None where an axis ends amid one.
 
         >>> Layout.plain(6).pieces((1, 2, 3))
-        (Piece(axis=1, size=2, step=1), Piece(axis=2, size=3, step=1))
+        (Piece(axis=1, size=2, step=1, places=None), Piece(axis=2, size=3, step=1, places=None))
         >>> Layout.of([(3, 1), (2, 3)]).pieces((1, 3, 2)) is None
         True
         """
-        if self.index is not None:
-            return None
-        strides = strides_of(shape)
         found: list[Piece] = []
         for size, step in self.runs:
-            inside: list[Piece] = []
-            for axis in reversed(range(len(shape))):
-                # The part of the run in this axis; ``step`` and ``size`` are of what is left of it.
-                end = strides[axis] * shape[axis]
-                if size == 1 or step >= end:
-                    continue
-                if step % strides[axis] or end % step:
-                    return None
-                part = min(size, end // step)
-                if size % part:
-                    return None
-                inside.append(Piece(axis, part, step // strides[axis]))
-                size, step = size // part, step * part
-            if size != 1:
+            cut = _cut_at_axes(size, step, shape)
+            if cut is None:
                 return None
-            found += reversed(inside)
-        return tuple(piece for piece in found if piece.size > 1)
+            found += cut
+        if self.tail is not None:
+            tail = _tail_piece(self.tail, shape)
+            if tail is None:
+                return None
+            found.append(tail)
+        return tuple(found)
+
+
+def _runs_of(tail: Order | None) -> list[tuple[int, int]]:
+    """The runs that give these distances; none where there are no such runs."""
+    runs: list[tuple[int, int]] = []
+    rest = tail
+    while rest is not None and rest.size > 1:
+        # The innermost run goes on as long as the steps are even.
+        step = int(rest[1] - rest[0])
+        size = next((n for n in range(2, rest.size) if rest[n] - rest[n - 1] != step), rest.size)
+        if step <= 0 or rest[0] != 0 or rest.size % size:
+            return []
+        rows = rest.reshape(-1, size)
+        if not np.array_equal(rows, rows[:, :1] + step * np.arange(size)):
+            return []
+        runs.insert(0, (size, step))
+        rest = rows[:, 0]
+    return runs
+
+
+def _cut_at_axes(size: int, step: int, shape: Sequence[int]) -> list[Piece] | None:
+    """A run as pieces, the outermost first; None where an axis ends amid it."""
+    inside: list[Piece] = []
+    strides = strides_of(shape)
+    for axis in reversed(range(len(shape))):
+        # ``size`` and ``step`` are of what is left of the run outside the axes seen.
+        end = strides[axis] * shape[axis]
+        if size == 1 or step >= end:
+            continue
+        part = min(size, end // step)
+        if step % strides[axis] or end % step or size % part:
+            return None
+        if part > 1:
+            inside.append(Piece(axis, part, step // strides[axis]))
+        size, step = size // part, step * part
+    return inside[::-1] if size == 1 else None
+
+
+def _tail_piece(tail: Order, shape: Sequence[int]) -> Piece | None:
+    """A tail as places along one axis; None where it reaches over several."""
+    for axis, stride in enumerate(strides_of(shape)):
+        if int(tail.max()) < stride * shape[axis] and not (tail % stride).any():
+            return Piece(axis, tail.size, places=tuple((tail // stride).tolist()))
+    return None
 
 
 @dataclass(frozen=True)
@@ -153,13 +181,19 @@ def strides_of(shape: Sequence[int]) -> Shape:
 
 
 def laid(pieces: Iterable[Piece], shape: Sequence[int]) -> Layout:
-    """The layout of a value of an ONNX shape whose runs are these pieces.
+    """The layout of a value of an ONNX shape whose runs are these pieces; one with places comes last.
 
     >>> laid([Piece(2, 3, 1), Piece(1, 2, 1)], (1, 2, 3)).runs
     ((3, 1), (2, 3))
     """
     strides = strides_of(shape)
-    return Layout.of((piece.size, piece.step * strides[piece.axis]) for piece in pieces)
+    runs, tail = [], None
+    for piece in pieces:
+        if piece.places is None:
+            runs.append((piece.size, piece.step * strides[piece.axis]))
+        else:
+            tail = np.array(piece.places, np.int64) * strides[piece.axis]
+    return Layout.of(runs, tail)
 
 
 def resized(axes: Iterable[Piece], whole: Collection[int], shape: Sequence[int]) -> tuple[Piece, ...]:
@@ -204,6 +238,25 @@ def device_axes(layout: Layout, shape: Sequence[int]) -> tuple[Piece, ...] | Non
     return None if pieces is None else (Piece(0, 1, 1), *pieces)
 
 
+def with_channels(shape: Sequence[int], order: Order | None) -> Layout:
+    """NHWC of an ONNX shape [1, C, ...] with its channels in an order, int64 [C]; None: ONNX's."""
+    if order is None:
+        return channels_last(shape)
+    positions = math.prod(shape[2:])
+    return Layout.of([(positions, 1)], positions * order)
+
+
+def places_of(pieces: Iterable[Piece]) -> Order:
+    """The positions along their axis that pieces of one axis have, int64 [size]."""
+    runs, tail = [], None
+    for piece in pieces:
+        if piece.places is None:
+            runs.append((piece.size, piece.step))
+        else:
+            tail = np.array(piece.places, np.int64)
+    return Layout(tuple(runs), tail).order()
+
+
 def channel_order(layout: Layout, shape: Sequence[int]) -> Order | None:
     """The order of channels, int64 [C], of [1, C, ...] that lies channels-last; None where it does not.
 
@@ -211,12 +264,13 @@ def channel_order(layout: Layout, shape: Sequence[int]) -> Order | None:
     [0, 2, 4, 1, 3, 5]
     """
     positions = math.prod(shape[2:])
-    runs = layout.runs if positions == 1 or layout.index is not None else layout.runs[1:]
-    if layout.index is not None or (positions > 1 and layout.runs[:1] != ((positions, 1),)):
+    runs, tail = layout.runs if positions == 1 else layout.runs[1:], layout.tail
+    if positions > 1 and layout.runs[:1] != ((positions, 1),):
         return None
-    if any(step % positions for _, step in runs):
+    if any(step % positions for _, step in runs) or (tail is not None and (tail % positions).any()):
         return None
-    return Layout.of((size, step // positions) for size, step in runs).order()
+    inside = tuple((size, step // positions) for size, step in runs)
+    return Layout(inside, None if tail is None else tail // positions).order()
 
 
 def permuted(layout: Layout, shape: Sequence[int], permutation: Sequence[int]) -> Layout | None:
@@ -225,12 +279,47 @@ def permuted(layout: Layout, shape: Sequence[int], permutation: Sequence[int]) -
     >>> permuted(channels_last((1, 3, 4, 5)), (1, 3, 4, 5), (0, 2, 3, 1)).is_plain
     True
     """
-    pieces = layout.pieces(shape)
+    pieces = Layout(layout.runs).pieces(shape)
     if pieces is None:
         return None
     place = {axis: index for index, axis in enumerate(permutation)}
-    moved = (Piece(place[piece.axis], piece.size, piece.step) for piece in pieces)
-    return laid(moved, [shape[axis] for axis in permutation])
+    out = [shape[axis] for axis in permutation]
+    moved = laid((replace(piece, axis=place[piece.axis]) for piece in pieces), out)
+    if layout.tail is None:
+        return moved
+    coordinates = np.unravel_index(layout.tail, tuple(shape))
+    if any(coordinates[piece.axis].any() for piece in pieces):
+        return None  # an axis is partly in the runs, partly in the tail
+    strides = strides_of(out)
+    tail = sum(coordinates[axis] * strides[index] for index, axis in enumerate(permutation))
+    return Layout.of(moved.runs, np.asarray(tail, np.int64))
+
+
+def inner(layout: Layout, elements: int) -> tuple[tuple[tuple[int, int], ...], Order] | None:
+    """The runs outside the innermost ``elements`` and these' distances; None where they end amid a run.
+
+    >>> inner(channels_last((1, 3, 4, 5)), 3)
+    (((20, 1),), array([ 0, 20, 40]))
+    """
+    runs, tail = list(layout.runs), layout.tail
+    count = 1 if tail is None else tail.size
+    inside: list[tuple[int, int]] = []
+    while count < elements and runs:
+        size, step = runs.pop()
+        part = min(size, elements // count)
+        if size % part:
+            return None
+        inside.insert(0, (part, step))
+        count *= part
+        if part < size:
+            runs.append((size // part, step * part))
+            break
+    return (tuple(runs), Layout(tuple(inside), tail).order()) if count == elements else None
+
+
+def sorted_tail(layout: Layout) -> Layout:
+    """The layout with its tail in rising order: then runs describe it, or it is all there is."""
+    return layout if layout.tail is None else Layout.of(layout.runs, np.sort(layout.tail))
 
 
 @dataclass(frozen=True)
@@ -247,6 +336,8 @@ def moves(source: Layout, target: Layout, elements: int) -> list[Move]:
     >>> moves(channels_last((1, 3, 4, 5)), Layout.plain(60), 60)
     [Move(shape=(20, 3), permutation=(1, 0))]
     """
+    assert source.tail is None
+    assert target.tail is None
     if source.same_as(target):
         return []
     atoms = _atoms(source, target, elements)

@@ -44,15 +44,10 @@ _LISTED = 20  # refusals shown in one message
 
 # What to use instead of ops that users often bring.
 _REMEDIES = {
-    "HardSwish": "use ReLU or ReLU6 instead and train again",
     "HardSigmoid": "use ReLU6 instead and train again",
-    "Sigmoid": "use ReLU inside the network; leave a final one out: the sign of its input decides",
     "Gelu": "use ReLU or ReLU6 instead and train again",
     "Erf": "GELU is built of it: use ReLU or ReLU6 instead and train again",
-    "PRelu": "use ReLU instead and train again",
-    "LeakyRelu": "use ReLU instead and train again",
     "Elu": "use ReLU instead and train again",
-    "Sub": "add the negated constant instead",
     "Div": "multiply by the reciprocal constant instead",
     "LogSoftmax": "leave it out: the decision on the logits is the same",
     "ArgMax": "leave it out: the decision is taken on the logits",

@@ -14,7 +14,7 @@ from sgsc_edge.graph import ir
 from sgsc_edge.graph.op_rules import MAX_CONCATENATED
 from sgsc_edge.lowering.agreement import chosen
 from sgsc_edge.lowering.emitter import Emitter
-from sgsc_edge.lowering.layout import Layout, device_axes, laid, resized
+from sgsc_edge.lowering.layout import Layout, Piece, device_axes, laid, places_of, resized
 from sgsc_edge.lowering.network import Layer
 from sgsc_edge.lowering.registry import Row
 
@@ -40,6 +40,8 @@ def _concat(emitter: Emitter, layer: Layer) -> None:
     if len(shape) == 2 and shape[0] == 1 and _feeds_dense_layers(emitter, out_name):
         _join_as_they_lie(emitter, layer)
         return
+    if _join_innermost(emitter, layer, axis):
+        return
     layout = chosen(emitter, layer, partial(_along, axis=axis))
     axes = device_axes(layout, shape)
     assert axes is not None  # of a layout that `_along` or `chosen` made
@@ -51,6 +53,38 @@ def _concat(emitter: Emitter, layer: Layer) -> None:
         parts.append(_requantized(emitter, layer, name, part))
     place = next(index for index, piece in enumerate(axes) if piece.axis == axis)
     emitter.place_output(layer, _joined(emitter, layer, parts, place), layout)
+
+
+def _join_innermost(emitter: Emitter, layer: Layer, axis: int) -> bool:
+    """Join parts whose ``axis`` lies innermost, each in an order of its own; whether they lie so."""
+    parts, places, offset = [], [], 0
+    around: set[tuple[Piece, ...]] = set()
+    for name in layer.inputs:
+        shape, placed = emitter.shape(layer, name), emitter.read(layer, name)
+        pieces = placed.layout.pieces(shape)
+        if pieces is None:
+            return False
+        inside = tuple(piece for piece in pieces if piece.axis == axis)
+        outside = pieces[: len(pieces) - len(inside)]
+        if outside + inside != pieces:
+            return False
+        around.add(outside)
+        parts.append((name, placed.tensor, shape[axis]))
+        places.append(offset + places_of(inside))
+        offset += shape[axis]
+    if len(around) > 1:
+        return False
+    rows = emitter.tensors[emitter.rows(parts[0][1], parts[0][2])].shape[:-1]
+    tensors = [
+        _requantized(emitter, layer, name, emitter.reshaped(tensor, (*rows, size)))
+        for name, tensor, size in parts
+    ]
+    out = emitter.shape(layer, layer.outputs[0])
+    joined = Piece(axis, offset, places=tuple(np.concatenate(places).tolist()))
+    emitter.place_output(
+        layer, _joined(emitter, layer, tensors, len(rows)), laid((*around.pop(), joined), out)
+    )
+    return True
 
 
 def _along(shape: tuple[int, ...], layout: Layout, out: tuple[int, ...], axis: int) -> Layout | None:
@@ -70,7 +104,7 @@ def _join_as_they_lie(emitter: Emitter, layer: Layer) -> None:
         orders.append(offset + placed.layout.order())
         offset += count
     joined = _joined(emitter, layer, parts, 1)
-    emitter.place_output(layer, joined, Layout.indexed(np.concatenate(orders)))
+    emitter.place_output(layer, joined, Layout.of([], np.concatenate(orders)))
 
 
 def _requantized(emitter: Emitter, layer: Layer, name: str, tensor: str) -> str:

@@ -10,8 +10,8 @@ import numpy as np
 
 from sgsc_edge.graph import ir
 from sgsc_edge.lowering.emitter import Emitter
-from sgsc_edge.lowering.layout import image_shape
-from sgsc_edge.lowering.network import Layer
+from sgsc_edge.lowering.layout import Order, image_shape
+from sgsc_edge.lowering.network import Layer, Value
 from sgsc_edge.lowering.registry import Row
 from sgsc_edge.lowering.weights import place_bias, place_weights, weights_of
 from sgsc_edge.lowering.windows import Window, window
@@ -36,19 +36,32 @@ def _check_weights(layer: Layer, shape: tuple[int, ...], rank: int, channels: in
 
 
 def _conv(emitter: Emitter, layer: Layer) -> None:
-    x = emitter.image(layer, layer.inputs[0])
+    grouped = layer.attribute("group", 1) > 1
+    depthwise = grouped and layer.attribute("group", 1) == emitter.shape(layer, layer.inputs[0])[1]
+    order: Order | None = None
+    if grouped and not depthwise:
+        x = emitter.image(layer, layer.inputs[0])
+    else:
+        x, order = emitter.any_channels(layer, layer.inputs[0])
     _, height, width, channels = emitter.tensors[x].shape
     shape = emitter.shape(layer, layer.outputs[0])
     out_shape = image_shape(shape)
     weights = weights_of(emitter, layer, layer.inputs[1], axis=0)
     assert weights.data is not None
     _check_weights(layer, weights.data.shape, len(shape), channels)
+    bias_value, multiplier = emitter.optional(layer, 2), shape[1] // channels
+    if order is not None and depthwise:
+        order = (order[:, np.newaxis] * multiplier + np.arange(multiplier)).reshape(-1)
+        weights = weights.take(order, 0)
+        bias_value = _taken(bias_value, order)
+    elif order is not None:
+        weights, order = weights.take(order, 1), None
+    assert weights.data is not None
     filters = weights.data if len(shape) == 4 else np.expand_dims(weights.data, -2)
     quantization = emitter.parameters(layer, layer.outputs[0])
     activation = emitter.activation_of(layer, quantization)
     frame = window(layer, (height, width), out_shape[1:3], filters.shape[2:])
     tensor, padding = padded_input(emitter, x, frame)
-    multiplier, depthwise = out_shape[3] // channels, layer.attribute("group", 1) == channels > 1
     op: ir.Op
     if depthwise:
         op = ir.DepthwiseConv2D(frame.stride, frame.dilation, padding, multiplier, activation)
@@ -58,9 +71,16 @@ def _conv(emitter: Emitter, layer: Layer) -> None:
         data, axis = np.transpose(filters, (0, 2, 3, 1)), 0
     stored, weights = place_weights(emitter, layer, type(op), weights, data, axis)
     x_quantization = emitter.parameters(layer, layer.inputs[0])
-    bias = place_bias(emitter, layer, emitter.optional(layer, 2), x_quantization, weights, out_shape[3])
+    bias = place_bias(emitter, layer, bias_value, x_quantization, weights, out_shape[3])
     out = emitter.activation(layer.outputs[0], out_shape, quantization)
-    emitter.place_image(layer, emitter.node(op, (tensor, stored, bias), out))
+    emitter.place_image(layer, emitter.node(op, (tensor, stored, bias), out), order)
+
+
+def _taken(bias: Value | None, order: Order) -> Value | None:
+    """A bias of output channels in another order; one number is every channel's."""
+    if bias is None or bias.data is None or bias.data.size == 1:
+        return bias
+    return bias.take(order, 0)
 
 
 ROWS = (

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from sgsc_edge.graph import ir
 from sgsc_edge.lowering.emitter import Emitter
-from sgsc_edge.lowering.layout import Layout, Piece, laid
+from sgsc_edge.lowering.layout import Piece, laid, places_of
 from sgsc_edge.lowering.network import Layer, Value
 from sgsc_edge.lowering.registry import Row
 from sgsc_edge.lowering.weights import is_stored, place_bias, place_weights, weights_of
@@ -64,7 +64,7 @@ def _dense(emitter: Emitter, layer: Layer, weights: Value, data: NDArray[np.int8
         outside: tuple[Piece, ...] = ()
     else:
         tensor, outside, inside = emitter.innermost(layer, name, len(shape) - 1)
-        order = Layout.of((piece.size, piece.step) for piece in inside).order()
+        order = places_of(inside)
     data = data[:, order]
     made = (*emitter.tensors[tensor].shape[:-1], len(data))
     op: ir.Op = ir.FullyConnected(activation, keep_num_dims=len(made) > 2)

@@ -1,4 +1,4 @@
-"""Add and Mul of two activations, or of an activation and an int8 constant.
+"""Add, Sub and Mul of two activations, or of an activation and an int8 constant.
 
 Operands broadcast as in ONNX, in whatever layout the output has; a constant is arranged to fit.
 """
@@ -6,7 +6,7 @@ Operands broadcast as in ONNX, in whatever layout the output has; a constant is 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from sgsc_edge.graph import ir
 from sgsc_edge.lowering.agreement import chosen
@@ -18,23 +18,31 @@ from sgsc_edge.lowering.registry import Row
 
 def _binary(make: Callable[[ir.Activation], ir.Op], emitter: Emitter, layer: Layer) -> None:
     out_name = layer.outputs[0]
-    shape = emitter.shape(layer, out_name)
     quantization = emitter.parameters(layer, out_name)
     activation = emitter.activation_of(layer, quantization)
-    names = emitter.network.activations(layer)
-    if not names:
+    if not emitter.network.activations(layer):
         raise layer.refusal("both inputs are constants", "compute it before exporting")
     layout = chosen(emitter, layer, _whole)
-    whole = [name for name in names if emitter.network[name].elements == math.prod(shape)]
-    axes = device_axes(layout, shape)
-    if axes is None or all(emitter.network[name].elements in (1, math.prod(shape)) for name in layer.inputs):
-        device = emitter.tensors[emitter.in_place(layer, whole[0], layout)].shape
-        tensors = [_alike(emitter, layer, name, layout, device) for name in layer.inputs]
-    else:
-        device = tuple(axis.size for axis in axes)
-        tensors = [_broadcast(emitter, layer, name, axes) for name in layer.inputs]
+    tensors, device = operands(emitter, layer, layout, layer.inputs)
     out = emitter.activation(out_name, device, quantization)
     emitter.place_output(layer, emitter.node(make(activation), tensors, out), layout)
+
+
+def operands(
+    emitter: Emitter, layer: Layer, layout: Layout, names: Sequence[str]
+) -> tuple[list[str], tuple[int, ...]]:
+    """The tensors of a layer's operands beside an output in a layout, and that output's device shape."""
+    shape = emitter.shape(layer, layer.outputs[0])
+    whole = [name for name in names if _is_whole(emitter, name, shape)]
+    axes = device_axes(layout, shape)
+    if axes is None or all(emitter.network[name].elements in (1, math.prod(shape)) for name in names):
+        device = emitter.tensors[emitter.in_place(layer, whole[0], layout)].shape
+        return [_alike(emitter, layer, name, layout, device) for name in names], device
+    return [_broadcast(emitter, layer, name, axes) for name in names], tuple(axis.size for axis in axes)
+
+
+def _is_whole(emitter: Emitter, name: str, shape: tuple[int, ...]) -> bool:
+    return not emitter.network[name].is_constant and emitter.network[name].elements == math.prod(shape)
 
 
 def _whole(shape: tuple[int, ...], layout: Layout, out: tuple[int, ...]) -> Layout | None:
@@ -68,6 +76,10 @@ def _add(emitter: Emitter, layer: Layer) -> None:
     _binary(ir.Add, emitter, layer)
 
 
+def _sub(emitter: Emitter, layer: Layer) -> None:
+    _binary(ir.Sub, emitter, layer)
+
+
 def _mul(emitter: Emitter, layer: Layer) -> None:
     _binary(ir.Mul, emitter, layer)
 
@@ -76,5 +88,6 @@ _QUANTIZATION = "inputs and output each their own; constants int8 per tensor"
 
 ROWS = (
     Row("Add", ("Add",), _QUANTIZATION, "none", _add),
+    Row("Sub", ("Sub",), _QUANTIZATION, "none", _sub),
     Row("Mul", ("Mul",), _QUANTIZATION, "none", _mul),
 )
