@@ -71,6 +71,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "Relu": Rule(Output.OWN),
         "Clip": Rule(Output.OWN),
         "AveragePool": Rule(Output.SHARED),
+        "Resize": Rule(Output.SHARED),
         "MaxPool": _MOVED,
         "Concat": _MOVED,
         "Pad": _MOVED,

@@ -302,7 +302,7 @@ def _moves(network: Network, layer: Layer) -> bool:
 
 def _keeps(network: Network, layer: Layer) -> bool:
     """Whether an op without a quantizer behind it hands its input's parameters on."""
-    return _moves(network, layer) or layer.op in ("Relu", "AveragePool")
+    return _moves(network, layer) or layer.op in ("Relu", "AveragePool", "Resize")
 
 
 # --- networks that are checked before they are trained --------------------------------------------

@@ -105,11 +105,6 @@ def _pad_crop(q):
     return q.node("Pad", q.input((3, 8, 8)), q.const(np.array([0, 0, -1, 0, 0, 0, 0, 0])))
 
 
-def _matmul(q):
-    x = q.input((4, 4))
-    return q.qdq(q.node("MatMul", x, x), 0.3, 0)
-
-
 def _gemm_alpha(q):
     return q.qdq(q.node("Gemm", q.input((8,)), q.weights(4, 8)[0], transB=1, alpha=0.5), 0.3, 0)
 
@@ -191,7 +186,6 @@ def _huge_bias(q):
         (_pad_value, "Pad", "constant zeros", "value 0"),
         (_pad_reflect, "Pad", "constant zeros", "'constant'"),
         (_pad_crop, "Pad", "crops", "no cropping"),
-        (_matmul, "MatMul", "computed at run time", "constant weights"),
         (_gemm_alpha, "Gemm", "alpha is 0.5", "fold alpha"),
         (_add_float_constant, "Add", "not quantized", "store them as int8"),
         (_batch_mean, "ReduceMean", "over the batch", "other axes"),

@@ -1,4 +1,4 @@
-"""Gemm and MatMul with constant weights -> FullyConnected, weights [out, in].
+"""Gemm, and MatMul with constant weights -> FullyConnected, weights [out, in]; other MatMuls -> BatchMatMul.
 
 The order in which a row's values lie, such as NHWC's of a flattened image, goes into the weights' columns.
 Where a target stores such weights for convolutions only (TFLM: 4 bits with a scale per channel), the layer
@@ -16,6 +16,7 @@ from sgsc_edge.graph import ir
 from sgsc_edge.lowering.emitter import Emitter
 from sgsc_edge.lowering.layout import Piece, laid, places_of
 from sgsc_edge.lowering.network import Layer, Value
+from sgsc_edge.lowering.ops.batch_matmul import batch_matmul
 from sgsc_edge.lowering.registry import Row
 from sgsc_edge.lowering.weights import is_stored, place_bias, place_weights, weights_of
 
@@ -37,12 +38,14 @@ def _gemm(emitter: Emitter, layer: Layer) -> None:
 
 
 def _matmul(emitter: Emitter, layer: Layer) -> None:
+    second = emitter.network[layer.inputs[1]]
+    if second.data is None or second.data.ndim != 2:
+        batch_matmul(emitter, layer)
+        return
     if emitter.network[layer.inputs[0]].is_constant:
-        raise layer.refusal("its first input is the constant", "write it as x @ weights")
+        raise layer.refusal("both inputs are constants", "compute it before exporting")
     weights = weights_of(emitter, layer, layer.inputs[1], axis=1)
     assert weights.data is not None
-    if weights.data.ndim != 2:
-        raise layer.refusal(f"its weights have shape {list(weights.data.shape)}", "use weights [in, out]")
     _dense(emitter, layer, weights, weights.data.T)
 
 
@@ -87,5 +90,11 @@ _QUANTIZATION = "weights int8 or int4, zero point 0, per tensor or per output; o
 
 ROWS = (
     Row("Gemm", ("FullyConnected",), _QUANTIZATION, "transA = 0, alpha = beta = 1; constant weights", _gemm),
-    Row("MatMul", ("FullyConnected",), _QUANTIZATION, "constant weights [in, out] on the right", _matmul),
+    Row(
+        "MatMul",
+        ("FullyConnected", "BatchMatMul"),
+        f"{_QUANTIZATION}; of two computed matrices each its own",
+        "two axes at least",
+        _matmul,
+    ),
 )
