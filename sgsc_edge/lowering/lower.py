@@ -17,8 +17,9 @@ import onnx
 
 from sgsc_edge.errors import UnsupportedError
 from sgsc_edge.graph import ir, legality
+from sgsc_edge.lowering.builder import INPUT_NAME, OUTPUT_NAME
 from sgsc_edge.lowering.device import version_refusals
-from sgsc_edge.lowering.emitter import INPUT_NAME, OUTPUT_NAME, Emitter
+from sgsc_edge.lowering.emitter import Emitter
 from sgsc_edge.lowering.fold import import_model
 from sgsc_edge.lowering.network import REQUANTIZE, Layer, Network
 from sgsc_edge.lowering.passes import run_passes
