@@ -234,7 +234,7 @@ def device_axes(layout: Layout, shape: Sequence[int]) -> tuple[Piece, ...] | Non
     """
     if layout.is_plain:
         return tuple(Piece(axis, size, 1) for axis, size in enumerate(shape))
-    if len(shape) in (3, 4) and layout.same_as(channels_last(shape)):
+    if len(shape) in (3, 4) and shape[0] == 1 and layout.same_as(channels_last(shape)):
         order = (0, 2, 3, 1) if len(shape) == 4 else (0, 0, 2, 1)
         return tuple(Piece(axis, shape[axis], 1) for axis in order)
     pieces = layout.pieces(shape)
