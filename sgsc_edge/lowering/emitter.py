@@ -1,75 +1,77 @@
 """Builds the device graph: what the op files emit into.
 
-It owns the layout of every value (:mod:`sgsc_edge.lowering.layout`) and hands device tensors out in
-the order their reader needs.
+It knows the layout of every value (:mod:`sgsc_edge.lowering.layout`) and hands device tensors out in
+the layout that their reader needs.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from sgsc_edge.graph import ir
+from sgsc_edge.lowering.builder import INPUT_NAME, Builder
+from sgsc_edge.lowering.demand import lies_as_image
 from sgsc_edge.lowering.layout import (
-    TO_NCHW,
-    TO_NHWC,
+    MOST_AXES,
+    Layout,
     Order,
+    Piece,
     Placed,
-    device_order,
-    device_shape,
-    same_order,
+    channel_order,
+    channels_last,
+    device_axes,
+    image_shape,
+    laid,
+    permuted,
+    with_channels,
 )
 from sgsc_edge.lowering.network import Layer, Network, Value
 from sgsc_edge.lowering.passes.fusion import clamp_integers
-from sgsc_edge.numerics import quantized_activation_range
+from sgsc_edge.numerics import ACTIVATION_BOUNDS, quantized_activation_range
 
 if TYPE_CHECKING:  # pydantic is not needed to lower for plain int8
     from sgsc_edge.targets import Target
 
-INPUT_NAME = "input"
-OUTPUT_NAME = "output"
-
 _PREFERRED = (ir.Activation.NONE, ir.Activation.RELU, ir.Activation.RELU6, ir.Activation.RELU_N1_TO_1)
 
 
-class Emitter:
-    """Device tensors and nodes under construction; final."""
+class Emitter(Builder):
+    """A network's values on the device, and what its layers become there."""
 
     def __init__(self, network: Network, target: Target | None = None) -> None:
+        is_float = target is not None and target.activations.dtype == "float32"
+        super().__init__(ir.DType.FLOAT32 if is_float else ir.DType.INT8)
         self.network = network
         self.target = target
         self.readers = network.consumers()
-        self.tensors: dict[str, ir.Tensor] = {}
-        self.nodes: list[ir.Node] = []
         self._placed: dict[str, Placed] = {}
-        self._plain: dict[str, Placed] = {}
-        self._nonnegative: set[str] = set()
-        self._source = ""
+        self._copies: dict[str, list[Placed]] = {}  # value -> it in other layouts
 
     # --- the ends of the graph ------------------------------------------------------------------
 
     def place_input(self) -> str:
-        """The device input: int8, NHWC where it is an image."""
+        """The device input: NHWC where it is an image, or a sequence that is read as one."""
         name = self.network.input
         edge = Layer(name, "graph input", (name,), ())
-        shape = device_shape(self.shape(edge, name))
-        tensor = ir.Tensor(INPUT_NAME, shape, ir.DType.INT8, self.parameters(edge, name))
-        self.tensors[INPUT_NAME] = tensor
-        self.place(name, INPUT_NAME, shape, device_order(self.shape(edge, name)))
+        shape = self.shape(edge, name)
+        is_image = lies_as_image(self.network, name)
+        device = image_shape(shape) if is_image else shape
+        self.tensors[INPUT_NAME] = ir.Tensor(INPUT_NAME, device, self.dtype, self.parameters(edge, name))
+        self.place(name, INPUT_NAME, channels_last(shape) if is_image else Layout.plain(math.prod(shape)))
         return INPUT_NAME
 
     def place_result(self) -> str:
-        """The tensor that holds the device output: int8, NHWC where it is an image."""
+        """The tensor that holds the device output: NHWC where it is an image, else as in ONNX."""
         name = self.network.output
         edge = Layer(name, "graph output", (name,), ())
         if name not in self._placed:
             raise edge.refusal("no layer computes it", "export a model whose output depends on its input")
-        rank = len(self.shape(edge, name))
-        tensor = (self.read(edge, name) if rank == 4 else self.plain(edge, name)).tensor
+        tensor = self.image(edge, name) if lies_as_image(self.network, name) else self.plain(edge, name)
         if tensor == INPUT_NAME:
             raise edge.refusal(
                 "it is the input itself: there is nothing to compute", "export a model with layers"
@@ -80,7 +82,7 @@ class Emitter:
 
     def begin(self, layer: Layer) -> None:
         """Nodes emitted from here on come from this layer."""
-        self._source = layer.name
+        self.source = layer.name
 
     def shape(self, layer: Layer, name: str) -> tuple[int, ...]:
         """The ONNX shape of a value; refuses where an unsupported op hides it."""
@@ -94,10 +96,15 @@ class Emitter:
             raise layer.refusal(f"'{name}' is empty: shape {list(shape)}", "use sizes of at least 1")
         return shape
 
-    def parameters(self, layer: Layer, name: str) -> ir.Quantization:
-        """The quantization of an activation or constant; refuses where it has none."""
+    @property
+    def is_float(self) -> bool:
+        """Whether the device computes in float32: then no value has a quantization."""
+        return self.dtype is ir.DType.FLOAT32
+
+    def parameters(self, layer: Layer, name: str) -> ir.Quantization | None:
+        """The quantization of an activation or constant; None in float32, else refuses where it has none."""
         value = self.network[name]
-        if value.quantization is not None:
+        if value.quantization is not None or self.is_float:
             return value.quantization
         made_here = name in layer.outputs
         raise layer.refusal(
@@ -107,10 +114,16 @@ class Emitter:
         )
 
     def constant_value(self, layer: Layer, name: str, what: str) -> Value:
-        """A quantized constant of a layer, e.g. its weights."""
+        """A constant of a layer, e.g. its weights: quantized, in float32 of that type and finite."""
         value = self.network[name]
-        if not value.is_constant:
+        if value.data is None:
             raise layer.refusal(f"its {what} are computed at run time", f"use constant {what}")
+        if self.is_float:
+            if value.data.dtype != np.float32 or not np.isfinite(value.data).all():
+                raise layer.refusal(
+                    f"its {what} '{name}' are {value.data.dtype} or not finite", "repair the weights"
+                )
+            return value
         if value.quantization is None or value.stored is None:
             raise layer.refusal(
                 f"its {what} '{name}' are not quantized",
@@ -124,212 +137,166 @@ class Emitter:
         return None if name is None else self.network[name]
 
     def read(self, layer: Layer, name: str) -> Placed:
-        """Where a value lives, in whatever order it has; constants are placed on first use."""
+        """Where a value lives, in whatever layout it has; constants are placed on first use."""
         if name not in self._placed:
-            self._place_constant(layer, name)
+            data = self.constant_data(layer, name)
+            tensor = self.constant(name, data, self.dtype, self.network[name].quantization)
+            self.place(name, tensor, Layout.plain(data.size))
         return self._placed[name]
+
+    def constant_data(self, layer: Layer, name: str) -> NDArray[Any]:
+        """The values of a constant operand, of its ONNX shape: float32, or int8 of one scale."""
+        value = self.constant_value(layer, name, "constant inputs")
+        assert value.data is not None
+        quantization = value.quantization
+        if quantization is not None and (quantization.axis is not None or value.stored is not ir.DType.INT8):
+            raise layer.refusal(
+                f"its constant '{name}' is not int8 per tensor", "quantize it to int8 with one scale"
+            )
+        return value.data
 
     def is_known(self, name: str) -> bool:
         """Whether a value has been placed or is a constant."""
         return name in self._placed or self.network[name].is_constant
 
-    def _place_constant(self, layer: Layer, name: str) -> None:
-        value = self.constant_value(layer, name, "constant inputs")
-        assert value.data is not None
-        data = np.transpose(value.data, TO_NHWC) if value.data.ndim == 4 else value.data
-        if (
-            value.quantization is None
-            or value.quantization.axis is not None
-            or value.stored is not ir.DType.INT8
-        ):
-            raise layer.refusal(
-                f"its constant '{name}' is not int8 per tensor", "quantize it to int8 with one scale"
-            )
-        tensor = self.constant(name, data, ir.DType.INT8, value.quantization)
-        self.place(name, tensor, data.shape, device_order(value.data.shape))
+    def in_layout(self, layer: Layer, name: str, layout: Layout, shape: Sequence[int]) -> str:
+        """A value's tensor in a layout, with a device shape; it is moved where it lies in another."""
+        return self.reshaped(self._in_layout(layer, name, layout, shape).tensor, shape)
 
-    def plain(self, layer: Layer, name: str) -> Placed:
-        """A value in ONNX's own shape and order; a Transpose is inserted where the order differs."""
-        if name not in self._plain:
-            self._plain[name] = self.plain_of(layer, self.read(layer, name), self.shape(layer, name))
-        return self._plain[name]
+    def in_place(self, layer: Layer, name: str, layout: Layout) -> str:
+        """A value's tensor in a layout, with whatever device shape it has there."""
+        return self._in_layout(layer, name, layout).tensor
 
-    def plain_of(self, layer: Layer, placed: Placed, shape: tuple[int, ...]) -> Placed:
-        """As :meth:`plain`, of a placed value of ONNX shape ``shape``."""
-        tensor = placed.tensor
-        if placed.order is not None:
-            tensor, _ = self._to_nchw(layer, placed)
-        return Placed(self.reshaped(tensor, shape), shape)
+    def _in_layout(
+        self, layer: Layer, name: str, layout: Layout, shape: Sequence[int] | None = None
+    ) -> Placed:
+        placed = self.read(layer, name)
+        known: list[Placed] = [placed, *self._copies.get(name, ())]
+        for one in known:
+            if one.layout.same_as(layout):
+                return one
+        made = self.moved(placed, layout, shape)
+        self._copies.setdefault(name, []).append(made)
+        return made
 
-    def _to_nchw(self, layer: Layer, placed: Placed) -> tuple[str, tuple[int, ...]]:
-        if placed.image is None:
-            raise layer.refusal(
-                "its input joins flattened images whose element order only a dense layer can take in",
-                "concatenate the images before flattening them",
-            )
-        tensor, shape = placed.image
-        tensor = self.reshaped(tensor, shape)
-        return self.transposed(tensor, TO_NCHW), tuple(shape[axis] for axis in TO_NCHW)
-
-    def image(self, layer: Layer, name: str) -> Placed:
-        """A rank-4 value, NHWC."""
+    def plain(self, layer: Layer, name: str) -> str:
+        """A value's tensor in ONNX's own shape and order."""
         shape = self.shape(layer, name)
-        if len(shape) != 4:
+        return self.in_layout(layer, name, Layout.plain(math.prod(shape)), shape)
+
+    def image(self, layer: Layer, name: str) -> str:
+        """A value [1, C, H, W] or [1, C, L] as a tensor in NHWC, of height 1 where it is a sequence."""
+        shape = self.shape(layer, name)
+        if len(shape) not in (3, 4):
             raise layer.refusal(
                 f"its input '{name}' has shape {list(shape)}; one or two spatial axes are supported",
                 "use the 1-D or 2-D form of the layer, on [n, C, L] or [n, C, H, W]",
             )
-        return self.read(layer, name)
+        return self.in_layout(layer, name, channels_last(shape), image_shape(shape))
+
+    def any_channels(self, layer: Layer, name: str) -> tuple[str, Order | None]:
+        """As :meth:`image`, with channels in the order in which they lie, int64 [C]; None: ONNX's."""
+        shape = self.shape(layer, name)
+        order = channel_order(self.read(layer, name).layout, shape) if len(shape) in (3, 4) else None
+        if order is None or np.array_equal(order, np.arange(order.size)):
+            return self.image(layer, name), None
+        return self.reshaped(self.read(layer, name).tensor, image_shape(shape)), order
+
+    def with_axes(
+        self, layer: Layer, name: str, whole: Collection[int] = ()
+    ) -> tuple[Placed, tuple[Piece, ...]]:
+        """A value in a layout whose runs end where its axes do, its tensor with these axes, and the axes.
+
+        The ONNX axes ``whole`` are one axis each.
+        """
+        return self.axes_of(layer, self.read(layer, name), self.shape(layer, name), whole)
+
+    def axes_of(
+        self, layer: Layer, placed: Placed, shape: tuple[int, ...], whole: Collection[int] = ()
+    ) -> tuple[Placed, tuple[Piece, ...]]:
+        """As :meth:`with_axes`, of a placed value of ONNX shape ``shape``."""
+        axes = device_axes(placed.layout, shape)
+        cut = axes is not None and any(
+            axis.axis in whole and (axis.size != shape[axis.axis] or axis.places is not None) for axis in axes
+        )
+        if axes is None or cut or len(axes) > MOST_AXES:
+            placed = self.moved(placed, Layout.plain(math.prod(shape)), shape)
+            axes = tuple(Piece(axis, size, 1) for axis, size in enumerate(shape))
+        missing = set(whole) - {axis.axis for axis in axes}
+        axes = (axes[0], *(Piece(axis, 1, 1) for axis in sorted(missing)), *axes[1:])
+        tensor = self.reshaped(placed.tensor, [axis.size for axis in axes])
+        return Placed(tensor, placed.layout), axes
+
+    def innermost(
+        self, layer: Layer, name: str, axis: int
+    ) -> tuple[str, tuple[Piece, ...], tuple[Piece, ...]]:
+        """A value with one ONNX axis innermost, in whatever order, as the tensor's last axis.
+
+        Returns the tensor, and the pieces of the axes outside and of the axis itself.
+        """
+        shape = self.shape(layer, name)
+        placed = self.read(layer, name)
+        pieces = placed.layout.pieces(shape)
+        if pieces is None:
+            placed = self._in_layout(layer, name, Layout.plain(math.prod(shape)))
+            pieces = placed.layout.pieces(shape)
+            assert pieces is not None
+        outside = tuple(piece for piece in pieces if piece.axis != axis)
+        inside = tuple(piece for piece in pieces if piece.axis == axis)
+        if outside + inside != pieces:  # it is moved anyway: then ONNX's order outside costs no more
+            outside = tuple(sorted(outside, key=lambda piece: (piece.axis, -piece.step)))
+            placed = self._in_layout(layer, name, laid(outside + inside, shape))
+        return self.rows(placed.tensor, shape[axis]), outside, inside
+
+    def permuted(self, layer: Layer, name: str, permutation: Sequence[int]) -> Placed:
+        """The value as ONNX's Transpose gives it: the same tensor, seen otherwise."""
+        shape = self.shape(layer, name)
+        placed = self.read(layer, name)
+        layout = permuted(placed.layout, shape, permutation)
+        if layout is None:
+            plain = Layout.plain(math.prod(shape))
+            placed = self._in_layout(layer, name, plain)
+            layout = permuted(plain, shape, permutation)
+            assert layout is not None  # an axis never ends amid a run of ONNX's own order
+        return Placed(placed.tensor, layout)
 
     # --- placing results ------------------------------------------------------------------------
 
-    def place(
-        self,
-        name: str,
-        tensor: str,
-        shape: tuple[int, ...],
-        order: Order | None = None,
-        image: tuple[str, tuple[int, ...]] | None = None,
-    ) -> None:
+    def place(self, name: str, tensor: str, layout: Layout) -> None:
         """Say where a value lives."""
-        if image is None and len(shape) == 4:
-            image = (tensor, shape)
-        self._placed[name] = Placed(tensor, shape, order, image)
+        self._placed[name] = Placed(tensor, layout)
 
     def stand_in(self, value: Value) -> None:
         """Place a value that no op made, so that its readers can be looked at; its graph never ships."""
         assert value.shape is not None
-        assert value.quantization is not None
-        shape = device_shape(value.shape)
-        tensor = self.activation(value.name, shape, value.quantization)
-        self.place(value.name, tensor, shape, device_order(value.shape))
+        tensor = self.activation(value.name, value.shape, value.quantization)
+        layout = channels_last(value.shape) if len(value.shape) == 4 else Layout.plain(value.elements)
+        self.place(value.name, tensor, layout)
 
-    def place_as(self, layer: Layer, placed: Placed) -> None:
-        """The layer's output has its input's layout."""
-        self._placed[layer.outputs[0]] = placed
-
-    def place_output(self, layer: Layer, tensor: str) -> None:
-        """The layer's output lies in ``tensor``, NHWC where it is rank 4, else in ONNX's order.
+    def place_output(self, layer: Layer, tensor: str, layout: Layout, output: int = 0) -> None:
+        """One of the layer's outputs lies in ``tensor``.
 
         A Quantize follows where the tensor's parameters are the input's and the output has others.
         """
-        name = layer.outputs[0]
-        shape = self.shape(layer, name)
-        placed = Placed(tensor, device_shape(shape), device_order(shape))
-        placed = self.requantized(placed, self.parameters(layer, name), name)
-        self.place(name, placed.tensor, placed.shape, placed.order)
+        name = layer.outputs[output]
+        elements, made = math.prod(self.shape(layer, name)), self.tensors[tensor].elements
+        if elements != made:
+            raise layer.refusal(f"it makes {elements} values of {made}", "repair its shape")
+        self.place(name, self.requantized(tensor, self.parameters(layer, name), name), layout)
 
-    def place_plain(self, layer: Layer, tensor: str) -> None:
-        """The layer's output lies in ``tensor`` in ONNX's shape and order; a rank-4 one becomes NHWC."""
-        shape = self.shape(layer, layer.outputs[0])
-        if device_order(shape) is not None:
-            tensor = self.transposed(tensor, TO_NHWC)
-        elif device_shape(shape) != shape:
-            tensor = self.reshaped(tensor, device_shape(shape))
-        self.place_output(layer, tensor)
-
-    def place_reordered(self, layer: Layer, placed: Placed, order: Order | None) -> None:
-        """The layer's output are the elements of ``placed``, unmoved, in the ONNX order ``order``."""
-        name = layer.outputs[0]
-        shape = self.shape(layer, name)
-        if math.prod(shape) != math.prod(placed.shape):
-            raise layer.refusal(
-                f"it makes {math.prod(shape)} values of {math.prod(placed.shape)}", "repair its shape"
-            )
-        wanted = device_order(shape)
-        if same_order(order, wanted):
-            tensor = self.reshaped(placed.tensor, device_shape(shape))
-            self.place(name, tensor, device_shape(shape), wanted)
-        elif len(shape) == 4:
-            tensor = placed.tensor
-            if order is not None:
-                tensor, _ = self._to_nchw(layer, placed)
-            self.place_plain(layer, self.reshaped(tensor, shape))
-        else:
-            flat = (1, math.prod(shape))
-            target = shape if len(shape) == 2 else flat
-            image = placed.image if same_order(order, placed.order) else None
-            self.place(name, self.reshaped(placed.tensor, target), target, order, image)
-
-    # --- tensors and nodes ----------------------------------------------------------------------
-
-    def _unique(self, hint: str) -> str:
-        name, count = hint, 1
-        while name in self.tensors or name in (INPUT_NAME, OUTPUT_NAME):
-            name, count = f"{hint}:{count}", count + 1
-        return name
-
-    def constant(
-        self, hint: str, data: NDArray[Any], dtype: ir.DType, quantization: ir.Quantization | None = None
-    ) -> str:
-        """A new constant tensor."""
-        name = self._unique(hint)
-        array = np.ascontiguousarray(data, dtype.numpy).reshape(data.shape)
-        self.tensors[name] = ir.Tensor(name, tuple(array.shape), dtype, quantization, array)
-        return name
-
-    def integers(self, hint: str, values: ArrayLike) -> str:
-        """An int32 constant: a shape, axes, paddings or a permutation."""
-        return self.constant(hint, np.asarray(values, np.int32), ir.DType.INT32)
-
-    def activation(self, hint: str, shape: Sequence[int], quantization: ir.Quantization) -> str:
-        """A new int8 activation tensor."""
-        name = self._unique(hint)
-        self.tensors[name] = ir.Tensor(name, tuple(int(size) for size in shape), ir.DType.INT8, quantization)
-        return name
-
-    def node(self, op: ir.Op, inputs: Sequence[str], output: str) -> str:
-        """Emit a node; returns its output."""
-        self.nodes.append(ir.Node(op, tuple(inputs), (output,), self._source))
-        self._note_range(op, inputs, output)
-        return output
-
-    def _quantization(self, tensor: str) -> ir.Quantization:
-        quantization = self.tensors[tensor].quantization
-        assert quantization is not None  # every activation here is int8
-        return quantization
-
-    def reshaped(self, tensor: str, shape: Sequence[int]) -> str:
-        """The tensor in another shape; itself where it has that shape."""
-        source = self.tensors[tensor]
-        if source.shape == tuple(shape):
-            return tensor
-        out = self.activation(f"{tensor}/reshape", shape, self._quantization(tensor))
-        return self.node(ir.Reshape(), (tensor, self.integers(f"{out}/shape", list(shape))), out)
-
-    def transposed(self, tensor: str, permutation: Sequence[int]) -> str:
-        """The tensor with its axes permuted; a Reshape where only axes of size 1 move."""
-        source = self.tensors[tensor]
-        shape = tuple(source.shape[axis] for axis in permutation)
-        moving = [axis for axis in permutation if source.shape[axis] > 1]
-        if moving == sorted(moving):
-            return self.reshaped(tensor, shape)
-        out = self.activation(f"{tensor}/transpose", shape, self._quantization(tensor))
-        return self.node(
-            ir.Transpose(), (tensor, self.integers(f"{out}/permutation", list(permutation))), out
-        )
-
-    def requantized(self, placed: Placed, quantization: ir.Quantization, hint: str) -> Placed:
-        """The value with other parameters; itself where it has them."""
-        if self._quantization(placed.tensor).same_as(quantization):
-            return placed
-        out = self.activation(hint, placed.shape, quantization)
-        return placed.moved_to(self.node(ir.Quantize(), (placed.tensor,), out))
-
-    def padded(self, tensor: str, paddings: Sequence[tuple[int, int]]) -> str:
-        """The tensor with zeros (its zero point) around it."""
-        source = self.tensors[tensor]
-        shape = [size + sum(pair) for size, pair in zip(source.shape, paddings, strict=True)]
-        out = self.activation(f"{tensor}/pad", shape, self._quantization(tensor))
-        return self.node(ir.Pad(), (tensor, self.integers(f"{out}/paddings", list(paddings))), out)
+    def place_image(self, layer: Layer, tensor: str, order: Order | None = None) -> None:
+        """The layer's output [1, C, ...] lies in ``tensor`` in NHWC, its channels in an order, int64 [C]."""
+        self.place_output(layer, tensor, with_channels(self.shape(layer, layer.outputs[0]), order))
 
     # --- activations ----------------------------------------------------------------------------
 
-    def activation_of(self, layer: Layer, quantization: ir.Quantization) -> ir.Activation:
-        """The fused activation that clamps to exactly the integers of the layer's real bounds.
+    def activation_of(self, layer: Layer, quantization: ir.Quantization | None) -> ir.Activation:
+        """The fused activation that clamps to exactly the layer's real bounds, or to their integers.
 
         NONE where the int8 range itself clamps there.
         """
+        if quantization is None:
+            return self._activation_at(layer)
         wanted = clamp_integers(layer.clamp, quantization)
         scale, zero_point = float(quantization.scale[0]), int(quantization.zero_point[0])
         for activation in _PREFERRED:
@@ -342,14 +309,17 @@ class Emitter:
             "let the output's quantizer range equal the bounds, or use ReLU, ReLU6 or bounds [-1, 1]",
         )
 
-    def is_nonnegative(self, tensor: str) -> bool:
-        """Whether every integer of a tensor is known to be at least its zero point."""
-        return tensor in self._nonnegative or int(self._quantization(tensor).zero_point[0]) == -128
-
-    def _note_range(self, op: ir.Op, inputs: Sequence[str], output: str) -> None:
-        clamped = getattr(op, "activation", None) in (ir.Activation.RELU, ir.Activation.RELU6)
-        if clamped or isinstance(op, (ir.Relu, ir.Relu6)):
-            self._nonnegative.add(output)
-        moves = (ir.Reshape, ir.Transpose, ir.Pad, ir.MaxPool2D, ir.AveragePool2D, ir.Quantize)
-        if isinstance(op, moves) and inputs[0] in self._nonnegative:
-            self._nonnegative.add(output)
+    def _activation_at(self, layer: Layer) -> ir.Activation:
+        """The activation with exactly the layer's real bounds."""
+        low, high = layer.clamp
+        for activation in _PREFERRED:
+            bounds = ACTIVATION_BOUNDS[activation]
+            known = [
+                math.copysign(math.inf, side) if at is None else at
+                for at, side in zip(bounds, (-1, 1), strict=True)
+            ]
+            if known == [low, high]:
+                return activation
+        raise layer.refusal(
+            f"no TFLite activation clamps to [{low:g}, {high:g}]", "use ReLU, ReLU6 or bounds [-1, 1]"
+        )

@@ -75,7 +75,7 @@ class _Walk:
     model: onnx.ModelProto
     types: dict[str, TypeProto] = field(default_factory=dict)
     constants: dict[str, _Array] = field(default_factory=dict)
-    small: dict[str, TensorProto] = field(default_factory=dict)  # integer constants, for shape inference
+    small: dict[str, TensorProto] = field(default_factory=dict)  # sizes and scales, for shape inference
     alias: dict[str, str] = field(default_factory=dict)
     layers: list[Layer] = field(default_factory=list)
 
@@ -83,7 +83,7 @@ class _Walk:
         self.constants[name] = array
         kind = helper.np_dtype_to_tensor_dtype(array.dtype)
         self.types[name] = helper.make_tensor_type_proto(kind, array.shape)
-        if array.size <= 64 and array.dtype == np.int64:
+        if array.size <= 64 and array.dtype in (np.int64, np.float32):
             self.small[name] = numpy_helper.from_array(array)
 
 

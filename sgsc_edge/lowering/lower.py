@@ -1,7 +1,7 @@
 """QDQ ONNX -> device graph.
 
     ONNX --fold--> Network with Q/DQ --absorb--> parameters on values --fusions--> one layer an op
-         --sequences--> two spatial axes --ops/--> device graph (NHWC) --cleanup--> device graph
+         --ops/--> device graph (NHWC) --cleanup--> device graph
 
 Every refusal of a network is collected before the first is raised.
 """
@@ -17,15 +17,15 @@ import onnx
 
 from sgsc_edge.errors import UnsupportedError
 from sgsc_edge.graph import ir, legality
+from sgsc_edge.lowering.builder import INPUT_NAME, OUTPUT_NAME
 from sgsc_edge.lowering.device import version_refusals
-from sgsc_edge.lowering.emitter import INPUT_NAME, OUTPUT_NAME, Emitter
+from sgsc_edge.lowering.emitter import Emitter
 from sgsc_edge.lowering.fold import import_model
 from sgsc_edge.lowering.network import REQUANTIZE, Layer, Network
 from sgsc_edge.lowering.passes import run_passes
 from sgsc_edge.lowering.passes.batch_norm import fold_batch_norm
 from sgsc_edge.lowering.passes.cleanup import merge_reshapes, remove_dead
 from sgsc_edge.lowering.passes.fusion import fuse_activations, fuse_bias, merge_pads
-from sgsc_edge.lowering.passes.sequences import sequences_to_images
 from sgsc_edge.lowering.quantizers import (
     absorb,
     has_quantizers,
@@ -45,15 +45,10 @@ _LISTED = 20  # refusals shown in one message
 
 # What to use instead of ops that users often bring.
 _REMEDIES = {
-    "HardSwish": "use ReLU or ReLU6 instead and train again",
     "HardSigmoid": "use ReLU6 instead and train again",
-    "Sigmoid": "use ReLU inside the network; leave a final one out: the sign of its input decides",
     "Gelu": "use ReLU or ReLU6 instead and train again",
     "Erf": "GELU is built of it: use ReLU or ReLU6 instead and train again",
-    "PRelu": "use ReLU instead and train again",
-    "LeakyRelu": "use ReLU instead and train again",
     "Elu": "use ReLU instead and train again",
-    "Sub": "add the negated constant instead",
     "Div": "multiply by the reciprocal constant instead",
     "LogSoftmax": "leave it out: the decision on the logits is the same",
     "ArgMax": "leave it out: the decision is taken on the logits",
@@ -76,9 +71,9 @@ class Refusal:
 def lower(
     model: onnx.ModelProto | Path, target: Target | None = None, *, name: str | None = None
 ) -> ir.Graph:
-    """The device graph of a QDQ ONNX model.
+    """The device graph of an ONNX model: of a QDQ one for int8 targets, of a float one for float32.
 
-    Input and output are int8 with batch 1, named "input" and "output", NHWC where they are images. A sequence
+    Input and output have batch 1, are named "input" and "output", NHWC where they are images. A sequence
     [C, L] that a convolution or pool reads (by itself or behind elementwise ops) is an image [1, 1, L, C].
     Metadata whose keys start with ``sgsc.`` is kept. ``target`` restricts ops, their versions and how weights
     are stored (None: all that TFLite has); ``name`` names the graph. Its limits are for ``check_arena`` and
@@ -91,7 +86,11 @@ def lower(
     """
     _check_target(target)
     network = _network(model, name)
-    graph, refusals = _lower(absorb(network), target, spread)
+    if _is_float(target):
+        _check_float(network)
+        graph, refusals = _lower(network, target, _as_it_is)
+    else:
+        graph, refusals = _lower(absorb(network), target, spread)
     if refusals or graph is None:
         raise _error(refusals)
     return graph
@@ -110,6 +109,9 @@ def check(model: onnx.ModelProto | Path, target: Target | None = None) -> list[R
     try:
         _check_target(target)
         network = _network(model, None)
+        if _is_float(target):
+            _check_float(network)
+            return _lower(network, target, _as_it_is)[1]
         if has_quantizers(network):
             return _lower(absorb(network), target, spread)[1]
         return _lower(placeholder_constants(network), target, placeholder_activations)[1]
@@ -123,13 +125,32 @@ def supported_ops() -> tuple[Row, ...]:
 
 
 def _check_target(target: Target | None) -> None:
-    if target is not None and target.activations.dtype != "int8":
+    if target is not None and target.activations.dtype not in ("int8", "float32"):
         raise UnsupportedError(
             node="graph",
             op="target",
             reason=f"target '{target.name}' has {target.activations.dtype} activations",
-            remedy="choose a target with int8 activations; `sgsc-edge targets` lists them",
+            remedy="choose a target with int8 or float32 activations; `sgsc-edge targets` lists them",
         )
+
+
+def _is_float(target: Target | None) -> bool:
+    return target is not None and target.activations.dtype == "float32"
+
+
+def _check_float(network: Network) -> None:
+    """Refuse quantizers where the device computes in float32."""
+    for layer in network.layers:
+        if layer.op in ("QuantizeLinear", "DequantizeLinear"):
+            raise layer.refusal(
+                "the target computes in float32, and would compute another model than these integers",
+                "choose a target with int8 activations, or lower the float model",
+            )
+
+
+def _as_it_is(network: Network) -> Network:
+    """A network in float32: no value needs parameters."""
+    return network
 
 
 def _network(model: onnx.ModelProto | Path, name: str | None) -> Network:
@@ -144,7 +165,7 @@ def _lower(
     network: Network, target: Target | None, complete: Callable[[Network], Network]
 ) -> tuple[ir.Graph | None, list[Refusal]]:
     """The graph where nothing is refused, and all refusals."""
-    network = run_passes(network, (*_FUSIONS, complete, sequences_to_images))
+    network = run_passes(network, (*_FUSIONS, complete))
     graph, refusals = _emit(network, target)
     if graph is None:
         return None, refusals

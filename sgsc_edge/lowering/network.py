@@ -54,6 +54,16 @@ class Value:
         """The number of values; 0 where the shape is not known."""
         return 0 if self.shape is None else math.prod(self.shape)
 
+    def take(self, order: NDArray[np.int64], axis: int) -> Value:
+        """The constant with its entries along an axis in another order."""
+        assert self.data is not None
+        quantization = self.quantization
+        if quantization is not None and quantization.axis == axis:
+            quantization = replace(
+                quantization, scale=quantization.scale[order], zero_point=quantization.zero_point[order]
+            )
+        return replace(self, data=np.take(self.data, order, axis), quantization=quantization)
+
     def real(self) -> NDArray[np.float64]:
         """The real values of a constant, float64 of its shape."""
         assert self.data is not None

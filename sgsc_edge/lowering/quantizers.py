@@ -272,18 +272,20 @@ def spread(network: Network) -> Network:
     }
     readers = network.consumers()
     for layer in reversed(network.layers):
-        if not (_moves(layer) or layer.op in ("Relu", "Clip")) or layer.outputs[0] not in found:
+        if not (_moves(network, layer) or layer.op in ("Relu", "Clip")) or len(layer.outputs) > 1:
+            continue
+        if layer.outputs[0] not in found:
             continue
         for name in network.activations(layer):
             if name not in found and len(readers[name]) == 1 and name != network.output:
                 found[name] = found[layer.outputs[0]]
     for layer in network.layers:
         sources = [found.get(name) for name in network.activations(layer)]
-        if layer.outputs[0] in found or not sources or not _keeps(layer):
+        if not sources or not _keeps(network, layer):
             continue
         first = sources[0]
         if first is not None and all(first.same_as(other) for other in sources):
-            found[layer.outputs[0]] = first
+            found |= {name: first for name in layer.outputs if name and name not in found}
     changed = [
         replace(network[name], quantization=quantization)
         for name, quantization in found.items()
@@ -292,20 +294,23 @@ def spread(network: Network) -> Network:
     return network.with_layers(network.layers, changed)
 
 
-def _moves(layer: Layer) -> bool:
+def _moves(network: Network, layer: Layer) -> bool:
+    if layer.op == "Gather":
+        return not network[layer.inputs[0]].is_constant  # rows of a table have scales of their own
     return layer.op in RULES and RULES[layer.op].output is Output.MOVED
 
 
-def _keeps(layer: Layer) -> bool:
+def _keeps(network: Network, layer: Layer) -> bool:
     """Whether an op without a quantizer behind it hands its input's parameters on."""
-    return _moves(layer) or layer.op in ("Relu", "AveragePool")
+    return _moves(network, layer) or layer.op in ("Relu", "AveragePool", "Resize")
 
 
 # --- networks that are checked before they are trained --------------------------------------------
 
 # Where constants are quantized: op -> input positions (None: all).
 _QUANTIZED_INPUTS: Mapping[str, tuple[int, ...] | None] = {
-    "Conv": (1,), "Gemm": (1,), "MatMul": (0, 1), "Add": None, "Mul": None, "Concat": None
+    "Conv": (1,), "Gemm": (1,), "MatMul": (0, 1), "Add": None, "Sub": None, "Mul": None, "PRelu": (1,),
+    "Concat": None,
 }  # fmt: skip
 
 

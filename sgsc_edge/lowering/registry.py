@@ -48,7 +48,7 @@ def table() -> Mapping[str, Row]:
     package = importlib.import_module("sgsc_edge.lowering.ops")
     rows: dict[str, Row] = {}
     for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
-        for row in importlib.import_module(module.name).ROWS:
+        for row in getattr(importlib.import_module(module.name), "ROWS", ()):
             add_row(rows, row)
     return MappingProxyType(dict(sorted(rows.items())))
 

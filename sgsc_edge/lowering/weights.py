@@ -17,11 +17,12 @@ _SCALE_RTOL = 1e-6
 
 
 def weights_of(emitter: Emitter, layer: Layer, name: str, axis: int) -> Value:
-    """The quantized weights of a layer: int8 or int4, zero point 0, per tensor or along ``axis``."""
+    """The weights of a layer: float32, or int8 or int4 with zero point 0, per tensor or along ``axis``."""
     value = emitter.constant_value(layer, name, "weights")
     quantization = value.quantization
     assert value.data is not None
-    assert quantization is not None
+    if quantization is None:
+        return value
     if value.stored not in (ir.DType.INT8, ir.DType.INT4):
         raise layer.refusal(f"its weights are {value.stored}", "store weights as int8 or int4")
     if quantization.zero_point.any():
@@ -50,9 +51,10 @@ def place_weights(
     repeated per channel where the op (depthwise) or the target knows no other storage, and equal scales
     are stored once where the target has a storage for that.
     """
-    assert weights.quantization is not None
-    assert weights.stored is not None
     quantization = weights.quantization
+    if quantization is None:
+        return emitter.constant(weights.name, data, ir.DType.FLOAT32), weights
+    assert weights.stored is not None
     channels = data.shape[axis]
     if _one_scale(emitter, kind, weights):
         quantization = ir.Quantization(quantization.scale[:1], quantization.zero_point[:1])
@@ -67,7 +69,8 @@ def place_weights(
 
 def is_stored(emitter: Emitter, kind: type[ir.Op], weights: Value) -> bool:
     """Whether the target stores such weights for an op of this kind, as they are or written otherwise."""
-    assert weights.quantization is not None
+    if weights.quantization is None:
+        return True
     assert weights.stored is not None
     storages = _storages(emitter, kind, weights.stored)
     if weights.quantization.axis is None or _one_scale(emitter, kind, weights):
@@ -111,37 +114,56 @@ def _check_target(
 
 
 def place_bias(
-    emitter: Emitter, layer: Layer, value: Value | None, x: ir.Quantization, weights: Value, channels: int
+    emitter: Emitter,
+    layer: Layer,
+    value: Value | None,
+    x: ir.Quantization | None,
+    weights: Value,
+    channels: int,
 ) -> str:
-    """The int32 bias, scale = input scale x weight scale per channel; zeros where there is none.
+    """The bias [channels]: float32, or int32 with scale = input scale x weight scale per channel.
+
+    Zeros where there is none.
 
     Integers of the file stay as they are where their scale is that product. Other biases (float,
     or changed by a folded BatchNorm) are rounded to the nearest multiple: half an accumulator step.
     """
-    assert weights.quantization is not None
+    name = f"{layer.outputs[0]}/bias" if value is None else value.name
+    if x is None or weights.quantization is None:
+        return emitter.constant(name, _float_bias(layer, value, channels), ir.DType.FLOAT32)
     product = x.scale[0] * weights.quantization.scale  # float32, as TFLite's kernels form it
     if not (np.isfinite(product).all() and (product > 0).all()):
         raise layer.refusal("input scale x weight scale is outside float32", "repair the scales")
     integers = np.zeros(channels, np.int64)
     if value is not None:
-        if value.data is None:
-            raise layer.refusal("its bias is computed at run time", "use a constant bias")
-        if value.data.size not in (1, channels):
-            raise layer.refusal(
-                f"its bias has {value.data.size} values for {channels} channels", "repair the bias"
-            )
+        _check_bias(layer, value, channels)
+        assert value.data is not None
         if _has_scale(value, product):
             integers = np.broadcast_to(value.data.astype(np.int64).reshape(-1), (channels,))
         else:
             integers = _rounded(layer, value, product, channels)
     axis = None if weights.quantization.axis is None else 0
     quantization = ir.Quantization(product, np.zeros(product.size, np.int64), axis)
-    return emitter.constant(
-        f"{layer.outputs[0]}/bias" if value is None else value.name,
-        integers.astype(np.int32),
-        ir.DType.INT32,
-        quantization,
-    )
+    return emitter.constant(name, integers.astype(np.int32), ir.DType.INT32, quantization)
+
+
+def _float_bias(layer: Layer, value: Value | None, channels: int) -> NDArray[np.float32]:
+    if value is None:
+        return np.zeros(channels, np.float32)
+    _check_bias(layer, value, channels)
+    real = np.broadcast_to(value.real().reshape(-1), (channels,)).astype(np.float32)
+    if not np.isfinite(real).all():
+        raise layer.refusal("its bias is NaN or infinite", "repair the weights")
+    return real
+
+
+def _check_bias(layer: Layer, value: Value, channels: int) -> None:
+    if value.data is None:
+        raise layer.refusal("its bias is computed at run time", "use a constant bias")
+    if value.data.size not in (1, channels):
+        raise layer.refusal(
+            f"its bias has {value.data.size} values for {channels} channels", "repair the bias"
+        )
 
 
 def _has_scale(value: Value, product: NDArray[np.float32]) -> bool:

@@ -46,10 +46,16 @@ class Window:
 
 
 def window(layer: Layer, size: _Sizes, out: _Sizes, kernel: _Sizes) -> Window:
-    """The window of a Conv or pool layer over an image of ``size`` with ``out`` positions."""
-    stride = _pair(layer.attribute("strides", (1, 1)))
-    dilation = _pair(layer.attribute("dilations", (1, 1)))
-    declared = tuple(layer.attribute("pads", (0, 0, 0, 0)))
+    """The window of a Conv or pool layer over an image of ``size`` with ``out`` positions.
+
+    A layer over sequences has one number for each pair here: the image's height is 1.
+    """
+    kernel = _pair(layer, kernel)
+    stride = _pair(layer, layer.attribute("strides", (1, 1)))
+    dilation = _pair(layer, layer.attribute("dilations", (1, 1)))
+    pads = tuple(layer.attribute("pads", (0, 0, 0, 0)))
+    half = len(pads) // 2
+    declared = (*_pair(layer, pads[:half], 0), *_pair(layer, pads[half:], 0))
     automatic = layer.attribute("auto_pad", "NOTSET")
     if min(*stride, *dilation, *kernel) < 1 or min(declared) < 0 or automatic not in _AUTOMATIC:
         raise layer.refusal(
@@ -76,9 +82,23 @@ def window(layer: Layer, size: _Sizes, out: _Sizes, kernel: _Sizes) -> Window:
         out[i] == -(-size[i] // stride[i]) and begin[i] == max(0, spans[i] - size[i]) // 2 for i in range(2)
     ):
         padding = Padding.SAME
-    return Window(_pair(kernel), stride, dilation, _pair(begin), _pair(end), _pair(declared_end), padding)
+    return Window(
+        kernel,
+        stride,
+        dilation,
+        _pair(layer, begin),
+        _pair(layer, end),
+        _pair(layer, declared_end),
+        padding,
+    )
 
 
-def _pair(values: tuple[int, ...]) -> tuple[int, int]:
-    first, second = values
+def _pair(layer: Layer, values: tuple[int, ...], of_height: int = 1) -> tuple[int, int]:
+    """(height, width); a sequence's height has ``of_height``."""
+    if len(values) not in (1, 2):
+        raise layer.refusal(
+            f"{list(values)} is for {len(values)} spatial axes; one or two are supported",
+            "use the 1-D or 2-D form of the layer, on [n, C, L] or [n, C, H, W]",
+        )
+    first, second = values if len(values) == 2 else (of_height, *values)
     return int(first), int(second)

@@ -89,6 +89,9 @@ class Qdq:
         w, scale = self.weights(outputs, inputs)
         return self.node("Gemm", x, w, self.bias(x, scale, outputs), transB=1)
 
+    def gemm_rows(self, x: str, inputs: int, outputs: int) -> str:
+        return self.node("MatMul", x, self.weights(inputs, outputs, axis=1)[0])
+
     def model(self, out: str, check: bool = True) -> onnx.ModelProto:
         graph = helper.make_graph(
             self.nodes,

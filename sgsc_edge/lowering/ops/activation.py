@@ -23,10 +23,10 @@ def _clamp(emitter: Emitter, layer: Layer) -> None:
     clamped = replace(layer, clamp=bounds(emitter.network, layer))
     activation = emitter.activation_of(clamped, quantization)
     if activation is ir.Activation.NONE:
-        emitter.place_as(layer, emitter.requantized(x, quantization, layer.outputs[0]))
+        emitter.place_output(layer, x.tensor, x.layout)
     elif activation in _OPS:
-        out = emitter.activation(layer.outputs[0], x.shape, quantization)
-        emitter.place_as(layer, x.moved_to(emitter.node(_OPS[activation], (x.tensor,), out)))
+        out = emitter.activation(layer.outputs[0], emitter.tensors[x.tensor].shape, quantization)
+        emitter.place_output(layer, emitter.node(_OPS[activation], (x.tensor,), out), x.layout)
     else:
         raise layer.refusal(
             "no TFLite op clamps to [-1, 1] by itself",
@@ -36,8 +36,7 @@ def _clamp(emitter: Emitter, layer: Layer) -> None:
 
 def _requantize(emitter: Emitter, layer: Layer) -> None:
     x = emitter.read(layer, layer.inputs[0])
-    quantization = emitter.parameters(layer, layer.outputs[0])
-    emitter.place_as(layer, emitter.requantized(x, quantization, layer.outputs[0]))
+    emitter.place_output(layer, x.tensor, x.layout)
 
 
 _OUTPUT = "own output, or the input's parameters where no quantizer follows"

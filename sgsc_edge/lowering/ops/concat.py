@@ -1,4 +1,4 @@
-"""Concat -> Concatenation along the NHWC axis, all inputs in the output's parameters.
+"""Concat -> Concatenation along the device's axis, all inputs in one layout and the output's parameters.
 
 An input with others is requantized before, which is what the quantizer behind the Concat does to it.
 Flattened images joined in front of dense layers alone stay as they lie.
@@ -6,12 +6,15 @@ Flattened images joined in front of dense layers alone stay as they lie.
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from sgsc_edge.graph import ir
 from sgsc_edge.graph.op_rules import MAX_CONCATENATED
+from sgsc_edge.lowering.agreement import chosen
 from sgsc_edge.lowering.emitter import Emitter
-from sgsc_edge.lowering.layout import Order, Placed, device_axis, device_shape
+from sgsc_edge.lowering.layout import Layout, Piece, device_axes, laid, places_of, resized
 from sgsc_edge.lowering.network import Layer
 from sgsc_edge.lowering.registry import Row
 
@@ -21,60 +24,118 @@ def _concat(emitter: Emitter, layer: Layer) -> None:
     shape = emitter.shape(layer, out_name)
     for name in layer.inputs:
         emitter.parameters(layer, name)
-    if emitter.network[out_name].quantization is None:
+    if emitter.network[out_name].quantization is None and not emitter.is_float:
         raise layer.refusal(
             "its inputs have different quantization and none follows it",
             "insert QuantizeLinear and DequantizeLinear after it, or let its inputs share one quantizer",
         )
-    quantization = emitter.parameters(layer, out_name)
-    unmoved = len(shape) == 2 and shape[0] == 1 and _feeds_dense_layers(emitter, out_name)
-    parts = [_part(emitter, layer, name, unmoved) for name in layer.inputs]
-    parts = [
-        emitter.requantized(part, quantization, f"{out_name}/input")
-        if _is_activation(emitter, name)
-        else part
-        for name, part in zip(layer.inputs, parts, strict=True)
-    ]
-    order = _joined_order(parts) if unmoved else None
-    axis = device_axis(layer.attribute("axis", 0), len(shape))
+    _check_constants(emitter, layer)
+    axis = layer.attribute("axis", 0) % len(shape)
     if axis == 0:
         raise layer.refusal("it joins along the batch", "concatenate along another axis")
-    if len(parts) == 1:
-        emitter.place_as(layer, parts[0])
+    if len(layer.inputs) == 1:
+        x = emitter.read(layer, layer.inputs[0])
+        emitter.place_output(layer, x.tensor, x.layout)
         return
-    out = _joined(emitter, out_name, [part.tensor for part in parts], axis, quantization)
-    if order is not None:
-        emitter.place(out_name, out, device_shape(shape), order)
-    else:
-        emitter.place_output(layer, out)
+    if len(shape) == 2 and shape[0] == 1 and _feeds_dense_layers(emitter, out_name):
+        _join_as_they_lie(emitter, layer)
+        return
+    if _join_innermost(emitter, layer, axis):
+        return
+    layout = chosen(emitter, layer, partial(_along, axis=axis))
+    axes = device_axes(layout, shape)
+    assert axes is not None  # of a layout that `_along` or `chosen` made
+    parts = []
+    for name in layer.inputs:
+        own = emitter.shape(layer, name)
+        wanted = resized(axes, {axis}, own)
+        part = emitter.in_layout(layer, name, laid(wanted, own), [piece.size for piece in wanted])
+        parts.append(_requantized(emitter, layer, name, part))
+    place = next(index for index, piece in enumerate(axes) if piece.axis == axis)
+    emitter.place_output(layer, _joined(emitter, layer, parts, place), layout)
 
 
-def _joined(emitter: Emitter, name: str, tensors: list[str], axis: int, quantization: ir.Quantization) -> str:
+def _join_innermost(emitter: Emitter, layer: Layer, axis: int) -> bool:
+    """Join parts whose ``axis`` lies innermost, each in an order of its own; whether they lie so."""
+    parts, places, offset = [], [], 0
+    around: set[tuple[Piece, ...]] = set()
+    for name in layer.inputs:
+        shape, placed = emitter.shape(layer, name), emitter.read(layer, name)
+        pieces = placed.layout.pieces(shape)
+        if pieces is None:
+            return False
+        inside = tuple(piece for piece in pieces if piece.axis == axis)
+        outside = pieces[: len(pieces) - len(inside)]
+        if outside + inside != pieces:
+            return False
+        around.add(outside)
+        parts.append((name, placed.tensor, shape[axis]))
+        places.append(offset + places_of(inside))
+        offset += shape[axis]
+    if len(around) > 1:
+        return False
+    rows = emitter.tensors[emitter.rows(parts[0][1], parts[0][2])].shape[:-1]
+    tensors = [
+        _requantized(emitter, layer, name, emitter.reshaped(tensor, (*rows, size)))
+        for name, tensor, size in parts
+    ]
+    out = emitter.shape(layer, layer.outputs[0])
+    joined = Piece(axis, offset, places=tuple(np.concatenate(places).tolist()))
+    emitter.place_output(
+        layer, _joined(emitter, layer, tensors, len(rows)), laid((*around.pop(), joined), out)
+    )
+    return True
+
+
+def _along(shape: tuple[int, ...], layout: Layout, out: tuple[int, ...], axis: int) -> Layout | None:
+    """The layout of the whole in which a part in ``layout`` lies as it is; None where there is none."""
+    axes = device_axes(layout, shape)
+    if axes is None or sum(piece.axis == axis for piece in axes) != 1:
+        return None
+    return laid(resized(axes, {axis}, out), out)
+
+
+def _join_as_they_lie(emitter: Emitter, layer: Layer) -> None:
+    """Join flattened images [1, n] in front of dense layers, which take any order into their weights."""
+    parts, orders, offset = [], [], 0
+    for name in layer.inputs:
+        placed, count = emitter.read(layer, name), emitter.network[name].elements
+        parts.append(_requantized(emitter, layer, name, emitter.reshaped(placed.tensor, (1, count))))
+        orders.append(offset + placed.layout.order())
+        offset += count
+    joined = _joined(emitter, layer, parts, 1)
+    emitter.place_output(layer, joined, Layout.of([], np.concatenate(orders)))
+
+
+def _requantized(emitter: Emitter, layer: Layer, name: str, tensor: str) -> str:
+    if emitter.network[name].is_constant:
+        return tensor
+    out = layer.outputs[0]
+    return emitter.requantized(tensor, emitter.parameters(layer, out), f"{out}/input")
+
+
+def _joined(emitter: Emitter, layer: Layer, tensors: list[str], axis: int) -> str:
     """Concatenate device tensors, ten at a time: kernels take no more."""
+    name = layer.outputs[0]
     while len(tensors) > 1:
         group, rest = tensors[:MAX_CONCATENATED], tensors[MAX_CONCATENATED:]
         shape = list(emitter.tensors[group[0]].shape)
         shape[axis] = sum(emitter.tensors[tensor].shape[axis] for tensor in group)
-        out = emitter.activation(name, shape, quantization)
+        out = emitter.activation(name, shape, emitter.parameters(layer, name))
         tensors = [emitter.node(ir.Concatenation(axis), group, out), *rest]
     return tensors[0]
 
 
-def _is_activation(emitter: Emitter, name: str) -> bool:
-    return not emitter.network[name].is_constant
-
-
-def _part(emitter: Emitter, layer: Layer, name: str, unmoved: bool) -> Placed:
-    if not _is_activation(emitter, name):
-        output = emitter.parameters(layer, layer.outputs[0])
+def _check_constants(emitter: Emitter, layer: Layer) -> None:
+    output = emitter.parameters(layer, layer.outputs[0])
+    for name in layer.inputs:
+        if not emitter.network[name].is_constant or output is None:
+            continue
         if not output.same_as(emitter.parameters(layer, name)):
             raise layer.refusal(
                 f"its constant '{name}' has other parameters than its output",
                 "quantize the constant with the output's scale and zero point",
             )
-    if len(emitter.shape(layer, name)) == 4 or unmoved:
-        return emitter.read(layer, name)
-    return emitter.plain(layer, name)
 
 
 def _feeds_dense_layers(emitter: Emitter, name: str) -> bool:
@@ -83,18 +144,6 @@ def _feeds_dense_layers(emitter: Emitter, name: str) -> bool:
     return name != emitter.network.output and all(
         reader.op in ("Gemm", "MatMul") and reader.inputs[0] == name for reader in readers
     )
-
-
-def _joined_order(parts: list[Placed]) -> Order | None:
-    """The order of [1, n] parts joined along axis 1; None where all are in ONNX's."""
-    if all(part.order is None for part in parts):
-        return None
-    orders, offset = [], 0
-    for part in parts:
-        count = int(np.prod(part.shape))
-        orders.append(offset + (np.arange(count) if part.order is None else part.order))
-        offset += count
-    return np.concatenate(orders)
 
 
 ROWS = (

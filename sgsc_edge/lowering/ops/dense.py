@@ -1,8 +1,8 @@
-"""Gemm and MatMul with constant weights -> FullyConnected, weights [out, in].
+"""Gemm, and MatMul with constant weights -> FullyConnected, weights [out, in]; other MatMuls -> BatchMatMul.
 
-The input may be an image flattened in NHWC order: its order is taken into the weights' columns. Where a
-target stores such weights for convolutions only (TFLM: 4 bits with a scale per channel), the layer becomes a
-1×1 Conv2D over its rows.
+The order in which a row's values lie, such as NHWC's of a flattened image, goes into the weights' columns.
+Where a target stores such weights for convolutions only (TFLM: 4 bits with a scale per channel), the layer
+becomes a 1×1 Conv2D over its rows.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 
 from sgsc_edge.graph import ir
 from sgsc_edge.lowering.emitter import Emitter
+from sgsc_edge.lowering.layout import Piece, laid, places_of
 from sgsc_edge.lowering.network import Layer, Value
+from sgsc_edge.lowering.ops.batch_matmul import batch_matmul
 from sgsc_edge.lowering.registry import Row
 from sgsc_edge.lowering.weights import is_stored, place_bias, place_weights, weights_of
 
@@ -36,12 +38,14 @@ def _gemm(emitter: Emitter, layer: Layer) -> None:
 
 
 def _matmul(emitter: Emitter, layer: Layer) -> None:
+    second = emitter.network[layer.inputs[1]]
+    if second.data is None or second.data.ndim != 2:
+        batch_matmul(emitter, layer)
+        return
     if emitter.network[layer.inputs[0]].is_constant:
-        raise layer.refusal("its first input is the constant", "write it as x @ weights")
+        raise layer.refusal("both inputs are constants", "compute it before exporting")
     weights = weights_of(emitter, layer, layer.inputs[1], axis=1)
     assert weights.data is not None
-    if weights.data.ndim != 2:
-        raise layer.refusal(f"its weights have shape {list(weights.data.shape)}", "use weights [in, out]")
     _dense(emitter, layer, weights, weights.data.T)
 
 
@@ -56,31 +60,41 @@ def _dense(emitter: Emitter, layer: Layer, weights: Value, data: NDArray[np.int8
             f"weights [{data.shape[0]}, {data.shape[1]}] do not fit an input of shape {list(shape)}",
             "export the model to ONNX again",
         )
-    rank = len(shape)
-    x = emitter.read(layer, name)
-    if rank != 2 or shape[0] != 1:  # rows of an image's elements: only one row can keep NHWC's order
-        x = emitter.plain(layer, name)
-    if x.order is not None:
-        data = data[:, x.order]
-    shape, tensor = emitter.shape(layer, out_name), x.tensor
-    op: ir.Op = ir.FullyConnected(activation, keep_num_dims=rank > 2)
+    rows = math.prod(shape[:-1])
+    if rows == 1:
+        x = emitter.read(layer, name)
+        tensor, order = emitter.reshaped(x.tensor, (1, shape[-1])), x.layout.order()
+        outside: tuple[Piece, ...] = ()
+    else:
+        tensor, outside, inside = emitter.innermost(layer, name, len(shape) - 1)
+        order = places_of(inside)
+    data = data[:, order]
+    made = (*emitter.tensors[tensor].shape[:-1], len(data))
+    op: ir.Op = ir.FullyConnected(activation, keep_num_dims=len(made) > 2)
     if not is_stored(emitter, ir.FullyConnected, weights) and is_stored(emitter, ir.Conv2D, weights):
         op = ir.Conv2D(activation=activation)
         data = data[:, np.newaxis, np.newaxis]
-        rows = math.prod(shape[:-1])
-        tensor = emitter.reshaped(tensor, (1, 1, rows, data.shape[-1]))
-        shape = (1, 1, rows, shape[-1])
+        tensor = emitter.reshaped(tensor, (1, 1, rows, shape[-1]))
+        made = (1, 1, rows, len(data))
     filters, weights = place_weights(emitter, layer, type(op), weights, data, axis=0)
     bias = place_bias(
         emitter, layer, emitter.optional(layer, 2), emitter.parameters(layer, name), weights, data.shape[0]
     )
-    made = emitter.node(op, (tensor, filters, bias), emitter.activation(out_name, shape, quantization))
-    emitter.place_plain(layer, emitter.reshaped(made, emitter.shape(layer, out_name)))
+    out = emitter.node(op, (tensor, filters, bias), emitter.activation(out_name, made, quantization))
+    out_shape = emitter.shape(layer, out_name)
+    columns = Piece(len(out_shape) - 1, len(data), 1)
+    emitter.place_output(layer, out, laid((*outside, columns), out_shape))
 
 
 _QUANTIZATION = "weights int8 or int4, zero point 0, per tensor or per output; own output"
 
 ROWS = (
     Row("Gemm", ("FullyConnected",), _QUANTIZATION, "transA = 0, alpha = beta = 1; constant weights", _gemm),
-    Row("MatMul", ("FullyConnected",), _QUANTIZATION, "constant weights [in, out] on the right", _matmul),
+    Row(
+        "MatMul",
+        ("FullyConnected", "BatchMatMul"),
+        f"{_QUANTIZATION}; of two computed matrices each its own",
+        "two axes at least",
+        _matmul,
+    ),
 )

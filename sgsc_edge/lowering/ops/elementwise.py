@@ -1,107 +1,83 @@
-"""Add and Mul of two activations, or of an activation and an int8 constant.
+"""Add, Sub and Mul of two activations, or of an activation and an int8 constant.
 
-Operands broadcast as in ONNX; those of lower rank than 4 beside a rank-4 one are brought to NHWC.
-Two images flattened alike, or one and a constant, are computed as they lie.
+Operands broadcast as in ONNX, in whatever layout the output has; a constant is arranged to fit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import numpy as np
+import math
+from collections.abc import Callable, Sequence
 
 from sgsc_edge.graph import ir
+from sgsc_edge.lowering.agreement import chosen
 from sgsc_edge.lowering.emitter import Emitter
-from sgsc_edge.lowering.layout import TO_NHWC, Placed, device_order, device_shape, same_order
-from sgsc_edge.lowering.network import Layer, Value
+from sgsc_edge.lowering.layout import Layout, Piece, device_axes, laid
+from sgsc_edge.lowering.network import Layer
 from sgsc_edge.lowering.registry import Row
 
 
 def _binary(make: Callable[[ir.Activation], ir.Op], emitter: Emitter, layer: Layer) -> None:
     out_name = layer.outputs[0]
-    shape = emitter.shape(layer, out_name)
     quantization = emitter.parameters(layer, out_name)
     activation = emitter.activation_of(layer, quantization)
-    flat = None if len(shape) == 4 else _flattened_alike(emitter, layer)
-    if flat is not None:
-        tensors = [_flat_operand(emitter, layer, name, flat) for name in layer.inputs]
-        out = emitter.activation(out_name, flat.shape, quantization)
-        emitter.place_as(layer, flat.moved_to(emitter.node(make(activation), tensors, out)))
-        return
-    operand = _image_operand if len(shape) == 4 else _plain_operand
-    tensors = [operand(emitter, layer, name) for name in layer.inputs]
-    out = emitter.activation(out_name, device_shape(shape), quantization)
-    emitter.place_output(layer, emitter.node(make(activation), tensors, out))
-
-
-def _flattened_alike(emitter: Emitter, layer: Layer) -> Placed | None:
-    """The layout shared by all operands that are flattened images; None where they differ."""
-    names = emitter.network.activations(layer)
-    if not names:
+    if not emitter.network.activations(layer):
         raise layer.refusal("both inputs are constants", "compute it before exporting")
-    first = emitter.read(layer, names[0])
-    shape = emitter.shape(layer, names[0])
-    if first.order is None or shape != emitter.shape(layer, layer.outputs[0]):
-        return None
-    for name in layer.inputs:
-        value = emitter.network[name]
-        if value.data is not None:
-            if value.data.size not in (1, first.order.size):
-                return None
-        elif not (
-            emitter.shape(layer, name) == shape and same_order(emitter.read(layer, name).order, first.order)
-        ):
-            return None
-    return first
+    layout = chosen(emitter, layer, _whole)
+    tensors, device = operands(emitter, layer, layout, layer.inputs)
+    out = emitter.activation(out_name, device, quantization)
+    emitter.place_output(layer, emitter.node(make(activation), tensors, out), layout)
 
 
-def _constant(emitter: Emitter, layer: Layer, name: str) -> Value:
-    value = emitter.constant_value(layer, name, "constant inputs")
-    if value.stored is not ir.DType.INT8 or (value.quantization and value.quantization.axis is not None):
-        raise layer.refusal(
-            f"its constant '{name}' is not int8 per tensor", "quantize it to int8 with one scale"
-        )
-    return value
+def operands(
+    emitter: Emitter, layer: Layer, layout: Layout, names: Sequence[str]
+) -> tuple[list[str], tuple[int, ...]]:
+    """The tensors of a layer's operands beside an output in a layout, and that output's device shape."""
+    shape = emitter.shape(layer, layer.outputs[0])
+    whole = [name for name in names if _is_whole(emitter, name, shape)]
+    axes = device_axes(layout, shape)
+    if axes is None or all(emitter.network[name].elements in (1, math.prod(shape)) for name in names):
+        device = emitter.tensors[emitter.in_place(layer, whole[0], layout)].shape
+        return [_alike(emitter, layer, name, layout, device) for name in names], device
+    return [_broadcast(emitter, layer, name, axes) for name in names], tuple(axis.size for axis in axes)
 
 
-def _flat_operand(emitter: Emitter, layer: Layer, name: str, flat: Placed) -> str:
-    value = emitter.network[name]
-    if value.data is None:
-        return emitter.read(layer, name).tensor
-    value = _constant(emitter, layer, name)
-    assert value.data is not None
-    data = value.data.reshape(-1)
-    data = data.reshape((1,) * len(flat.shape)) if data.size == 1 else data[flat.order].reshape(flat.shape)
-    return emitter.constant(name, data, ir.DType.INT8, value.quantization)
+def _is_whole(emitter: Emitter, name: str, shape: tuple[int, ...]) -> bool:
+    return not emitter.network[name].is_constant and emitter.network[name].elements == math.prod(shape)
 
 
-def _plain_operand(emitter: Emitter, layer: Layer, name: str) -> str:
+def _whole(shape: tuple[int, ...], layout: Layout, out: tuple[int, ...]) -> Layout | None:
+    """The output's layout where an operand is as large; one that is broadcast has no say."""
+    return layout if math.prod(shape) == math.prod(out) else None
+
+
+def _alike(emitter: Emitter, layer: Layer, name: str, layout: Layout, device: tuple[int, ...]) -> str:
+    """An operand as large as the output, or a constant number."""
     if not emitter.network[name].is_constant:
-        return emitter.plain(layer, name).tensor
-    value = _constant(emitter, layer, name)
-    assert value.data is not None
-    return emitter.constant(name, value.data, ir.DType.INT8, value.quantization)
+        return emitter.in_layout(layer, name, layout, device)
+    data = emitter.constant_data(layer, name).reshape(-1)
+    arranged = data.reshape((1,) * len(device)) if data.size == 1 else data[layout.order()].reshape(device)
+    return emitter.constant(name, arranged, emitter.dtype, emitter.network[name].quantization)
 
 
-def _image_operand(emitter: Emitter, layer: Layer, name: str) -> str:
-    value = emitter.network[name]
-    if value.data is not None:
-        value = _constant(emitter, layer, name)
-        assert value.data is not None
-        data = value.data.reshape((1,) * (4 - value.data.ndim) + value.data.shape)
-        return emitter.constant(name, np.transpose(data, TO_NHWC), ir.DType.INT8, value.quantization)
+def _broadcast(emitter: Emitter, layer: Layer, name: str, axes: tuple[Piece, ...]) -> str:
+    """An operand beside the output's axes; it has size 1 where it is broadcast."""
     shape = emitter.shape(layer, name)
-    if len(shape) == 4:
-        return emitter.read(layer, name).tensor
-    padded = (1,) * (4 - len(shape)) + shape
-    tensor = emitter.reshaped(emitter.plain(layer, name).tensor, padded)
-    if device_order(padded) is None:
-        return emitter.reshaped(tensor, device_shape(padded))
-    return emitter.transposed(tensor, TO_NHWC)
+    rank = len(emitter.shape(layer, layer.outputs[0]))
+    wide = (1,) * (rank - len(shape)) + shape
+    own = [Piece(axis.axis, 1, 1) if wide[axis.axis] == 1 else axis for axis in axes]
+    layout, device = laid(own, wide), [axis.size for axis in own]
+    if not emitter.network[name].is_constant:
+        return emitter.in_layout(layer, name, layout, device)
+    data = emitter.constant_data(layer, name).reshape(-1)[layout.order()].reshape(device)
+    return emitter.constant(name, data, emitter.dtype, emitter.network[name].quantization)
 
 
 def _add(emitter: Emitter, layer: Layer) -> None:
     _binary(ir.Add, emitter, layer)
+
+
+def _sub(emitter: Emitter, layer: Layer) -> None:
+    _binary(ir.Sub, emitter, layer)
 
 
 def _mul(emitter: Emitter, layer: Layer) -> None:
@@ -112,5 +88,6 @@ _QUANTIZATION = "inputs and output each their own; constants int8 per tensor"
 
 ROWS = (
     Row("Add", ("Add",), _QUANTIZATION, "none", _add),
+    Row("Sub", ("Sub",), _QUANTIZATION, "none", _sub),
     Row("Mul", ("Mul",), _QUANTIZATION, "none", _mul),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sgsc_edge.lowering.emitter import Emitter
-from sgsc_edge.lowering.layout import TO_NHWC
+from sgsc_edge.lowering.layout import laid, resized
 from sgsc_edge.lowering.network import Layer
 from sgsc_edge.lowering.passes.fusion import zero_padding
 from sgsc_edge.lowering.registry import Row
@@ -21,13 +21,11 @@ def _pad(emitter: Emitter, layer: Layer) -> None:
     pairs = [(pads[axis], pads[rank + axis]) for axis in range(rank)]
     if any(pairs[0]):
         raise layer.refusal("it pads the batch", "pad other axes only")
-    if rank == 4:
-        x = emitter.read(layer, name)
-        pairs = [pairs[axis] for axis in TO_NHWC]
-    else:
-        x = emitter.plain(layer, name)
-    tensor = emitter.padded(x.tensor, pairs) if any(map(any, pairs)) else x.tensor
-    emitter.place_output(layer, tensor)
+    wide = {axis for axis in range(rank) if any(pairs[axis])}
+    x, axes = emitter.with_axes(layer, name, wide)
+    tensor = emitter.padded(x.tensor, [pairs[axis.axis] for axis in axes]) if wide else x.tensor
+    shape = emitter.shape(layer, layer.outputs[0])
+    emitter.place_output(layer, tensor, laid(resized(axes, wide, shape), shape))
 
 
 ROWS = (

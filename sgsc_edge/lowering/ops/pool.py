@@ -11,35 +11,35 @@ from __future__ import annotations
 
 from sgsc_edge.graph import ir
 from sgsc_edge.lowering.emitter import Emitter
-from sgsc_edge.lowering.layout import device_shape
+from sgsc_edge.lowering.layout import Order, image_shape
 from sgsc_edge.lowering.network import Layer
 from sgsc_edge.lowering.registry import Row
 from sgsc_edge.lowering.windows import Window, window
 
 
-def _frame(emitter: Emitter, layer: Layer) -> tuple[str, Window]:
-    x = emitter.image(layer, layer.inputs[0])
+def _frame(emitter: Emitter, layer: Layer) -> tuple[str, Order | None, Window]:
+    x, order = emitter.any_channels(layer, layer.inputs[0])
     emitter.parameters(layer, layer.inputs[0])
-    out = device_shape(emitter.shape(layer, layer.outputs[0]))
-    frame = window(layer, x.shape[1:3], out[1:3], layer.attribute("kernel_shape", ()))
+    out = image_shape(emitter.shape(layer, layer.outputs[0]))
+    frame = window(layer, emitter.tensors[x].shape[1:3], out[1:3], layer.attribute("kernel_shape", ()))
     if frame.dilation != (1, 1):
         raise layer.refusal(
             f"its dilation is {list(frame.dilation)}", "use dilation 1; TFLite pools have none"
         )
-    return x.tensor, frame
+    return x, order, frame
 
 
-def _pool(emitter: Emitter, layer: Layer, op: ir.Op, tensor: str) -> None:
+def _pool(emitter: Emitter, layer: Layer, op: ir.Op, tensor: str, order: Order | None) -> None:
     """Emit a pool that keeps its input's parameters."""
-    shape = device_shape(emitter.shape(layer, layer.outputs[0]))
+    shape = image_shape(emitter.shape(layer, layer.outputs[0]))
     out = emitter.activation(layer.outputs[0], shape, emitter.parameters(layer, layer.inputs[0]))
-    emitter.place_output(layer, emitter.node(op, (tensor,), out))
+    emitter.place_image(layer, emitter.node(op, (tensor,), out), order)
 
 
 def _max_pool(emitter: Emitter, layer: Layer) -> None:
     if len([name for name in layer.outputs if name]) > 1:
         raise layer.refusal("it also returns indices", "use MaxPool without return_indices")
-    tensor, frame = _frame(emitter, layer)
+    tensor, order, frame = _frame(emitter, layer)
     padding = frame.padding
     if padding is None:
         if not emitter.is_nonnegative(tensor):
@@ -49,11 +49,11 @@ def _max_pool(emitter: Emitter, layer: Layer) -> None:
                 "put a ReLU before it, or choose kernel, stride and padding so that SAME is exact",
             )
         tensor, padding = emitter.padded(tensor, frame.paddings), ir.Padding.VALID
-    _pool(emitter, layer, ir.MaxPool2D(frame.kernel, frame.stride, padding), tensor)
+    _pool(emitter, layer, ir.MaxPool2D(frame.kernel, frame.stride, padding), tensor, order)
 
 
 def _average_pool(emitter: Emitter, layer: Layer) -> None:
-    tensor, frame = _frame(emitter, layer)
+    tensor, order, frame = _frame(emitter, layer)
     counted = bool(layer.attribute("count_include_pad", 0))
     padding = frame.padding
     if counted and frame.is_padded:
@@ -68,16 +68,16 @@ def _average_pool(emitter: Emitter, layer: Layer) -> None:
             f"its padding {[list(frame.begin), list(frame.end)]} is not TFLite's SAME and is not counted",
             "use count_include_pad=True, or choose kernel, stride and padding so that SAME is exact",
         )
-    _pool(emitter, layer, ir.AveragePool2D(frame.kernel, frame.stride, padding), tensor)
+    _pool(emitter, layer, ir.AveragePool2D(frame.kernel, frame.stride, padding), tensor, order)
 
 
 def _global_average_pool(emitter: Emitter, layer: Layer) -> None:
-    x = emitter.image(layer, layer.inputs[0])
+    x, order = emitter.any_channels(layer, layer.inputs[0])
     emitter.parameters(layer, layer.inputs[0])
-    shape = device_shape(emitter.shape(layer, layer.outputs[0]))
+    shape = image_shape(emitter.shape(layer, layer.outputs[0]))
     out = emitter.activation(layer.outputs[0], shape, emitter.parameters(layer, layer.outputs[0]))
     axes = emitter.integers(f"{out}/axes", [1, 2])
-    emitter.place_output(layer, emitter.node(ir.Mean(keep_dims=True), (x.tensor, axes), out))
+    emitter.place_image(layer, emitter.node(ir.Mean(keep_dims=True), (x, axes), out), order)
 
 
 _SHARED = "the input's parameters; a Quantize follows where the quantizer behind it has others"

@@ -1,10 +1,10 @@
-"""ReduceMean -> Mean over the same axes in NHWC, and a Reshape where dropping them needs one."""
+"""ReduceMean -> Mean over the device's axes for ONNX's."""
 
 from __future__ import annotations
 
 from sgsc_edge.graph import ir
 from sgsc_edge.lowering.emitter import Emitter
-from sgsc_edge.lowering.layout import Placed, device_axis, device_order, device_shape
+from sgsc_edge.lowering.layout import laid
 from sgsc_edge.lowering.network import Layer
 from sgsc_edge.lowering.registry import Row
 
@@ -32,26 +32,27 @@ def _reduce_mean(emitter: Emitter, layer: Layer) -> None:
     axes = _axes(emitter, layer, len(shape))
     emitter.parameters(layer, name)
     quantization = emitter.parameters(layer, layer.outputs[0])
-    x = emitter.read(layer, name) if len(shape) == 4 else emitter.plain(layer, name)
     if not axes:
-        emitter.place_as(layer, emitter.requantized(x, quantization, layer.outputs[0]))
+        x = emitter.read(layer, name)
+        emitter.place_output(layer, x.tensor, x.layout)
         return
-    kept = tuple(1 if axis in axes else size for axis, size in enumerate(shape))
-    constant = emitter.integers(
-        f"{layer.outputs[0]}/axes", sorted(device_axis(axis, len(shape)) for axis in axes)
-    )
-    out_shape = emitter.shape(layer, layer.outputs[0])
-    # Dropping axes on the device is ONNX's result where the kept ones stay in ONNX's order.
-    drops = out_shape != kept and device_order(kept) is None and len(out_shape) != 4
-    device = out_shape if drops else device_shape(kept)
+    x, pieces = emitter.with_axes(layer, name)
+    # The height of a sequence's image is no axis of ONNX's: it goes where others do.
+    reduced = [
+        index for index, piece in enumerate(pieces) if piece.axis in axes or (index and not piece.axis)
+    ]
+    constant = emitter.integers(f"{layer.outputs[0]}/axes", reduced)
+    keeps = bool(layer.attribute("keepdims", 1))
+    device = [
+        1 if index in reduced else piece.size
+        for index, piece in enumerate(pieces)
+        if keeps or index not in reduced
+    ]
     out = emitter.activation(layer.outputs[0], device, quantization)
-    emitter.node(ir.Mean(keep_dims=not drops), (x.tensor, constant), out)
-    if drops:
-        emitter.place_output(layer, out)
-    else:
-        order = device_order(kept)
-        image = (out, device) if len(device) == 4 else None
-        emitter.place_reordered(layer, Placed(out, device, order, image), order)
+    emitter.node(ir.Mean(keep_dims=keeps), (x.tensor, constant), out)
+    kept = tuple(1 if axis in axes else size for axis, size in enumerate(shape))
+    layout = laid([piece for piece in pieces if piece.axis not in axes], kept)
+    emitter.place_output(layer, out, layout)
 
 
 ROWS = (Row("ReduceMean", ("Mean", "Reshape"), "own output", "constant axes, not the batch", _reduce_mean),)

@@ -1,6 +1,6 @@
-"""Reshape, Flatten, Squeeze and Unsqueeze -> Reshape; the shape is the inferred one.
+"""Reshape, Flatten, Squeeze and Unsqueeze -> nothing: no element moves (:mod:`sgsc_edge.lowering.layout`).
 
-A flattened image keeps its NHWC order and its readers are told (see :mod:`sgsc_edge.lowering.layout`).
+A Reshape is emitted where a reader needs another device shape. The shape is the inferred one.
 """
 
 from __future__ import annotations
@@ -11,18 +11,15 @@ from sgsc_edge.lowering.registry import Row
 
 
 def _reshape(emitter: Emitter, layer: Layer) -> None:
-    name = layer.inputs[0]
-    emitter.shape(layer, layer.outputs[0])
-    emitter.parameters(layer, name)
-    quantization = emitter.parameters(layer, layer.outputs[0])
-    x = emitter.requantized(emitter.read(layer, name), quantization, layer.outputs[0])
-    emitter.place_reordered(layer, x, x.order)
+    emitter.parameters(layer, layer.inputs[0])
+    x = emitter.read(layer, layer.inputs[0])
+    emitter.place_output(layer, x.tensor, x.layout)
 
 
 _QUANTIZATION = "the input's parameters; a Quantize is added where the quantizer behind it has others"
 _LIMITS = "shapes known before run time"
 
 ROWS = tuple(
-    Row(op, ("Reshape", "Transpose", "Quantize"), _QUANTIZATION, _LIMITS, _reshape)
+    Row(op, ("Reshape", "Quantize"), _QUANTIZATION, _LIMITS, _reshape)
     for op in ("Flatten", "Reshape", "Squeeze", "Unsqueeze")
 )

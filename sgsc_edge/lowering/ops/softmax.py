@@ -1,10 +1,10 @@
-"""Softmax over the last device axis -> Softmax; TFLite prescribes its output: 1/256, -128."""
+"""Softmax -> Softmax over the last device axis; TFLite prescribes its output: 1/256, -128."""
 
 from __future__ import annotations
 
 from sgsc_edge.graph import ir
 from sgsc_edge.lowering.emitter import Emitter
-from sgsc_edge.lowering.layout import device_axis
+from sgsc_edge.lowering.layout import laid
 from sgsc_edge.lowering.network import Layer
 from sgsc_edge.lowering.registry import Row
 
@@ -16,18 +16,18 @@ def _softmax(emitter: Emitter, layer: Layer) -> None:
     shape = emitter.shape(layer, name)
     emitter.parameters(layer, name)
     quantization = emitter.parameters(layer, layer.outputs[0])
-    if not quantization.same_as(_OUTPUT):
+    if quantization is not None and not quantization.same_as(_OUTPUT):
         raise layer.refusal(
             f"its output has scale {quantization.scale[0]:g} and zero point {quantization.zero_point[0]}; "
             "TFLite prescribes 1/256 and -128",
             "quantize its output with scale 0.00390625 and zero point -128, or leave the final Softmax out: "
             "the decision is the same",
         )
-    if device_axis(layer.attribute("axis", -1), len(shape)) != len(shape) - 1:
-        raise layer.refusal("it is not over the channels of an image or the last axis", "move its axis there")
-    x = emitter.read(layer, name) if len(shape) == 4 else emitter.plain(layer, name)
-    out = emitter.activation(layer.outputs[0], x.shape, quantization)
-    emitter.place_output(layer, emitter.node(ir.Softmax(), (x.tensor,), out))
+    axis = layer.attribute("axis", -1) % len(shape)
+    tensor, outside, inside = emitter.innermost(layer, name, axis)
+    out = emitter.activation(layer.outputs[0], emitter.tensors[tensor].shape, quantization)
+    made = emitter.node(ir.Softmax(), (tensor,), out)
+    emitter.place_output(layer, made, laid(outside + inside, shape))
 
 
 ROWS = (
@@ -35,7 +35,7 @@ ROWS = (
         op="Softmax",
         device=("Softmax",),
         quantization="output scale 1/256, zero point -128",
-        limits="over the channels of an image, else over the last axis",
+        limits="none; a Transpose brings another axis than the device's last there",
         lower=_softmax,
     ),
 )

@@ -62,7 +62,7 @@ def fold_batch_norm(network: Network) -> Network:
         if len(readers[source]) != 1 or network[source].quantization is not None or source == network.output:
             continue
         weights = network[before.inputs[1]]
-        if weights.data is None or weights.quantization is None:
+        if weights.data is None:
             continue  # refused where the layer is lowered
         factor, offset = affine(network, layer)
         folded, bias = _fold(network, before, layer, factor, offset)
@@ -85,10 +85,16 @@ def _fold(
     weights = network[before.inputs[1]]
     data, quantization = weights.data, weights.quantization
     assert data is not None
-    assert quantization is not None
     axis = _output_axis(before)
+    along = [1] * data.ndim
+    along[axis] = -1
+    if quantization is None and data.shape[axis] == factor.size:
+        real = (data * factor.reshape(along)).astype(np.float32)
+        folded = replace(weights, name=f"{layer.outputs[0]}/weights", data=real)
+        return folded, _folded_bias(network, before, layer, factor, offset)
     if (
-        data.shape[axis] != factor.size
+        quantization is None
+        or data.shape[axis] != factor.size
         or quantization.axis not in (None, axis)
         or quantization.zero_point.any()
     ):
@@ -96,8 +102,6 @@ def _fold(
             "the layer before it is not quantized per output channel with zero point 0",
             "fold the BatchNorm before quantizing, or quantize the weights along their output axis",
         )
-    along = [1] * data.ndim
-    along[axis] = -1
     signs = np.sign(factor).astype(data.dtype).reshape(along)
     scale = np.broadcast_to(quantization.scale, factor.shape).astype(np.float64)
     scale32: NDArray[np.float32] = np.where(factor == 0, scale, scale * np.abs(factor)).astype(np.float32)
@@ -112,7 +116,14 @@ def _fold(
         data=integers,
         quantization=Quantization(scale32, np.zeros(scale32.size, np.int64), axis),
     )
+    return folded, _folded_bias(network, before, layer, factor, offset)
+
+
+def _folded_bias(
+    network: Network, before: Layer, layer: Layer, factor: NDArray[np.float64], offset: NDArray[np.float64]
+) -> Value:
+    """float64 [C]; it is rounded where the layer is lowered."""
     name = before.input(2)
     bias = np.zeros(1) if name is None else network[name].real().reshape(-1)
     total = factor * bias + offset
-    return folded, Value(f"{layer.outputs[0]}/bias", total.shape, data=total)
+    return Value(f"{layer.outputs[0]}/bias", total.shape, data=total)

@@ -17,7 +17,7 @@ from sgsc_edge.lowering.network import Layer, Network, Value
 from sgsc_edge.numerics import round_half_even
 
 # Ops with parameters of their own whose kernels clamp their output.
-_CLAMPING = frozenset({"Conv", "Gemm", "MatMul", "Add", "Mul", "BatchNormalization"})
+_CLAMPING = frozenset({"Conv", "Gemm", "MatMul", "Add", "Sub", "Mul", "BatchNormalization"})
 _BIASED = frozenset({"Conv", "Gemm", "MatMul"})
 
 
