@@ -15,7 +15,7 @@ from sgsc_edge.lowering.layout import MOST_AXES, Layout, Order, Shape
 def inner(layout: Layout, elements: int) -> tuple[tuple[tuple[int, int], ...], Order] | None:
     """The runs outside the innermost ``elements`` and these' distances; None where they end amid a run.
 
-    >>> inner(channels_last((1, 3, 4, 5)), 3)
+    >>> inner(Layout.of([(20, 1), (3, 20)]), 3)
     (((20, 1),), array([ 0, 20, 40]))
     """
     runs, tail = list(layout.runs), layout.tail
@@ -50,7 +50,7 @@ class Move:
 def moves(source: Layout, target: Layout, elements: int) -> list[Move]:
     """The Transposes from one layout in runs to another, at most four axes each.
 
-    >>> moves(channels_last((1, 3, 4, 5)), Layout.plain(60), 60)
+    >>> moves(Layout.of([(20, 1), (3, 20)]), Layout.plain(60), 60)
     [Move(shape=(20, 3), permutation=(1, 0))]
     """
     assert source.tail is None
