@@ -38,6 +38,7 @@ FLOORS = {
     "firmware": 4,
     "runtimes": 4,
     "export": 5,
+    "calibration": 5,
     "inspection": 5,
     "certification": 5,
     "boards": 5,

@@ -122,6 +122,7 @@ def import_model(model: onnx.ModelProto, name: str | None = None) -> Network:
             for entry in model.metadata_props
             if entry.key.startswith(_METADATA_PREFIX)
         },
+        opset=opset_of(model),
     )
 
 

@@ -103,7 +103,7 @@ class Layer:
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """Layers in execution order over named values; one input, one output."""
+    """Layers in execution order over named values, as an opset has them; one input, one output."""
 
     name: str
     layers: tuple[Layer, ...]
@@ -111,6 +111,7 @@ class Network:
     input: str
     output: str
     metadata: Mapping[str, bytes] = field(default_factory=dict)
+    opset: int = 21
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "values", MappingProxyType(dict(self.values)))
