@@ -116,8 +116,11 @@ class Placement:
     rounds: frozenset[str]
 
 
-def place(steps: Sequence[Step]) -> Placement:
+def place(steps: Sequence[Step], *, requantize_joins: bool = False) -> Placement:
     """Place quantizers in a network.
+
+    With ``requantize_joins`` a Concat of values that cannot share parameters has its own, onto which each of
+    them is requantized; training has no such Concat.
 
     Raises
     ------
@@ -165,7 +168,12 @@ def place(steps: Sequence[Step]) -> Placement:
         if rule.output in (Output.SHARED, Output.MOVED):
             roots = {root(name) for name in step.inputs}
             ranges = {prescribed[name] for name in roots if name in prescribed}
-            if len(ranges) > 1 or (ranges and roots & calibrated):
+            joins = len(ranges) > 1 or (ranges and roots & calibrated)
+            if joins and requantize_joins and step.kind == "Concat":
+                rounds.add(step.name)
+                calibrated.add(step.name)
+                continue
+            if joins:
                 raise UnsupportedError(
                     node=step.name,
                     op=step.kind,

@@ -49,7 +49,7 @@ class Plan:
 def plan_of(network: Network) -> Plan:
     """Fold biases and BatchNorms, and place quantizers; raises UnsupportedError for an op without a rule."""
     network = run_passes(network, (fuse_bias, fold_batch_norm))
-    return Plan(network, place(list(_steps(network))))
+    return Plan(network, place(list(_steps(network)), requantize_joins=True))
 
 
 def quantize_network(

@@ -64,7 +64,7 @@ class Range:
     def middles(self) -> NDArray[np.float64]:
         """The values that the counts stand for, float64 [bins]."""
         width = (self.high - self.low) / _BINS
-        return self.low + width * (np.arange(_BINS) + 0.5)
+        return np.asarray(self.low + width * (np.arange(_BINS) + 0.5), np.float64)
 
     def covered(self, method: Method) -> tuple[float, float]:
         """The part of the range that the grid shall cover; 0 lies in it."""
@@ -75,23 +75,15 @@ class Range:
         loss = self._squared_error if method == "mse" else self._divergence
         low, high = self.low, self.high
         for _ in range(2):  # one side after the other: the best of both is close to the best of all pairs
-            low = (
-                min(np.linspace(0, self.low, _CUTS + 1)[1:], key=lambda at: loss(at, high))
-                if self.low
-                else 0.0
-            )
-            high = (
-                min(np.linspace(0, self.high, _CUTS + 1)[1:], key=lambda at: loss(low, at))
-                if self.high
-                else 0.0
-            )
-        return float(low), float(high)
+            low = min(_cuts(self.low), key=lambda at: loss(at, high))
+            high = min(_cuts(self.high), key=lambda at: loss(low, at))
+        return low, high
 
     def _percentile(self) -> tuple[float, float]:
         share = np.cumsum(self.counts) / self.counts.sum()
         outside = (1 - _PERCENTILE / 100) / 2
         low = self.middles[int(np.searchsorted(share, outside))]
-        high = self.middles[int(min(np.searchsorted(share, 1 - outside), _BINS - 1))]
+        high = self.middles[min(int(np.searchsorted(share, 1 - outside)), _BINS - 1)]
         return min(float(low), 0.0) if self.low else 0.0, max(float(high), 0.0) if self.high else 0.0
 
     def _rounded(self, low: float, high: float) -> NDArray[np.float64]:
@@ -118,3 +110,9 @@ class Range:
             return float("inf")
         share, own = share / share.sum(), own / own.sum()
         return float((share * np.log(share / own)).sum()) + lost * _LEVELS
+
+
+def _cuts(end: float) -> list[float]:
+    """The clippings of a side that are tried."""
+    cuts: list[float] = np.linspace(0, end, _CUTS + 1)[1:].tolist()
+    return cuts

@@ -1,11 +1,13 @@
-"""Network -> ONNX: the inverse of reading, with QuantizeLinear and DequantizeLinear for the parameters of values."""
+"""Network -> ONNX, the inverse of reading: parameters become QuantizeLinear and DequantizeLinear."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from sgsc_edge.errors import InternalError
@@ -45,6 +47,11 @@ def _typed(value: Value, name: str) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, value.shape)
 
 
+def _single(data: NDArray[Any]) -> NDArray[Any]:
+    """What passes compute in float64 is float32 in a file."""
+    return data.astype(np.float32) if data.dtype == np.float64 else np.asarray(data)
+
+
 class _Writer:
     """Nodes and initializers so far; ``read`` says under which name a value is read."""
 
@@ -62,18 +69,18 @@ class _Writer:
         if layer.clamp != UNBOUNDED:
             raise InternalError("a fused activation has no form in ONNX", where=layer.name)
         made = {name: f"{name}/float" for name in layer.outputs if name and self._is_quantized(name)}
-        self.nodes.append(
-            helper.make_node(
-                layer.op,
-                [self._read(name) if name else "" for name in layer.inputs],
-                [made.get(name, name) for name in layer.outputs],
-                name=layer.name,
-                **{
-                    key: numpy_helper.from_array(value) if isinstance(value, np.ndarray) else value
-                    for key, value in layer.attributes.items()
-                },
-            )
-        )
+        inputs = [self._read(name) if name else "" for name in layer.inputs]
+        outputs = [made.get(name, name) for name in layer.outputs]
+        attributes = {
+            key: numpy_helper.from_array(value) if isinstance(value, np.ndarray) else value
+            for key, value in layer.attributes.items()
+        }
+        if layer.op == "MatMul" and len(inputs) == 3:  # a bias, which only an Add is in ONNX
+            product = f"{layer.outputs[0]}/product"
+            self.nodes.append(helper.make_node("MatMul", inputs[:2], [product], name=layer.name))
+            self.nodes.append(helper.make_node("Add", [product, inputs[2]], outputs))
+        else:
+            self.nodes.append(helper.make_node(layer.op, inputs, outputs, name=layer.name, **attributes))
         for name, source in made.items():
             self._quantize(self.network[name], source, name)
 
@@ -87,7 +94,7 @@ class _Writer:
         if name not in self.read:
             self.read[name] = name if value.quantization is None else self._dequantized(value)
             if value.quantization is None:
-                self.initializers[name] = numpy_helper.from_array(np.asarray(value.data), name)
+                self.initializers[name] = numpy_helper.from_array(_single(value.data), name)
         return self.read[name]
 
     def _dequantized(self, value: Value) -> str:
@@ -99,8 +106,10 @@ class _Writer:
         )
         axis = None if value.quantization is None else value.quantization.axis
         inputs = [integers, *self._parameters(value, _STORED[value.stored])]
-        along = {} if axis is None else {"axis": axis}
-        self.nodes.append(helper.make_node("DequantizeLinear", inputs, [value.name], **along))
+        node = helper.make_node("DequantizeLinear", inputs, [value.name])
+        if axis is not None:
+            node.attribute.append(helper.make_attribute("axis", axis))
+        self.nodes.append(node)
         return value.name
 
     def _quantize(self, value: Value, source: str, target: str) -> None:

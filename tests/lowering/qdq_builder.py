@@ -110,6 +110,22 @@ class Qdq:
         return model
 
 
+class Float(Qdq):
+    """A float model under construction."""
+
+    def image(self, *shape: int) -> str:
+        self.inputs.append(helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", *shape]))
+        return "image"
+
+    def real(self, *shape: int) -> str:
+        return self.const(self.rng.normal(size=shape).astype(np.float32))
+
+    def norm(self, x: str, channels: int) -> str:
+        gain, shift, mean = (self.real(channels) for _ in range(3))
+        variance = self.const(self.rng.uniform(0.5, 2, channels).astype(np.float32))
+        return self.node("BatchNormalization", x, gain, shift, mean, variance)
+
+
 def ort_integers(model: onnx.ModelProto, integers: NDArray, graph: ir.Graph) -> NDArray:
     """Output integers of ONNX Runtime, optimizations off, in the device's layout.
 

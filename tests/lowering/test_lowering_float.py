@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
-from qdq_builder import Qdq, kinds
+from qdq_builder import Float, Qdq, kinds
 
 from sgsc_edge.errors import UnsupportedError
 from sgsc_edge.graph.reference import run
@@ -19,22 +18,6 @@ from sgsc_edge.targets import Target, load_target
 
 INT8 = load_target("tflite-int8")
 FLOAT = INT8.model_copy(update={"activations": INT8.activations.model_copy(update={"dtype": "float32"})})
-
-
-class Float(Qdq):
-    """A float model under construction."""
-
-    def image(self, *shape: int) -> str:
-        self.inputs.append(helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", *shape]))
-        return "image"
-
-    def real(self, *shape: int) -> str:
-        return self.const(self.rng.normal(size=shape).astype(np.float32))
-
-    def norm(self, x: str, channels: int) -> str:
-        gain, shift, mean = (self.real(channels) for _ in range(3))
-        variance = self.const(self.rng.uniform(0.5, 2, channels).astype(np.float32))
-        return self.node("BatchNormalization", x, gain, shift, mean, variance)
 
 
 def same(model: onnx.ModelProto, expected: list[str], target: Target = FLOAT) -> None:
