@@ -71,7 +71,7 @@ def test_the_quantized_network_is_close_to_float_and_lowers(
     q = Float()
     model = q.model(build(q))
     network = import_model(model)
-    quantized = write_onnx(quantize_network(network, samples(24, *shape), method=method))
+    quantized = write_onnx(quantize_network(network, samples(400, *shape), method=method))
     onnx.checker.check_model(quantized, full_check=True)
     unseen = samples(24, *shape, seed=1)
     wanted, found = evaluated(model, unseen), evaluated(quantized, unseen)
