@@ -216,16 +216,19 @@ class Emitter(Builder):
     ) -> tuple[Placed, tuple[Piece, ...]]:
         """As :meth:`with_axes`, of a placed value of ONNX shape ``shape``."""
         axes = device_axes(placed.layout, shape)
-        cut = axes is not None and any(
-            axis.axis in whole and (axis.size != shape[axis.axis] or axis.places is not None) for axis in axes
-        )
-        if axes is None or cut or len(axes) > MOST_AXES:
+        if axes is not None:
+            missing = set(whole) - {axis.axis for axis in axes}
+            axes = (axes[0], *(Piece(axis, 1, 1) for axis in sorted(missing)), *axes[1:])
+        if axes is None or len(axes) > MOST_AXES or any(self._is_cut(axis, whole, shape) for axis in axes):
             placed = self.moved(placed, Layout.plain(math.prod(shape)), shape)
             axes = tuple(Piece(axis, size, 1) for axis, size in enumerate(shape))
-        missing = set(whole) - {axis.axis for axis in axes}
-        axes = (axes[0], *(Piece(axis, 1, 1) for axis in sorted(missing)), *axes[1:])
         tensor = self.reshaped(placed.tensor, [axis.size for axis in axes])
         return Placed(tensor, placed.layout), axes
+
+    @staticmethod
+    def _is_cut(axis: Piece, whole: Collection[int], shape: tuple[int, ...]) -> bool:
+        """Whether an axis that shall be whole is not, or lies in an order of its own."""
+        return axis.axis in whole and (axis.size != shape[axis.axis] or axis.places is not None)
 
     def innermost(
         self, layer: Layer, name: str, axis: int

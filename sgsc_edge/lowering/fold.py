@@ -20,8 +20,8 @@ from sgsc_edge.errors import FileFormatError, UnsupportedError
 from sgsc_edge.lowering.network import Layer, Network, Value
 from sgsc_edge.lowering.read_onnx import opset_of
 
-MAX_ELEMENTS = 1 << 28  # of one tensor
-_MAX_FOLDED = 1 << 20  # elements of a folded constant: shape arithmetic is small
+MAX_ELEMENTS = 1 << 28  # of one tensor, and of all that is computed of constants
+_MAX_GROWN = 1 << 20  # elements of a folded constant that is larger than those it is made of
 _METADATA_PREFIX = "sgsc."
 _PASSED_ON = frozenset({"Identity", "Dropout"})
 _STANDARD = frozenset({"", "ai.onnx"})
@@ -34,10 +34,14 @@ _INFERENCE_ERRORS = (
     ValueError,
 )
 
-# Deterministic ops without subgraphs that exporters use to compute shapes and reorder constants.
+# Deterministic ops without subgraphs that exporters use to compute shapes, masks and reordered constants.
 _FOLDABLE = frozenset(
-    {"Add", "Cast", "Concat", "ConstantOfShape", "Div", "Equal", "Expand", "Flatten", "Gather", "Mul", "Neg"}
-    | {"Range", "ReduceProd", "Reshape", "Size", "Slice", "Squeeze", "Sub", "Transpose", "Unsqueeze", "Where"}
+    {"Abs", "Add", "And", "Cast", "Ceil", "Concat", "ConstantOfShape", "Cos", "Div", "Equal", "Exp"}
+    | {"Expand", "Flatten", "Floor", "Gather", "Gemm", "Greater", "GreaterOrEqual", "IsNaN", "Less"}
+    | {"LessOrEqual", "Log"}
+    | {"MatMul", "Max", "Min", "Mod", "Mul", "Neg", "Not", "Or", "Pow", "Range", "Reciprocal", "ReduceMax"}
+    | {"ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "Reshape", "Round", "Sign", "Sin", "Size"}
+    | {"Slice", "Split", "Sqrt", "Squeeze", "Sub", "Tile", "Transpose", "Trilu", "Unsqueeze", "Where"}
 )  # fmt: skip
 
 _Array = NDArray[Any]
@@ -56,6 +60,8 @@ def _reshape(node: Layer, data: _Array, shape: _Array) -> _Array:
         shape = np.array([data.shape[i] if size == 0 else size for i, size in enumerate(shape)], np.int64)
     return data.reshape(tuple(shape))
 
+
+_NEVER_GROW = frozenset({"Concat", "Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 
 # The everyday cases, without loading onnx's reference evaluator.
 _FAST: Mapping[str, Callable[..., _Array]] = {
@@ -78,6 +84,7 @@ class _Walk:
     small: dict[str, TensorProto] = field(default_factory=dict)  # sizes and scales, for shape inference
     alias: dict[str, str] = field(default_factory=dict)
     layers: list[Layer] = field(default_factory=list)
+    folded: int = 0  # elements of all that was computed of constants
 
     def add_constant(self, name: str, array: _Array) -> None:
         self.constants[name] = array
@@ -173,6 +180,13 @@ def _walk_node(walk: _Walk, node: onnx.NodeProto, default_name: str) -> None:
     resolved.input[:] = inputs
     folded = _fold(walk, layer, resolved)
     if folded is not None:
+        walk.folded += folded.size
+        if walk.folded > MAX_ELEMENTS:
+            raise FileFormatError(
+                f"what is computed of constants up to here has more than {MAX_ELEMENTS} elements",
+                where=f"node '{layer.name}' ({layer.op})",
+                remedy="export the model to ONNX again, with constant folding",
+            )
         walk.add_constant(node.output[0], folded)
         return
     walk.layers.append(layer)
@@ -230,9 +244,9 @@ def _fold(walk: _Walk, layer: Layer, node: onnx.NodeProto) -> _Array | None:
     if layer.op not in _FOLDABLE or len(layer.outputs) != 1 or any(array is None for array in known):
         return None
     arrays = [array for array in known if array is not None]
-    if sum(array.size for array in arrays) > _MAX_FOLDED and layer.op not in ("Reshape", "Transpose"):
-        return None
     fast = _FAST.get(layer.op)
+    if layer.op not in _NEVER_GROW:
+        _check_growth(walk, layer, node, max((array.size for array in arrays), default=1))
     try:
         if fast is not None and "" not in layer.inputs:
             return np.asarray(fast(layer, *arrays))
@@ -245,16 +259,23 @@ def _fold(walk: _Walk, layer: Layer, node: onnx.NodeProto) -> _Array | None:
         ) from error
 
 
+def _check_growth(walk: _Walk, layer: Layer, node: onnx.NodeProto, largest: int) -> None:
+    """Refuse a result far larger than its operands: small ones can broadcast to anything."""
+    shape = _shape(_infer(walk, layer, node).get(layer.outputs[0]))
+    if shape is None or np.prod([float(size) for size in shape]) > max(_MAX_GROWN, largest):
+        raise FileFormatError(
+            "its constant inputs do not fit: the result is too large, or its size is unknown",
+            where=f"node '{layer.name}' ({layer.op})",
+            remedy="export the model to ONNX again",
+        )
+
+
 def _evaluate(walk: _Walk, layer: Layer, node: onnx.NodeProto) -> _Array:
-    """Evaluate one node with onnx's reference evaluator, once its output is known to be small."""
+    """Evaluate one node with onnx's reference evaluator; its output is known to be small."""
     from onnx.reference import ReferenceEvaluator
 
     opsets = [entry for entry in walk.model.opset_import if entry.domain in _STANDARD]
     names = [name for name in dict.fromkeys(layer.inputs) if name]
-    if layer.op in ("ConstantOfShape", "Expand", "Range"):
-        shape = _shape(_infer(walk, layer, node).get(layer.outputs[0]))
-        if shape is None or np.prod([float(size) for size in shape]) > _MAX_FOLDED:
-            raise ValueError("the result is too large, or its size is unknown")
     graph = helper.make_graph(
         [node],
         "fold",

@@ -14,7 +14,7 @@ from qdq_builder import Qdq
 
 from sgsc_edge.errors import FileFormatError, InternalError, UnsupportedError
 from sgsc_edge.inspection import inspect_model
-from sgsc_edge.lowering import check, lower, supported_ops
+from sgsc_edge.lowering import check, fold, lower, supported_ops
 from sgsc_edge.lowering.passes import run_passes
 from sgsc_edge.lowering.registry import Row, add_row, table
 
@@ -596,3 +596,34 @@ def test_a_failing_pass_names_the_passes_already_run():
     with pytest.raises(InternalError, match="pass 'second' failed") as caught:
         run_passes(1, (first, second))
     assert "already run: first" in str(caught.value)
+
+
+@pytest.mark.parametrize("op", ["Add", "Gather", "Where", "MatMul", "Tile"])
+def test_small_constants_that_grow_are_refused_before_they_are_computed(op):
+    """Broadcasts and look-ups of small operands could fill any memory."""
+    q = Qdq()
+    size = 1 << 12
+    long, wide = np.zeros((size, 1), np.float32), np.zeros((1, size), np.float32)
+    if op == "Gather":
+        inputs = [wide, np.zeros(size, np.int64)]
+    elif op == "Where":
+        inputs = [np.zeros((size, 1), bool), wide, wide]
+    elif op == "Tile":
+        inputs = [wide, np.array([size, 1])]
+    else:
+        inputs = [long, wide]
+    grown = q.node(op, *(q.const(one) for one in inputs))
+    model = q.model(q.node("Add", q.input((4,)), q.node("ReduceMax", grown)))
+    with pytest.raises(FileFormatError, match="too large"):
+        lower(model)
+
+
+def test_constants_that_are_computed_again_and_again_are_refused(monkeypatch):
+    monkeypatch.setattr(fold, "MAX_ELEMENTS", 10_000)
+    q = Qdq()
+    constant = q.const(np.zeros((50, 20), np.float32))
+    for _ in range(11):
+        constant = q.node("Neg", constant)
+    model = q.model(q.node("Add", q.input((50, 20)), constant))
+    with pytest.raises(FileFormatError, match="computed of constants"):
+        lower(model)
