@@ -25,7 +25,7 @@ def counted(*parts: np.ndarray) -> Range:
     return found
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     st.lists(
         arrays(np.float32, st.integers(1, 30), elements=st.floats(-100, 100, width=32)),
