@@ -84,10 +84,16 @@ def observed(plan: Plan, samples: Iterable[NDArray[np.float32]]) -> dict[str, Ra
         write_onnx(network, names).SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
     ranges = {name: Range() for name in plan.watched}
-    count = 0
+    count, wanted = 0, (network[network.input].shape or ())[1:]
     for sample in samples:
         count += 1
-        outputs = session.run(names, {network.input: sample[np.newaxis]})
+        if sample.shape != wanted or sample.dtype != np.float32:
+            raise ConfigError(
+                f"sample {count} is {sample.dtype} {list(sample.shape)}, the input float32 {list(wanted)}",
+                where="calibration",
+                remedy="give samples as the model takes them, without a batch",
+            )
+        outputs = session.run(names, {network.input: sample[np.newaxis]}) if names else []
         for name, values in zip(names, outputs, strict=True):
             ranges[name].add(values, name)
         if network.input in ranges:
@@ -130,7 +136,9 @@ def with_parameters(plan: Plan, ranges: Mapping[str, Range], method: Method) -> 
 
 def grid(low: float, high: float) -> Quantization:
     """The int8 grid over a range that holds 0; for a range of nothing, one with a step of 1/255."""
-    scale = np.float32((high - low) / 255 or 1 / 255)
+    scale = np.float32((high - low) / 255)
+    if scale < np.finfo(np.float32).tiny:
+        scale = np.float32(1 / 255)
     zero = int(np.clip(round_half_even(-128 - low / scale), -128, 127))
     return Quantization.per_tensor(float(scale), zero)
 

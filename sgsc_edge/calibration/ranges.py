@@ -21,6 +21,7 @@ _PERCENTILE = 99.99
 _CUTS = 64
 """Clippings that are tried on each side."""
 _LEVELS = 256
+_NOTHING = 255 * float(np.finfo(np.float32).tiny)
 
 
 @dataclass
@@ -55,6 +56,8 @@ class Range:
 
     def _widen(self, low: float, high: float) -> None:
         if (low, high) == (self.low, self.high):
+            return
+        if high - low < _NOTHING:  # denormal values are 0 on any grid
             return
         counts, middles = self.counts, self.middles
         self.low, self.high = low, high

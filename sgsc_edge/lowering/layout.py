@@ -210,8 +210,11 @@ def channels_last(shape: Sequence[int]) -> Layout:
     >>> channels_last((1, 3, 4, 5)).runs, channels_last((1, 10)).is_plain
     (((20, 1), (3, 20)), True)
     """
-    positions = math.prod(shape[2:])
-    return Layout.of([(positions, 1), (math.prod(shape) // positions, positions)])
+    if len(shape) < 3:
+        return Layout.plain(math.prod(shape))
+    batch, channels, *rest = shape
+    positions = math.prod(rest)
+    return Layout.of([(batch, channels * positions), (positions, 1), (channels, positions)])
 
 
 def image_shape(shape: Sequence[int]) -> Shape:
@@ -266,6 +269,8 @@ def channel_order(layout: Layout, shape: Sequence[int]) -> Order | None:
     >>> channel_order(Layout.of([(20, 1), (2, 20), (3, 40)]), (1, 6, 4, 5)).tolist()
     [0, 2, 4, 1, 3, 5]
     """
+    if shape[0] != 1:
+        return None
     positions = math.prod(shape[2:])
     runs, tail = layout.runs if positions == 1 else layout.runs[1:], layout.tail
     if positions > 1 and layout.runs[:1] != ((positions, 1),):

@@ -15,7 +15,11 @@ from sgsc_edge.errors import ModelError
 
 METHODS: tuple[Method, ...] = get_args(Method)
 
-VALUES = arrays(np.float32, st.integers(1, 30), elements=st.floats(-100, 100, width=32))
+VALUES = arrays(
+    np.float32,
+    st.integers(1, 30),
+    elements=st.floats(-100, 100, width=32).map(lambda value: value if abs(value) > 1e-30 else 0.0),
+)
 
 
 def counted(*parts: np.ndarray) -> Range:
@@ -91,3 +95,8 @@ def test_a_value_that_is_not_finite_is_named() -> None:
     with pytest.raises(ModelError, match="NaN or infinite") as caught:
         counted(np.array([1, np.nan]))
     assert caught.value.where == "x"
+
+
+def test_denormal_values_are_nothing() -> None:
+    found = counted(np.array([1e-42, -1e-42]))
+    assert (found.low, found.high) == (0, 0)

@@ -114,3 +114,47 @@ def test_quantizers_are_refused() -> None:
     assert [refusal.op for refusal in check(model, FLOAT)] == ["QuantizeLinear"]
     with pytest.raises(UnsupportedError, match="computes in float32"):
         lower(model, FLOAT)
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_activations_and_biases_behind_a_product_stay(first: bool) -> None:
+    q = Float()
+    x = q.image(6, 4)
+    y = q.node("MatMul", x, q.node("Transpose", x, perm=[0, 2, 1]))
+    y = q.node("Add", y, q.real(6)) if first else y
+    same(q.model(q.node("Relu", y)), ["BatchMatMul", "Add"] if first else ["BatchMatMul", "Relu"])
+
+
+def test_an_axis_in_the_batchs_place() -> None:
+    q = Float()
+    x = q.image(4, 6, 5)
+    y = q.node("ReduceMean", q.node("Transpose", x, perm=[2, 1, 0, 3]), q.const(np.array([1])), keepdims=1)
+    model = q.model(q.node("Transpose", y, perm=[2, 1, 0, 3]))
+    found = kinds(lower(model, FLOAT))
+    same(model, found)
+    q = Float()
+    swapped = q.node("Transpose", q.image(2, 4, 5), perm=[1, 0, 2, 3])
+    made = q.node("Conv", swapped, q.real(3, 1, 1, 1))
+    model = q.model(q.node("Reshape", made, q.const(np.array([1, 24, 5]))))
+    same(model, kinds(lower(model, FLOAT)))
+
+
+@pytest.mark.parametrize(
+    ("shape", "build"),
+    [
+        ((5,), lambda q, x: q.node("Sub", x, q.node("ReduceMean", x, q.const(np.array([1])), keepdims=1))),
+        ((5, 6, 2), lambda q, x: q.node("Add", reshaped(q, x, 1, 6, 2, 5), q.real(5))),
+        ((3, 8, 8), lambda q, x: q.node("PRelu", reshaped(q, x, 1, 16, 12), q.real(12))),
+        ((1,), lambda q, x: q.node("Add", x, q.real(1, 2))),
+        ((1, 1, 1), lambda q, x: q.node("Add", x, q.real(4, 3, 3))),
+        ((5, 4), lambda q, x: q.node("Add", q.node("MatMul", x, q.real(4, 6)), q.real(1, 1, 1, 1))),
+    ],
+)
+def test_operands_that_are_broadcast(shape: tuple[int, ...], build: Any) -> None:
+    q = Float()
+    model = q.model(build(q, q.image(*shape)))
+    same(model, kinds(lower(model, FLOAT)))
+
+
+def reshaped(q: Float, x: str, *shape: int) -> str:
+    return q.node("Reshape", x, q.const(np.array(shape)))

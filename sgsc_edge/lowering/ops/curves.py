@@ -45,9 +45,9 @@ def _leaky_relu(emitter: Emitter, layer: Layer) -> None:
 def _prelu(emitter: Emitter, layer: Layer) -> None:
     x = emitter.read(layer, layer.inputs[0])
     quantization = emitter.parameters(layer, layer.outputs[0])
-    tensors, shape = operands(emitter, layer, x.layout, layer.inputs)
+    tensors, shape, layout = operands(emitter, layer, x.layout)
     out = emitter.activation(layer.outputs[0], shape, quantization)
-    emitter.place_output(layer, emitter.node(ir.PRelu(), tensors, out), x.layout)
+    emitter.place_output(layer, emitter.node(ir.PRelu(), tensors, out), layout)
 
 
 _OWN = "own output"

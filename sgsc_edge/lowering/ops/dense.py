@@ -17,6 +17,7 @@ from sgsc_edge.lowering.emitter import Emitter
 from sgsc_edge.lowering.layout import Piece, laid, places_of
 from sgsc_edge.lowering.network import Layer, Value
 from sgsc_edge.lowering.ops.batch_matmul import batch_matmul
+from sgsc_edge.lowering.passes.fusion import is_product
 from sgsc_edge.lowering.registry import Row
 from sgsc_edge.lowering.weights import is_stored, place_bias, place_weights, weights_of
 
@@ -38,8 +39,7 @@ def _gemm(emitter: Emitter, layer: Layer) -> None:
 
 
 def _matmul(emitter: Emitter, layer: Layer) -> None:
-    second = emitter.network[layer.inputs[1]]
-    if second.data is None or second.data.ndim != 2:
+    if is_product(emitter.network, layer):
         batch_matmul(emitter, layer)
         return
     if emitter.network[layer.inputs[0]].is_constant:

@@ -6,7 +6,7 @@ Operands broadcast as in ONNX, in whatever layout the output has; a constant is 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from sgsc_edge.graph import ir
 from sgsc_edge.lowering.agreement import chosen
@@ -23,22 +23,33 @@ def _binary(make: Callable[[ir.Activation], ir.Op], emitter: Emitter, layer: Lay
     if not emitter.network.activations(layer):
         raise layer.refusal("both inputs are constants", "compute it before exporting")
     layout = chosen(emitter, layer, _whole)
-    tensors, device = operands(emitter, layer, layout, layer.inputs)
+    tensors, device, layout = operands(emitter, layer, layout)
     out = emitter.activation(out_name, device, quantization)
     emitter.place_output(layer, emitter.node(make(activation), tensors, out), layout)
 
 
-def operands(
-    emitter: Emitter, layer: Layer, layout: Layout, names: Sequence[str]
-) -> tuple[list[str], tuple[int, ...]]:
-    """The tensors of a layer's operands beside an output in a layout, and that output's device shape."""
+def operands(emitter: Emitter, layer: Layer, layout: Layout) -> tuple[list[str], tuple[int, ...], Layout]:
+    """The tensors of a layer's operands, its output's device shape, and its layout: the one asked for.
+
+    ONNX's own where an operand is broadcast and the layout has no axes beside which it could lie.
+    """
     shape = emitter.shape(layer, layer.outputs[0])
-    whole = [name for name in names if _is_whole(emitter, name, shape)]
-    axes = device_axes(layout, shape)
-    if axes is None or all(emitter.network[name].elements in (1, math.prod(shape)) for name in names):
+    whole = [name for name in layer.inputs if _is_whole(emitter, name, shape)]
+    if whole and all(name in whole or _is_alike(emitter, name, shape) for name in layer.inputs):
         device = emitter.tensors[emitter.in_place(layer, whole[0], layout)].shape
-        return [_alike(emitter, layer, name, layout, device) for name in names], device
-    return [_broadcast(emitter, layer, name, axes) for name in names], tuple(axis.size for axis in axes)
+        return [_alike(emitter, layer, name, layout, device) for name in layer.inputs], device, layout
+    axes = device_axes(layout, shape)
+    if axes is None:
+        layout = Layout.plain(math.prod(shape))
+        axes = tuple(Piece(axis, size) for axis, size in enumerate(shape))
+    tensors = [_broadcast(emitter, layer, name, axes) for name in layer.inputs]
+    return tensors, tuple(axis.size for axis in axes), layout
+
+
+def _is_alike(emitter: Emitter, name: str, shape: tuple[int, ...]) -> bool:
+    """Whether an operand is a constant number, or a constant as large as the output."""
+    value = emitter.network[name]
+    return value.is_constant and value.elements in (1, math.prod(shape))
 
 
 def _is_whole(emitter: Emitter, name: str, shape: tuple[int, ...]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sgsc_edge.graph import ir
 from sgsc_edge.lowering.emitter import Emitter
-from sgsc_edge.lowering.layout import laid
+from sgsc_edge.lowering.layout import Piece, laid
 from sgsc_edge.lowering.network import Layer
 from sgsc_edge.lowering.registry import Row
 
@@ -26,6 +26,10 @@ def _axes(emitter: Emitter, layer: Layer, rank: int) -> tuple[int, ...]:
     return axes
 
 
+def _is_height(index: int, piece: Piece) -> bool:
+    return index > 0 and piece.axis == 0 and piece.size == 1
+
+
 def _reduce_mean(emitter: Emitter, layer: Layer) -> None:
     name = layer.inputs[0]
     shape = emitter.shape(layer, name)
@@ -38,9 +42,7 @@ def _reduce_mean(emitter: Emitter, layer: Layer) -> None:
         return
     x, pieces = emitter.with_axes(layer, name)
     # The height of a sequence's image is no axis of ONNX's: it goes where others do.
-    reduced = [
-        index for index, piece in enumerate(pieces) if piece.axis in axes or (index and not piece.axis)
-    ]
+    reduced = [index for index, piece in enumerate(pieces) if piece.axis in axes or _is_height(index, piece)]
     constant = emitter.integers(f"{layer.outputs[0]}/axes", reduced)
     keeps = bool(layer.attribute("keepdims", 1))
     device = [

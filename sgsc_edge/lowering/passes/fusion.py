@@ -38,6 +38,14 @@ def bounds(network: Network, layer: Layer) -> tuple[float, float]:
     return low, high
 
 
+def is_product(network: Network, layer: Layer) -> bool:
+    """Whether a MatMul multiplies computed matrices, rather than rows by weights: nothing fuses into it."""
+    if layer.op != "MatMul":
+        return False
+    weights = network[layer.inputs[1]].data
+    return weights is None or weights.ndim != 2
+
+
 def fuse_activations(network: Network) -> Network:
     """Merge Relu and Clip into the layer before them as its ``clamp``."""
     readers = network.consumers()
@@ -54,7 +62,7 @@ def fuse_activations(network: Network) -> Network:
             layers[position] = replace(before, outputs=layer.outputs, clamp=clamp)
             made[layer.outputs[0]] = position
             continue
-        if layer.op in _CLAMPING:
+        if layer.op in _CLAMPING and not is_product(network, layer):
             made[layer.outputs[0]] = len(layers)
         layers.append(layer)
     return network.with_layers(layers)
@@ -96,8 +104,12 @@ def _bias_of(
         before, constant = producers.get(source), network[name]
         if before is None or before.op not in _BIASED or before.input(2) is not None:
             continue
+        if is_product(network, before):
+            continue
         shape = network[source].shape
-        if constant.data is None or shape is None or not _is_private(network, readers, source):
+        if constant.data is None or shape is None or constant.data.ndim > len(shape):
+            continue
+        if not _is_private(network, readers, source):
             continue
         channel = 1 if before.op == "Conv" else len(shape) - 1
         ones = [1] * len(shape)
