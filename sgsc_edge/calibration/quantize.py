@@ -18,7 +18,7 @@ from sgsc_edge.graph.ir import DType, Quantization
 from sgsc_edge.lowering.network import Layer, Network, Value
 from sgsc_edge.lowering.passes import run_passes
 from sgsc_edge.lowering.passes.batch_norm import fold_batch_norm
-from sgsc_edge.lowering.passes.fusion import fuse_bias
+from sgsc_edge.lowering.passes.fusion import fuse_bias, is_product
 from sgsc_edge.lowering.write_onnx import write_onnx
 from sgsc_edge.numerics import round_half_even
 from sgsc_edge.placement import Placement, Step, place
@@ -173,10 +173,8 @@ def _operands(network: Network, layer: Layer) -> list[str]:
 
 
 def _has_weights(network: Network, layer: Layer) -> bool:
-    if layer.op not in _WEIGHTED:
-        return False
-    data = network[layer.inputs[1]].data
-    return data is not None and (layer.op != "MatMul" or data.ndim == 2)
+    is_constant = layer.op in _WEIGHTED and network[layer.inputs[1]].is_constant
+    return is_constant and not is_product(network, layer)
 
 
 def _weighted(network: Network, layer: Layer, x: Quantization, changed: dict[str, Value]) -> Layer:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sgsc_edge.errors import InternalError
 from sgsc_edge.lowering.layout import MOST_AXES, Layout, Order, Shape
 
 
@@ -62,6 +63,8 @@ def moves(source: Layout, target: Layout, elements: int) -> list[Move]:
         plain = Layout.plain(elements)
         return moves(source, plain, elements) + moves(plain, target, elements)
     before, after = _cut(source, atoms), _cut(target, atoms)
+    if sorted(before) != sorted(after):
+        raise InternalError(f"{source.runs} and {target.runs} are no orders of the same elements")
     steps: list[Move] = []
     while before != after:
         steps.append(_move(before, after))

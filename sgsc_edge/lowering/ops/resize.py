@@ -38,7 +38,7 @@ _ROUNDING: Mapping[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = 
 
 def _resize(emitter: Emitter, layer: Layer) -> None:
     emitter.parameters(layer, layer.inputs[0])
-    shape, out = emitter.shape(layer, layer.inputs[0]), emitter.shape(layer, layer.outputs[0])
+    shape, out = _shapes(emitter, layer)
     mode = layer.attribute("mode", "nearest")
     if mode not in ("nearest", "linear") or layer.attribute("antialias", 0):
         raise layer.refusal(
@@ -50,9 +50,14 @@ def _resize(emitter: Emitter, layer: Layer) -> None:
         _positions(layer, size, made, scale) for size, made, scale in zip(shape, out, scales, strict=True)
     ]
     if mode == "linear":
-        _bilinear(emitter, layer, shape, out, positions)
+        _bilinear(emitter, layer, positions)
     else:
-        _nearest(emitter, layer, shape, out, positions)
+        _nearest(emitter, layer, positions)
+
+
+def _shapes(emitter: Emitter, layer: Layer) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The ONNX shapes of input and output."""
+    return emitter.shape(layer, layer.inputs[0]), emitter.shape(layer, layer.outputs[0])
 
 
 def _scales(emitter: Emitter, layer: Layer, shape: tuple[int, ...], out: tuple[int, ...]) -> list[float]:
@@ -85,13 +90,8 @@ def _positions(layer: Layer, size: int, made: int, scale: float) -> NDArray[np.f
     )
 
 
-def _nearest(
-    emitter: Emitter,
-    layer: Layer,
-    shape: tuple[int, ...],
-    out: tuple[int, ...],
-    positions: list[NDArray[np.float64]],
-) -> None:
+def _nearest(emitter: Emitter, layer: Layer, positions: list[NDArray[np.float64]]) -> None:
+    shape, out = _shapes(emitter, layer)
     rounded = _ROUNDING[layer.attribute("nearest_mode", "round_prefer_floor")]
     sources = [
         np.clip(rounded(position), 0, size - 1).astype(np.int64)
@@ -114,13 +114,8 @@ def _nearest(
     emitter.place_output(layer, x.tensor, x.layout)
 
 
-def _bilinear(
-    emitter: Emitter,
-    layer: Layer,
-    shape: tuple[int, ...],
-    out: tuple[int, ...],
-    positions: list[NDArray[np.float64]],
-) -> None:
+def _bilinear(emitter: Emitter, layer: Layer, positions: list[NDArray[np.float64]]) -> None:
+    shape, out = _shapes(emitter, layer)
     if len(shape) not in (3, 4) or shape[:2] != out[:2]:
         raise layer.refusal(
             f"it resizes {list(shape)} to {list(out)}", "resize the positions of an image only"

@@ -14,12 +14,9 @@ from numpy.typing import NDArray
 
 from sgsc_edge.graph import ir
 from sgsc_edge.lowering.emitter import Emitter
-from sgsc_edge.lowering.layout import Order, Piece, Placed, laid, places_of, resized
+from sgsc_edge.lowering.layout import MOST_AXES, Order, Piece, Placed, laid, places_of, resized
 from sgsc_edge.lowering.network import Layer
 from sgsc_edge.lowering.registry import Row
-
-_MOST_AXES = 4
-"""Axes of a StridedSlice on every device."""
 
 
 def _slice(emitter: Emitter, layer: Layer) -> None:
@@ -123,7 +120,7 @@ def _cut(emitter: Emitter, tensor: str, axis: int, positions: Order) -> str:
     """The values at ``positions`` of a device axis."""
     source = emitter.tensors[tensor]
     shape, steps = source.shape, np.diff(positions)
-    if len(shape) > _MOST_AXES:
+    if len(shape) > MOST_AXES:
         before, behind = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
         made = _cut(emitter, emitter.reshaped(tensor, (before, shape[axis], behind)), 1, positions)
         return emitter.reshaped(made, (*shape[:axis], len(positions), *shape[axis + 1 :]))
