@@ -22,6 +22,10 @@ from sgsc_edge.artifacts import write_json
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 IMAGES = ROOT / "docs" / "images"
+ROWS = Path(__file__).parent / "rows"
+"""Rows of benchmarks that take hours, kept one by one; part of the repository."""
+FLOATS = Path(__file__).parent / "floats"
+"""Float checkpoints that several benchmarks start from; part of the repository."""
 WORK = Path(__file__).parent / "build"
 """Scratch for builds that a benchmark makes; git-ignored, removed by ``make clean``."""
 
@@ -152,9 +156,9 @@ def run(*command: str | Path, allowed: tuple[int, ...] = (0,)) -> None:
 
 
 def trained(example: str, seed: int, model: Path | None = None) -> Path:
-    """A copy of an example with a float checkpoint of its own; made once.
+    """A copy of an example with a float checkpoint of its own; made once, and kept in :data:`FLOATS`.
 
-    ``model``: a file with another network in place of the example's.
+    ``model``: a file with another network in place of the example's, whose checkpoint is not kept.
     """
     project = WORK / (f"{example}-{seed}" if model is None else f"{example}-{model.stem}-{seed}")
     if not (project / "float.safetensors").is_file():
@@ -162,8 +166,20 @@ def trained(example: str, seed: int, model: Path | None = None) -> Path:
         shutil.copytree(ROOT / "examples" / example, project, ignore=ignored, dirs_exist_ok=True)
         if model is not None:
             shutil.copyfile(model, project / "model.py")
-        run(sys.executable, project / "train.py", "--seed", str(seed))
+        own_float(project, seed, kept=model is None)
     return project
+
+
+def own_float(project: Path, seed: int, *, kept: bool = True) -> None:
+    """Give a project its float checkpoint: the kept one, else train it (and keep it)."""
+    known, own = FLOATS / f"{project.name}.safetensors", project / "float.safetensors"
+    if kept and known.is_file():
+        shutil.copyfile(known, own)
+        return
+    run(sys.executable, project / "train.py", "--seed", str(seed))
+    if kept:
+        FLOATS.mkdir(exist_ok=True)
+        shutil.copyfile(own, known)
 
 
 def build(project: Path, out: Path, *options: str, target: str = TARGET) -> Path:

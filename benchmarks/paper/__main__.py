@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 
+import torch
+
 from benchmarks.paper import scale
-from benchmarks.paper.running import Result, Run, subject_runs
+from benchmarks.paper.running import THREADS, Result, Run, subject_runs
 from benchmarks.paper.subjects import SUBJECTS, Subject
 from benchmarks.paper.tables import (
     Measured,
@@ -35,6 +37,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.model == scale.NAME:
         return scale.main()
+    torch.set_num_threads(THREADS)
     subject = SUBJECTS[options.model]
     known = {name for case in cases(subject) for name in (case.name, case.variant.name)}
     if unknown := set(options.rows) - known:
@@ -65,7 +68,7 @@ def _state(run: Run) -> str:
 
 def _short(subject: Subject, result: Result) -> str:
     """What a run may be judged by while anything is still to be chosen: never the test set."""
-    metric = result.outcomes["pool"].metric(subject.metric)
+    metric = result.scores["pool"].metric(subject.metric)
     return f"pool {metric:.4f}, {result.figures['learned']:,d} bytes, {result.figures['seconds']:.0f} s"
 
 
@@ -121,9 +124,7 @@ def _detail(subject: Subject, seeds: Mapping[int, Result]) -> dict[str, object]:
     """The figures behind a row, by seed, but for times: rows may be run side by side."""
     return {
         str(seed): {
-            "test": one.outcomes["test"].metric(subject.metric),
-            "train": one.outcomes["train"].metric(subject.metric),
-            "pool": one.outcomes["pool"].metric(subject.metric),
+            **{name: scores.metric(subject.metric) for name, scores in one.scores.items()},
             **{k: v for k, v in one.figures.items() if isinstance(v, int | float) and "seconds" not in k},
         }
         for seed, one in sorted(seeds.items())

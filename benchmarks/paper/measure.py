@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,16 +28,17 @@ Array = NDArray[np.generic]
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What a model makes of samples, one decision each ([n]) or one a token ([n, T]).
+    """What a model makes of samples, one decision each or one a token; one row of each array a sample.
 
     Parameters
     ----------
-    decided: int64, the class; ``labels`` int64, :data:`IGNORED` where there is none.
-    losses: float32, nats.
+    right: bool [n] or [n, T], decisions that are right; not those without a label.
+    counted: int64 [n], decisions that have a label.
+    losses: float32 [n], nats, the sum over a sample's labelled decisions.
     """
 
-    decided: NDArray[np.int64]
-    labels: NDArray[np.int64]
+    right: NDArray[np.bool_]
+    counted: NDArray[np.int64]
     losses: NDArray[np.float32]
 
     @staticmethod
@@ -44,43 +46,71 @@ class Outcome:
         """Of logits float32 [n, K] or [n, T, K] and labels [n] or [n, T]."""
         classes = outputs.movedim(-1, 1)
         losses = F.cross_entropy(classes, labels, reduction="none", ignore_index=IGNORED)
-        return Outcome(classes.argmax(1).numpy(), labels.numpy(), losses.numpy())
-
-    @property
-    def right(self) -> NDArray[np.bool_]:
-        """Which decisions are right, in the samples' shape; an ignored one is not."""
-        same: NDArray[np.bool_] = self.decided == self.labels
-        return same
+        counted = (labels != IGNORED).reshape(len(labels), -1).sum(1)
+        right = classes.argmax(1) == labels
+        return Outcome(right.numpy(), counted.numpy(), losses.reshape(len(labels), -1).sum(1).numpy())
 
     def metric(self, name: Metric) -> float:
-        """The share of right decisions, or the mean loss."""
-        counted = self.labels != IGNORED
-        if not counted.any():
+        """The share of right decisions, or the mean loss; SystemExit where nothing has a label."""
+        if not self.counted.any():
             raise SystemExit("no labelled samples to measure")
-        return float((self.right if name == "accuracy" else self.losses)[counted].mean())
+        total = self.right.sum() if name == "accuracy" else self.losses.sum(dtype=np.float64)
+        return float(total / self.counted.sum())
 
     def flips(self, before: Outcome) -> int:
         """Decisions that were right before and are wrong now."""
         return int((before.right & ~self.right).sum())
 
-    def recall(self, label: int) -> float:
-        """The share of the samples of a class that are decided rightly."""
-        own = self.labels == label
-        return float(self.right[own].mean())
-
     def take(self, indices: NDArray[np.int64]) -> Outcome:
         """Some of the samples."""
-        return Outcome(self.decided[indices], self.labels[indices], self.losses[indices])
+        return Outcome(self.right[indices], self.counted[indices], self.losses[indices])
 
-    def arrays(self, name: str) -> dict[str, Array]:
-        """For a file; see :meth:`read`."""
-        return {f"{name}_{key}": getattr(self, key) for key in ("decided", "labels", "losses")}
+    def arrays(self) -> dict[str, Array]:
+        """For a small file; see :meth:`read`. Losses lose what float16 has no room for."""
+        shape = np.array(self.right.shape, np.int64)
+        counted, losses = self.counted.astype(np.uint8), self.losses.astype(np.float16)
+        return {"right": np.packbits(self.right), "shape": shape, "counted": counted, "losses": losses}
 
     @staticmethod
-    def read(name: str, arrays: Mapping[str, Array]) -> Outcome:
+    def read(arrays: Mapping[str, Array]) -> Outcome:
         """Take back :meth:`arrays`."""
-        decided, labels, losses = (arrays[f"{name}_{key}"] for key in ("decided", "labels", "losses"))
-        return Outcome(decided.astype(np.int64), labels.astype(np.int64), losses.astype(np.float32))
+        shape = arrays["shape"].tolist()
+        bits = np.unpackbits(arrays["right"].astype(np.uint8), count=int(np.prod(shape)))
+        counted, losses = arrays["counted"].astype(np.int64), arrays["losses"].astype(np.float32)
+        return Outcome(bits.astype(np.bool_).reshape(shape), counted, losses)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A model's metrics on one data set.
+
+    Parameters
+    ----------
+    recalls: by class; empty where decisions are of tokens.
+    """
+
+    accuracy: float
+    loss: float
+    recalls: Mapping[int, float]
+
+    @staticmethod
+    def of(outcome: Outcome, labels: torch.Tensor) -> Scores:
+        """Of outcomes and the labels that they were judged by."""
+        recalls = {}
+        if labels.ndim == 1:
+            own = labels.numpy()
+            recalls = {int(label): float(outcome.right[own == label].mean()) for label in np.unique(own)}
+        return Scores(outcome.metric("accuracy"), outcome.metric("loss"), recalls)
+
+    def metric(self, name: Metric) -> float:
+        """One of them by its name."""
+        return self.accuracy if name == "accuracy" else self.loss
+
+    @staticmethod
+    def read(document: Mapping[str, Any]) -> Scores:
+        """Take back what ``dataclasses.asdict`` gave to a JSON file."""
+        recalls = {int(label): share for label, share in document["recalls"].items()}
+        return Scores(document["accuracy"], document["loss"], recalls)
 
 
 @torch.no_grad()

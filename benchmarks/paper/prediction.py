@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.paper.measure import Outcome
 from benchmarks.paper.running import Result
 from benchmarks.paper.statistics import Floats, mean_spearman
 from benchmarks.paper.subjects import Metric
@@ -63,7 +62,7 @@ def predictions(seeds: Sequence[Judged], metric: Metric) -> list[Prediction]:
     seeds = [seed for seed in seeds if len(seed.models) >= LEAST_MODELS]
     if not seeds:
         return []
-    tests = [_metrics([model.part("test") for model in seed.models], metric) for seed in seeds]
+    tests = [np.array([model.scores["test"].metric(metric) for model in seed.models]) for seed in seeds]
     chosen = [equal(seed) for seed in seeds]
     size = min(len(positions) for sets in chosen for positions in sets.values())
     chance = _by_chance(seeds, tests, size, metric)
@@ -91,11 +90,10 @@ def equal(seed: Judged) -> dict[str, Positions]:
 
 
 def distinct(models: Sequence[Result]) -> list[Result]:
-    """One of those that decide every sample of the pool equally: they count once."""
+    """One of those that are right on the same samples of the pool: they count once."""
     kept: list[Result] = []
     for model in models:
-        decided = model.outcomes["pool"].decided
-        if not any((decided == other.outcomes["pool"].decided).all() for other in kept):
+        if not any((model.pool.right == other.pool.right).all() for other in kept):
             kept.append(model)
     return kept
 
@@ -103,10 +101,7 @@ def distinct(models: Sequence[Result]) -> list[Result]:
 def _by_chance(seeds: Sequence[Judged], tests: Sequence[Floats], size: int, metric: Metric) -> Floats:
     """The correlations of random subsets of the pool without watched samples, [draws]; none that is NaN."""
     generator = np.random.default_rng(1)
-    free = [
-        np.setdiff1d(np.arange(len(seed.models[0].outcomes["pool"].labels)), np.array(seed.watched))
-        for seed in seeds
-    ]
+    free = [np.setdiff1d(np.arange(len(seed.models[0].pool.right)), np.array(seed.watched)) for seed in seeds]
     found = []
     for _ in range(DRAWS):
         draws = [generator.choice(positions, size, replace=False) for positions in free]
@@ -118,8 +113,4 @@ def _by_chance(seeds: Sequence[Judged], tests: Sequence[Floats], size: int, metr
 
 def _on(seed: Judged, positions: Positions, metric: Metric) -> Floats:
     """The metric of each model on samples of the pool."""
-    return _metrics([model.outcomes["pool"].take(positions) for model in seed.models], metric)
-
-
-def _metrics(outcomes: Sequence[Outcome], metric: Metric) -> Floats:
-    return np.array([one.metric(metric) for one in outcomes])
+    return np.array([model.pool.take(positions).metric(metric) for model in seed.models])

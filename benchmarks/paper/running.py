@@ -1,8 +1,9 @@
 """Rows that are run, kept, and found again.
 
-A finished row is a JSON file and an archive of its samples' outcomes in
-``benchmarks/build/paper/<subject>/<seed>``; it holds for the settings, the project, the code and the schedule
-that its key was made of. A run that is killed goes on after its last epoch.
+A finished row is a JSON file and an archive of the pool's outcomes in ``benchmarks/rows/<subject>/<seed>``,
+which are part of the repository: the tables can be made again, and rows added, without hours of training.
+A row holds for the settings, the project, the float model, the code and the schedule that its key was made
+of. A run that is killed goes on after its last epoch.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.paper.measure import Array, Bytes, Outcome, judge_compressed, judge_float
+from benchmarks.paper.measure import Bytes, Outcome, Scores, judge_compressed, judge_float
 from benchmarks.paper.methods import make, select, train_longer
 from benchmarks.paper.subjects import Subject
 from benchmarks.paper.variants import UNCOMPRESSED, Case, cases
-from benchmarks.record import WORK
+from benchmarks.record import ROWS, WORK
 from sgsc_edge.artifacts import content_key, read_json, read_npz, sources_hash, write_json, write_npz
 from sgsc_edge.compression.compress import CONTROLLER_LOG, HISTORY, float_bytes
 from sgsc_edge.errors import ConfigError
@@ -33,6 +34,9 @@ from sgsc_edge.targets import load_target
 
 TRAIN_SAMPLES = 5_000
 """Of the training samples, evenly spaced, for the gap between training and test."""
+
+THREADS = 1
+"""Of every row (rows are run side by side); another number rounds sums in another order."""
 
 FROM_POOL = ("watch", "certify")
 """Parts of the preservation set that are measured as samples of the pool."""
@@ -49,17 +53,13 @@ class Result:
     Parameters
     ----------
     figures: plain values; ``watch`` and ``certify`` are positions in the pool.
-    outcomes: of some training samples ("train"), the whole pool and the test set, by these names.
+    scores: of some training samples ("train"), the whole pool and the test set, by these names.
+    pool: sample by sample.
     """
 
     figures: dict[str, Any]
-    outcomes: dict[str, Outcome]
-
-    def part(self, name: str) -> Outcome:
-        """Of train, pool or test, or of a part that is taken from the pool."""
-        if name not in FROM_POOL:
-            return self.outcomes[name]
-        return self.outcomes["pool"].take(np.array(self.figures[name], np.int64))
+    scores: dict[str, Scores]
+    pool: Outcome
 
 
 @dataclass(frozen=True)
@@ -69,29 +69,36 @@ class Run:
     Parameters
     ----------
     root: what is kept of all subjects.
+    work: scratch.
     """
 
     case: Case
     seed: int
-    root: Path = WORK / "paper"
+    root: Path = ROWS
+    work: Path = WORK / "paper"
 
     @property
     def folder(self) -> Path:
         """What is kept of the seed."""
         return self.root / self.case.subject.name / str(self.seed)
 
+    @property
+    def scratch(self) -> Path:
+        """The seed's builds and choices of a preservation set."""
+        return self.work / self.case.subject.name / str(self.seed)
+
     @cached_property
     def build(self) -> Build:
         """The project with the row's settings; raises ``ConfigError`` for a key that is unknown."""
         project = load_project(self.case.subject.train(self.seed), self.case.settings(self.seed))
         target = load_target(self.case.subject.target)
-        return Build(project, target, self.folder / "work" / self.case.name)
+        return Build(project, target, self.scratch / self.case.name)
 
     @cached_property
     def key(self) -> str:
         """Of everything that the row follows from."""
         project = self.build.project
-        how = [self.case.variant.how, self.case.budget, TRAIN_SAMPLES, torch.get_num_threads()]
+        how = [self.case.variant.how, self.case.budget, TRAIN_SAMPLES, THREADS]
         target = self.build.target.model_dump(mode="json")
         return content_key(project.config_hash(), project.source_hash(), target, how, training_code())
 
@@ -118,9 +125,8 @@ class Run:
         figures = read_json(path)
         if not isinstance(figures, dict) or figures.pop("key", None) != self.key:
             return None
-        arrays: dict[str, Array] = dict(read_npz(path.with_suffix(".npz")))
-        parts = [name.removesuffix("_labels") for name in arrays if name.endswith("_labels")]
-        return Result(figures, {name: Outcome.read(name, arrays) for name in parts})
+        scores = {name: Scores.read(one) for name, one in figures.pop("scores").items()}
+        return Result(figures, scores, Outcome.read(read_npz(path.with_suffix(".npz"))))
 
     def result(self) -> Result:
         """The row, run now where it is not kept."""
@@ -129,7 +135,7 @@ class Run:
     def _run(self) -> Result:
         build = dataclasses.replace(self.build)  # another one: its data sets go when the row is finished
         build.folder.mkdir(parents=True, exist_ok=True)
-        select(build, self.folder / "selections")
+        select(build, self.scratch / "selections")
         data, train = build.data, build.data.rest
         spaced = train.take(range(0, len(train), max(len(train) // TRAIN_SAMPLES, 1)))
         measured = {"train": spaced, "pool": data.pool} | ({} if data.test is None else {"test": data.test})
@@ -151,24 +157,20 @@ class Run:
         place = {digest: index for index, digest in enumerate(data.pool.hashes)}
         for name in FROM_POOL:
             figures[name] = [place[digest] for digest in build.samples.parts[name].hashes]
-        self._keep(Result(figures, outcomes))
-        return Result(figures, outcomes)
+        scores = {name: Scores.of(one, samples[name][1]) for name, one in outcomes.items()}
+        result = Result(figures, scores, outcomes["pool"])
+        self._keep(result)
+        return result
 
     def _keep(self, result: Result) -> None:
         """The JSON comes last: a row that has one is whole."""
         path = self.folder / f"{self.case.name}.json"
         path.unlink(missing_ok=True)
-        arrays = {
-            key: value for name, one in result.outcomes.items() for key, value in one.arrays(name).items()
-        }
-        write_npz(path.with_suffix(".npz"), {name: _small(array) for name, array in arrays.items()})
-        write_json(path, {"key": self.key, **result.figures})
-        shutil.rmtree(self.folder / "work" / self.case.name, ignore_errors=True)
-
-
-def _small(array: Array) -> Array:
-    """Labels and decisions in two bytes."""
-    return array.astype(np.int16) if np.issubdtype(array.dtype, np.integer) else array
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_npz(path.with_suffix(".npz"), result.pool.arrays())
+        scores = {name: asdict(one) for name, one in result.scores.items()}
+        write_json(path, {"key": self.key, "scores": scores, **result.figures})
+        shutil.rmtree(self.scratch / self.case.name, ignore_errors=True)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

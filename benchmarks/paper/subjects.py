@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from benchmarks.record import ROOT, WORK, run, trained
+from benchmarks.record import FLOATS, ROOT, WORK, own_float, trained
 
 Metric = Literal["accuracy", "loss"]
 
@@ -51,7 +50,11 @@ class Subject:
 
     def is_trained(self, seed: int) -> bool:
         """Whether there is a float model of a seed."""
-        return (WORK / f"{self.stem}-{seed}" / "float.safetensors").is_file()
+        places = (
+            WORK / f"{self.stem}-{seed}" / "float.safetensors",
+            FLOATS / f"{self.stem}-{seed}.safetensors",
+        )
+        return any(path.is_file() for path in places)
 
 
 RARE = "mnist-rare"
@@ -75,7 +78,7 @@ def _rare(seed: int) -> Path:
         shutil.copytree(ROOT / "examples/mnist", project, ignore=ignored, dirs_exist_ok=True)
         (project / "data.py").rename(project / "whole.py")
         shutil.copyfile(Path(__file__).with_name("rare_data.py"), project / "data.py")
-        run(sys.executable, project / "train.py", "--seed", str(seed))
+        own_float(project, seed)
     return project
 
 

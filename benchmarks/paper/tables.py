@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -105,7 +106,7 @@ def _line(found: Measured, text: str, name: str, variant: Variant) -> tuple[str,
         text,
         cell(lambda _, one: one.figures["learned"], ",.0f"),
         cell(lambda _, one: one.figures["in_8_bits"], ",.0f", compressed),
-        cell(lambda _, one: one.outcomes["test"].metric(metric), form),
+        cell(lambda _, one: one.scores["test"].metric(metric), form),
         cell(lambda _, one: gap(one, metric), f"+{form}"),
         cell(lambda seed, one: certified(found, seed, one).metric(metric), form, comparable),
         cell(lambda seed, one: flips(found, seed, one), ",.0f", comparable),
@@ -120,13 +121,13 @@ def _spread(seeds: Seeds, figure: Callable[[int, Result], float]) -> Spread:
 
 def gap(one: Result, metric: Metric) -> float:
     """By how much the training samples do better than the test set."""
-    difference = one.outcomes["train"].metric(metric) - one.outcomes["test"].metric(metric)
+    difference = one.scores["train"].metric(metric) - one.scores["test"].metric(metric)
     return difference if metric == "accuracy" else -difference
 
 
 def certified(found: Measured, seed: int, one: Result) -> Outcome:
     """A row on the certify samples of our own set, the same ones for all rows of a seed."""
-    return one.outcomes["pool"].take(np.array(found.floats[seed].figures["certify"], np.int64))
+    return one.pool.take(np.array(found.floats[seed].figures["certify"], np.int64))
 
 
 def flips(found: Measured, seed: int, one: Result) -> int:
@@ -151,7 +152,7 @@ def difference_table(found: Measured) -> Table:
         def less(figure: Callable[[int, Result], float], pairs: Sequence[Pair] = pairs) -> Spread:
             return Spread.of([figure(seed, one) - figure(seed, own) for seed, one, own in pairs])
 
-        test = less(lambda _, one: factor * one.outcomes["test"].metric(metric))
+        test = less(lambda _, one: factor * one.scores["test"].metric(metric))
         certify = flipped = ""
         if found.has_floats({seed: one for seed, one, _ in pairs}) and not case.variant.chooses:
             certify = less(lambda seed, one: factor * certified(found, seed, one).metric(metric)).text(form)
@@ -165,8 +166,7 @@ def difference_table(found: Measured) -> Table:
 
 def _same(one: Result, other: Result) -> bool:
     """Whether two rows' models answer equally."""
-    pairs = [(one.outcomes[name], other.outcomes[name]) for name in ("pool", "test")]
-    return all((a.decided == b.decided).all() and (a.losses == b.losses).all() for a, b in pairs)
+    return one.scores == other.scores and bool((one.pool.right == other.pool.right).all())
 
 
 def says(less: Spread, metric: Metric) -> str:
@@ -250,16 +250,16 @@ def recall_table(found: Measured, rare: int) -> Table:
         seeds = found.rows.get(case.name, {})
         if not seeds:
             continue
-        results = [one.outcomes["test"] for _, one in sorted(seeds.items())]
-        others = [label for label in np.unique(results[0].labels).tolist() if label != rare]
+        recalls = [one.scores["test"].recalls for _, one in sorted(seeds.items())]
+        others = [{label: share for label, share in one.items() if label != rare} for one in recalls]
         size = Spread.of([one.figures["learned"] for one in seeds.values()])
         rows.append(
             (
                 _named(case.variant),
                 size.text(",.0f"),
-                Spread.of([one.recall(rare) for one in results]).text(".1%"),
-                Spread.of([_mean_recall(one, others) for one in results]).text(".2%"),
-                Spread.of([min(one.recall(label) for label in others) for one in results]).text(".2%"),
+                Spread.of([one[rare] for one in recalls]).text(".1%"),
+                Spread.of([statistics.mean(one.values()) for one in others]).text(".2%"),
+                Spread.of([min(one.values()) for one in others]).text(".2%"),
             )
         )
     columns = (
@@ -278,15 +278,16 @@ def _named(variant: Variant) -> str:
     return variant.text if alone else f"ours, {variant.group} {variant.text}"
 
 
-def _mean_recall(one: Outcome, labels: Sequence[int]) -> float:
-    return float(np.mean([one.recall(label) for label in labels]))
+def recall(one: Result, rare: int) -> float:
+    """The share of the class's test samples that are decided rightly."""
+    return one.scores["test"].recalls[rare]
 
 
 def fall(found: Measured, variant: str, budget: int, rare: int) -> Spread | None:
     """Points of the rare class's recall that a row has lost to float, over the seeds that have both."""
     seeds = found.at(variant, budget)
     lost = [
-        100 * (found.floats[seed].outcomes["test"].recall(rare) - one.outcomes["test"].recall(rare))
+        100 * (recall(found.floats[seed], rare) - recall(one, rare))
         for seed, one in sorted(seeds.items())
         if seed in found.floats
     ]
@@ -321,7 +322,7 @@ def curve_picture(found: Measured) -> Picture:
         found,
         f"paper-{found.subject.name}.svg",
         f"{found.subject.title}: test {metric}" + (", %" if metric == "accuracy" else ", nats"),
-        lambda one: factor * one.outcomes["test"].metric(metric),
+        lambda one: factor * one.scores["test"].metric(metric),
     )
 
 
@@ -332,7 +333,7 @@ def recall_picture(found: Measured, rare: int) -> Picture:
         found,
         f"paper-{found.subject.name}.svg",
         title,
-        lambda one: 100 * one.outcomes["test"].recall(rare),
+        lambda one: 100 * recall(one, rare),
     )
 
 

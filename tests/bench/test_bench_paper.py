@@ -32,13 +32,12 @@ from benchmarks.paper import (  # noqa: E402
     methods,
     plots,
     prediction,
-    running,
     scale,
     statistics,
     tables,
     variants,
 )
-from benchmarks.paper.measure import IGNORED, Bytes, Outcome  # noqa: E402
+from benchmarks.paper.measure import IGNORED, Bytes, Outcome, Scores  # noqa: E402
 from benchmarks.paper.resnet18 import build as resnet18  # noqa: E402
 from benchmarks.paper.running import Result, Run  # noqa: E402
 from benchmarks.paper.statistics import Spread, mean_spearman, ranks, spearman  # noqa: E402
@@ -95,9 +94,13 @@ def test_students_interval_is_that_of_scipy(values: list[float]) -> None:
 # --- outcomes and bytes ---------------------------------------------------------------------------
 
 
-def outcome(right: list[bool], losses: list[float] | None = None, label: int = 1) -> Outcome:
-    decided = np.array([label if one else label + 1 for one in right], np.int64)
-    return Outcome(decided, np.full(len(right), label), np.array(losses or [0.5] * len(right), np.float32))
+def outcome(right: list[bool], losses: list[float] | None = None) -> Outcome:
+    counted, each = np.ones(len(right), np.int64), np.array(losses or [0.5] * len(right), np.float32)
+    return Outcome(np.array(right), counted, each)
+
+
+def scores(right: list[bool]) -> Scores:
+    return Scores.of(outcome(right), torch.ones(len(right), dtype=torch.int64))
 
 
 def test_a_token_without_a_label_counts_nowhere() -> None:
@@ -119,10 +122,21 @@ def test_flips_are_decisions_that_were_right() -> None:
 
 def test_outcomes_come_back_from_arrays() -> None:
     one = outcome([True, False], [0.1, 2.0])
-    back = Outcome.read("test", {key: running._small(value) for key, value in one.arrays("test").items()})
+    back = Outcome.read(one.arrays())
     assert back.right.tolist() == [True, False]
-    assert (back.losses == one.losses).all()
-    assert back.decided.dtype == np.int64
+    assert back.losses == pytest.approx(one.losses, rel=1e-3)
+    tokens = Outcome(np.arange(15).reshape(5, 3) % 4 == 0, np.arange(5), np.ones(5, np.float32))
+    again = Outcome.read(tokens.arrays())
+    assert (again.right == tokens.right).all()
+    assert (again.counted == tokens.counted).all()
+    assert (again.losses == tokens.losses).all()
+
+
+def test_scores_come_back_from_json() -> None:
+    one = Scores.of(outcome([True, False, True], [0.1, 2.0, 0.3]), torch.tensor([4, 4, 7]))
+    assert one == Scores(pytest.approx(2 / 3), pytest.approx(0.8), {4: 0.5, 7: 1.0})
+    assert Scores.read(json.loads(json.dumps(dataclasses.asdict(one)))) == one
+    assert not Scores.of(outcome([True]), torch.tensor([[4, IGNORED]])).recalls
 
 
 def small() -> QuantizedModel:
@@ -259,25 +273,26 @@ def subject_of(project: Path) -> Subject:
 def test_a_row_is_run_once_and_again_when_its_settings_change(digits: Path, tmp_path: Path) -> None:
     subject = subject_of(digits)
     case = next(case for case in cases(subject) if case.name == "ptq8")
-    run = Run(case, 0, tmp_path)
+    run = Run(case, 0, tmp_path / "rows", tmp_path)
     assert run.kept() is None
     first = run.result()
-    assert set(first.outcomes) == {"train", "pool", "test"}
-    assert len(first.part("certify").labels) == len(first.figures["certify"])
+    assert set(first.scores) == {"train", "pool", "test"}
+    assert max(first.figures["certify"]) < len(first.pool.right)
     assert not set(first.figures["watch"]) & set(first.figures["certify"])
-    again = Run(case, 0, tmp_path).kept()
+    again = Run(case, 0, tmp_path / "rows", tmp_path).kept()
     assert again is not None
-    assert (again.outcomes["test"].decided == first.outcomes["test"].decided).all()
+    assert again.scores == first.scores
+    assert (again.pool.right == first.pool.right).all()
     assert again.figures == json.loads(json.dumps(first.figures))
     longer = dataclasses.replace(case, subject=dataclasses.replace(subject, epochs=3))
-    assert Run(longer, 0, tmp_path).kept() is None
-    assert Run(case, 1, tmp_path).kept() is None
+    assert Run(longer, 0, tmp_path / "rows", tmp_path).kept() is None
+    assert Run(case, 1, tmp_path / "rows", tmp_path).kept() is None
 
 
 @pytest.mark.parametrize("name", ["pruned@2000", "int4"])
 def test_baselines_have_the_sizes_that_they_are_named_for(digits: Path, tmp_path: Path, name: str) -> None:
     case = next(case for case in cases(subject_of(digits)) if case.name == name)
-    figures = Run(case, 0, tmp_path).result().figures
+    figures = Run(case, 0, tmp_path / "rows", tmp_path).result().figures
     assert figures["bits"] == pytest.approx(8 if case.budget else 4, abs=0.6)
     if case.budget:
         assert 0.8 * case.budget <= figures["learned"] <= case.budget
@@ -296,7 +311,7 @@ def test_a_rare_class_is_repeated_in_what_is_trained_on_alone(
         return compression.restore()
 
     monkeypatch.setattr(Compression, "run", run)
-    build = Run(case, 0, tmp_path).build
+    build = Run(case, 0, tmp_path / "rows", tmp_path).build
     build.folder.mkdir(parents=True)
     methods.select(build, tmp_path / "kept")
     methods.make(build, case, "key")
@@ -311,9 +326,9 @@ def test_a_rare_class_is_repeated_in_what_is_trained_on_alone(
 
 def test_float_that_is_trained_as_long_stays_float_and_learns(digits: Path, tmp_path: Path) -> None:
     rows = {case.name: case for case in cases(subject_of(digits))}
-    before, after = (Run(rows[name], 0, tmp_path).result() for name in ("float", "longer"))
+    before, after = (Run(rows[name], 0, tmp_path / "rows", tmp_path).result() for name in ("float", "longer"))
     assert after.figures["learned"] == before.figures["learned"]
-    assert after.outcomes["train"].metric("loss") < before.outcomes["train"].metric("loss") - 0.1
+    assert after.scores["train"].loss < before.scores["train"].loss - 0.1
 
 
 def test_a_row_whose_setting_is_unknown_says_what_it_needs(digits: Path, tmp_path: Path) -> None:
@@ -333,7 +348,7 @@ def models(generator: np.random.Generator, skills: np.ndarray, telling: range) -
         pool = generator.random(1000) < 0.9
         pool[telling] = np.arange(len(telling)) < skill * len(telling)
         test = np.arange(1000) < skill * 1000
-        found.append(Result({}, {"pool": outcome(pool.tolist()), "test": outcome(test.tolist())}))
+        found.append(Result({}, {"test": scores(test.tolist())}, outcome(pool.tolist())))
     return found
 
 
@@ -390,15 +405,13 @@ def test_sets_are_judged_by_models_that_none_guarded_and_by_those_of_one_size() 
 
 def result(right: int, size: int, certify: int = 90) -> Result:
     """100 test samples of which so many are right, and a pool of 100 of which all are certify samples."""
-    parts = {
-        "train": outcome([True] * 100),
-        "test": outcome([index < right for index in range(100)]),
-        "pool": outcome([index < certify for index in range(100)]),
-    }
+    pool = [index < certify for index in range(100)]
+    parts = {"train": [True] * 100, "test": [index < right for index in range(100)], "pool": pool}
     places = list(range(100))
     sizes = {"learned": size, "in_8_bits": 2 * size}
     course = {"seconds": 60.0, "actions": 4, "history": [{"guide_multiplier": 0.5}]}
-    return Result(sizes | course | {"certify": places, "watch": []}, parts)
+    figures = sizes | course | {"certify": places, "watch": []}
+    return Result(figures, {name: scores(one) for name, one in parts.items()}, outcome(pool))
 
 
 def measured(rows: Mapping[str, Mapping[int, Result]], subject: str = "mnist") -> tables.Measured:

@@ -234,3 +234,23 @@ def test_the_rise_of_a_loss_is_the_mean_of_the_seeds() -> None:
     assert passed.value == "1 of 2"
     assert names_learned.rows_of("0.2x", [built(2.021)])[0].met is False
     assert names_learned.rows_of("0.1x", [built(2.5)])[0].met is None
+
+
+def test_float_checkpoints_are_trained_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record, "FLOATS", tmp_path / "floats")
+    calls: list[Path] = []
+
+    def train(_: str, script: Path, *options: str) -> None:
+        assert options == ("--seed", "3")
+        calls.append(script)
+        (script.parent / "float.safetensors").write_bytes(b"weights")
+
+    monkeypatch.setattr(record, "run", train)
+    for attempt in ("first", "second"):
+        project = tmp_path / attempt / "mnist-3"
+        project.mkdir(parents=True)
+        record.own_float(project, 3)
+        assert (project / "float.safetensors").read_bytes() == b"weights"
+    assert calls == [tmp_path / "first/mnist-3/train.py"]
+    record.own_float(project, 3, kept=False)
+    assert calls[1:] == [tmp_path / "second/mnist-3/train.py"]
