@@ -14,14 +14,17 @@ from sgsc_edge.errors import ConfigError, FileFormatError
 if TYPE_CHECKING:
     from sgsc_edge.boards.available import AvailableBoard
     from sgsc_edge.boards.description import Board
+    from sgsc_edge.calibration import Method
     from sgsc_edge.certification.certificate import Certificate
     from sgsc_edge.certification.records import Verdict
+    from sgsc_edge.conversion import Conversion
     from sgsc_edge.doctor import Diagnosis
     from sgsc_edge.explanation import Explanation, Layers
     from sgsc_edge.flash import BoardCertificate
     from sgsc_edge.footprint import Footprint
     from sgsc_edge.graph.ir import Graph
     from sgsc_edge.inspection import Comparison, Inspection
+    from sgsc_edge.inspection.lowers import Lowers
     from sgsc_edge.packaging import Packaged
     from sgsc_edge.pipeline import OwnLoop
     from sgsc_edge.pipeline.frontier import Outcome
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
     from sgsc_edge.targets import Target
 
 DEFAULT_TARGET = "tflite-int8"
+MAX_DROP = 0.01
+"""Of the accuracy, where ``lower`` is not told another: one point."""
 _PROJECT_FILES = ("sgsc.toml", "pyproject.toml")
 _FRONTIER, _MANIFEST = "frontier.json", "manifest.json"
 # Modules of the extra `build` and the packages they come in: checked first, so that their absence is a
@@ -206,6 +211,87 @@ def own_loop(
     return pipeline.own_loop(loaded, chosen)
 
 
+def lower(
+    model: str | Path,
+    *,
+    targets: Sequence[str | Path] = (DEFAULT_TARGET,),
+    calibration: str | Path | None = None,
+    check: str | Path | None = None,
+    out: str | Path | None = None,
+    ranges: Method | None = None,
+    max_drop: float = MAX_DROP,
+    policy: str | Path | None = None,
+    unseen: bool = False,
+) -> dict[str, Conversion]:
+    """Quantize an ONNX model by samples, lower it, and certify it; nothing is trained.
+
+    Parameters
+    ----------
+    model: an ``.onnx`` file, float or quantized (QDQ); the latter keeps its parameters.
+    targets: names of shipped targets, or paths of target files.
+    calibration: an ``.npz`` of samples: ``inputs`` [n, ...] as the model takes them, ``labels`` [n] if any.
+    check: one to judge by; None keeps a fifth of ``calibration`` apart.
+    out: results lie in ``out/<target>/``; None for ``build/<model>``.
+    ranges: ``minmax``, ``percentile``, ``mse`` or ``entropy``; None: what is best on calibration samples.
+    max_drop: by how much the accuracy may be worse than the float model's; without labels, how many decisions
+        may be others than the float model's, a share.
+    policy: a TOML file of thresholds and runtimes, which comes before ``max_drop``.
+    unseen: the float model was not trained on the samples that it is judged by.
+
+    Returns what came of it by target; whether it passed is the certificate's to say. Raises ``SgscError``.
+    """
+    from sgsc_edge.targets import load_target
+
+    if not targets:
+        raise ConfigError("no target is given", where="--target", remedy="name one; see: sgsc-edge targets")
+    chosen = {target.name: target for target in map(load_target, targets)}
+    path = Path(model)
+    place = Path("build") / path.stem if out is None else Path(out)
+    return {
+        name: lower_for(
+            path,
+            target,
+            place,
+            calibration=None if calibration is None else Path(calibration),
+            check=None if check is None else Path(check),
+            ranges=ranges,
+            max_drop=max_drop,
+            policy=None if policy is None else Path(policy),
+            unseen=unseen,
+        )
+        for name, target in chosen.items()
+    }
+
+
+def lower_for(
+    model: Path,
+    target: Target,
+    out: Path,
+    *,
+    calibration: Path | None,
+    check: Path | None,
+    ranges: Method | None,
+    max_drop: float,
+    policy: Path | None,
+    unseen: bool,
+) -> Conversion:
+    """Lower for one target into ``out/<target>/``; see :func:`lower`."""
+    from sgsc_edge.certification import read_policy
+    from sgsc_edge.conversion import convert, policy_of
+
+    judged = policy_of(target, max_drop)
+    return convert(
+        model,
+        target,
+        out / target.name,
+        judged if policy is None else read_policy(policy, judged),
+        calibration=calibration,
+        check=check,
+        ranges=ranges,
+        unseen=unseen,
+    )
+
+
 def has_frontier(project: Project) -> bool:
     """Whether a project asks for several budgets."""
     from sgsc_edge.pipeline import frontier
@@ -330,6 +416,14 @@ def inspect(path: str | Path) -> Inspection:
     from sgsc_edge.inspection import inspect_model
 
     return inspect_model(Path(path))
+
+
+def lowers(path: str | Path, target: str | Path = DEFAULT_TARGET) -> Lowers:
+    """Which nodes of an ``.onnx`` a target runs, and which are refused; nothing is trained or written."""
+    from sgsc_edge.inspection.lowers import lowers
+    from sgsc_edge.targets import load_target
+
+    return lowers(Path(path), load_target(target))
 
 
 def compare(first: str | Path, second: str | Path) -> Comparison:

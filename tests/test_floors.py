@@ -49,6 +49,7 @@ FLOORS = {
     "pipeline": 7,
     "flash": 7,
     "explanation": 7,
+    "conversion": 7,
     "scaffold": 8,
     "doctor": 7,
     "api": 9,

@@ -20,7 +20,7 @@ SHIPPED = target_names()
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_shipped_target_is_valid_and_names_what_exists(name: str) -> None:
     target = load_target(name)
-    known = {*runtimes.specs(), "torch"}
+    known = {*runtimes.specs(), "compressed"}
     assert known >= {*target.runtimes.required, *target.runtimes.optional}
     # No kernel of these is anything but what the executor computes.
     assert not {row.runtime for row in target.tolerances} & {"tflm", "litert-reference", "numpy"}
@@ -96,7 +96,7 @@ def test_a_target_of_the_users_own_is_read_by_its_path(tmp_path: Path) -> None:
         (("axis = 3", "axis = 0"), "weights[1]: DepthwiseConv2D has its channels along axis 3"),
         (("bits = 8", "bits = 4"), "Conv2D has no row for 8 bits per channel"),
         (('op = "FullyConnected"', 'op = "Conv2D"'), "weights of Conv2D with 8 bits per-channel come twice"),
-        (('optional = ["torch"', 'optional = ["tflm"'), "runtimes: named twice: tflm"),
+        (('optional = ["compressed"', 'optional = ["tflm"'), "runtimes: named twice: tflm"),
         (("required = [", "required = []\nother = ["), "runtimes.required: must not be empty"),
         (('"int8"', '"int7"'), "activations.dtype: must be 'int8', 'int16' or 'float32', not 'int7'"),
         (

@@ -43,6 +43,8 @@ FROM_POOL = ("watch", "certify")
 
 _PACKAGE = Path(__file__).parents[2] / "sgsc_edge"
 _TRAINING_CODE = ("compression", "preservation", "project")
+_TRAINED_FOR = {"format", "activations", "weights", "limits", "code"}
+"""Of a target; which runtimes judge it, and what they execute, changes no training."""
 _TRAINING_MODULES = ("numerics.py", "placement.py", "size.py")
 
 
@@ -99,7 +101,7 @@ class Run:
         """Of everything that the row follows from."""
         project = self.build.project
         how = [self.case.variant.how, self.case.budget, TRAIN_SAMPLES, THREADS]
-        target = self.build.target.model_dump(mode="json")
+        target = self.build.target.model_dump(mode="json", include=_TRAINED_FOR)
         return content_key(project.config_hash(), project.source_hash(), target, how, training_code())
 
     def needs(self) -> str | None:

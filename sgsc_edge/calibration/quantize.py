@@ -6,7 +6,7 @@ scale for each output channel, biases int32 with the product of scales, other co
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,6 +25,9 @@ from sgsc_edge.placement import Placement, Step, place
 
 _WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
 _MOST = 127
+
+Readers = Mapping[str, Sequence[Layer]]
+"""Value name -> the layers that read it."""
 _BIAS_LIMIT = 2.0**30
 _INPUT, _CONSTANT = "Input", "Constant"
 
@@ -123,13 +126,13 @@ def with_parameters(plan: Plan, ranges: Mapping[str, Range], method: Method) -> 
         value = network[name]
         if value.data is not None:
             changed[name] = _stored(value, grids[group], DType.INT8)
-        elif name in placement.rounds:
+        else:  # also behind ops that only move values: ONNX Runtime then takes them as integer ops
             changed[name] = replace(value, quantization=grids[group])
     parameters = {name: grids[group] for name, group in placement.group.items()}
-    layers = []
+    layers, readers = [], network.consumers()
     for layer in network.layers:
         if _has_weights(network, layer):
-            layer = _weighted(network, layer, parameters[layer.inputs[0]], changed)
+            layer = _weighted(network, layer, parameters[layer.inputs[0]], readers, changed)
         layers.append(layer)
     return network.with_layers(layers, changed.values())
 
@@ -177,7 +180,9 @@ def _has_weights(network: Network, layer: Layer) -> bool:
     return is_constant and not is_product(network, layer)
 
 
-def _weighted(network: Network, layer: Layer, x: Quantization, changed: dict[str, Value]) -> Layer:
+def _weighted(
+    network: Network, layer: Layer, x: Quantization, readers: Readers, changed: dict[str, Value]
+) -> Layer:
     """The layer with names of its quantized weights and bias, which are added to ``changed``."""
     weights = network[layer.inputs[1]]
     assert weights.data is not None
@@ -190,7 +195,8 @@ def _weighted(network: Network, layer: Layer, x: Quantization, changed: dict[str
         real = np.broadcast_to(bias.real().reshape(-1), scale.shape)
         scale = np.maximum(scale, np.abs(real) / (_BIAS_LIMIT * float(x.scale[0])))
     scale = np.where(scale > 0, scale, scale.max() or 1.0).astype(np.float32)
-    own = f"{layer.outputs[0]}/weights"
+    prefix = _prefix(network, layer, readers, changed)
+    own = f"{prefix}.weight"
     grids = Quantization.per_channel(scale, axis)
     changed[own] = replace(_stored(weights, grids, DType.INT8), name=own)
     inputs = [layer.inputs[0], own]
@@ -198,11 +204,32 @@ def _weighted(network: Network, layer: Layer, x: Quantization, changed: dict[str
         product = (x.scale[0] * scale).astype(np.float32)
         steps = np.broadcast_to(bias.real().reshape(-1), scale.shape) / product.astype(np.float64)
         integers = np.asarray(round_half_even(steps)).astype(np.int32)
-        name = f"{layer.outputs[0]}/bias"
+        name = f"{prefix}.bias"
         stored = Quantization(product, np.zeros(product.size, np.int64), 0)
         changed[name] = Value(name, integers.shape, stored, integers, DType.INT32)
         inputs.append(name)
     return replace(layer, inputs=tuple(inputs))
+
+
+def _prefix(network: Network, layer: Layer, readers: Readers, changed: Mapping[str, Value]) -> str:
+    """The layer's name before those of its weights and bias, as PyTorch names them, where the file says it.
+
+    Weights that others read, too, stay what they are: each layer has scales of its own.
+    """
+    base = layer.inputs[1].removesuffix(".weight")
+    if base == layer.inputs[1]:
+        base = layer.name.removeprefix("node_")
+
+    def is_taken(name: str) -> bool:
+        if name in changed or any(other is not layer for other in readers.get(name, ())):
+            return True
+        return name in network.values and name not in layer.inputs
+
+    own, number = base, 1
+    while is_taken(f"{own}.weight") or is_taken(f"{own}.bias"):
+        number += 1
+        own = f"{base}_{number}"
+    return own
 
 
 def _stored(value: Value, quantization: Quantization, kind: DType) -> Value:

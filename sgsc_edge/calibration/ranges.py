@@ -7,7 +7,7 @@ are not symmetric; mse after K. Choi et al. (arXiv 1805.06085): the clipping tha
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from sgsc_edge.errors import ModelError
 
 Method = Literal["minmax", "percentile", "mse", "entropy"]
+METHODS: tuple[Method, ...] = get_args(Method)
 
 _BINS = 2048
 _PERCENTILE = 99.99

@@ -89,6 +89,7 @@ class Certificate:
             target=predicate.target,
             policy=predicate.policy,
             reference_saw_certify=predicate.reference_saw_certify,
+            labels=predicate.labels,
             inputs=predicate.inputs,
             test=predicate.test,
         )

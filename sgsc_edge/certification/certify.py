@@ -26,8 +26,8 @@ from sgsc_edge.certification.records import (
 )
 from sgsc_edge.certification.samples import GATED_PARTS, SampleSet
 
-COMPRESSED = "torch"
-"""Name of the compressed PyTorch model among the runtimes: its outputs are recorded by the build."""
+COMPRESSED = "compressed"
+"""Name of the compressed model among the runtimes: its outputs are recorded, by PyTorch or ONNX Runtime."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +84,7 @@ def certify(
         policy=policy,
         policy_sha256=policy.sha256,
         reference_saw_certify=context.reference_saw_certify,
+        labels=context.labels,
         sets={
             part: SetRow(
                 samples=len(s),

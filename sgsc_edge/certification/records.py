@@ -15,7 +15,7 @@ from sgsc_edge.certification.metrics import METRICS
 from sgsc_edge.certification.policy import STRICT, Policy
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
-PREDICATE_TYPE = "urn:sgsc-edge:certificate:v3"
+PREDICATE_TYPE = "urn:sgsc-edge:certificate:v4"
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0)]
@@ -182,9 +182,10 @@ class CoarseGate(BaseModel):
 class CertificationContext(BaseModel):
     """What judging needs beside files: the build hands it over, the certificate stores it.
 
-    ``reference_saw_certify``: whether the float model was trained on samples of the certify set.
+    ``reference_saw_certify``: whether the float model was trained on samples of the certify set. ``labels``:
+    ``float`` where the samples had none, and a decision is right where it is the float model's.
     ``inputs``: SHA-256 of what went into the build, by name. ``test``: test results by model or runtime.
-    These three are the build's own statements: the folder does not hold what it takes to recompute them.
+    These are the build's own statements: the folder does not hold what it takes to recompute them.
     """
 
     model_config = STRICT
@@ -192,6 +193,7 @@ class CertificationContext(BaseModel):
     target: str
     policy: Policy
     reference_saw_certify: bool
+    labels: Literal["given", "float"] = "given"
     inputs: dict[str, Sha256] = Field(default_factory=dict)
     test: dict[str, TestSummary] = Field(default_factory=dict)
 
@@ -206,6 +208,7 @@ class Predicate(BaseModel):
     policy: Policy
     policy_sha256: Sha256
     reference_saw_certify: bool
+    labels: Literal["given", "float"]
     sets: dict[str, SetRow]
     gates: Annotated[tuple[Gate, ...], Field(strict=False)]
     warnings: Annotated[tuple[CoarseGate, ...], Field(strict=False)]
@@ -243,5 +246,5 @@ class Statement(BaseModel):
 
     type: Annotated[Literal["https://in-toto.io/Statement/v1"], Field(alias="_type")]
     subject: Annotated[tuple[Subject, ...], Field(strict=False)]
-    predicate_type: Annotated[Literal["urn:sgsc-edge:certificate:v3"], Field(alias="predicateType")]
+    predicate_type: Annotated[Literal["urn:sgsc-edge:certificate:v4"], Field(alias="predicateType")]
     predicate: Predicate

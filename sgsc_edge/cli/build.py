@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from sgsc_edge.cli.arguments import BUDGETS, FLOOR, OneOf, Setting, board, target
-from sgsc_edge.cli.output import Command, Result, command_options, error_document, table
+from sgsc_edge.cli.output import Command, Result, command_options, error_document, table, worst
 from sgsc_edge.errors import Interrupted, SgscError
 
 if TYPE_CHECKING:
@@ -18,10 +17,6 @@ if TYPE_CHECKING:
     from sgsc_edge.certification import Certificate
     from sgsc_edge.project import Project
     from sgsc_edge.targets import Target
-
-# Of several targets the worst outcome is the command's: our bug, device, input, not measured, gate, done.
-_SEVERITY = (5, 4, 2, 3, 1, 0)
-
 
 _TARGET: dict[str, Any] = {
     "multiple": True,
@@ -94,12 +89,8 @@ def command(
             "frontiers": [one for outcome in outcomes for one in outcome.document["frontiers"]],
         },
         "\n\n".join(outcome.text for outcome in outcomes),
-        _worst(outcome.exit_code for outcome in outcomes),
+        worst(outcome.exit_code for outcome in outcomes),
     )
-
-
-def _worst(codes: Iterable[int]) -> int:
-    return min(codes, key=_SEVERITY.index)
 
 
 def _build(project: Project, target: Target, out: Path, board: Board | None) -> Result:
@@ -120,7 +111,7 @@ def _build(project: Project, target: Target, out: Path, board: Board | None) -> 
         document["search"] = found.model_dump(mode="json")
         text += f"\n\n{search_text(found)}"
         # A floor that no size keeps is what was asked for and not got, like a gate that failed.
-        document["exit_code"] = _worst((certificate.exit_code, 0 if found.reached else 1))
+        document["exit_code"] = worst((certificate.exit_code, 0 if found.reached else 1))
     if document["report"]:
         text += f"\nreport: {document['report']}"
     return Result({"builds": [document], "frontiers": []}, text, document["exit_code"])
@@ -161,7 +152,7 @@ def _frontier(project: Project, target: Target, out: Path, board: Board | None) 
         text += f"\nreport: {page}" if made else ""
     if outcome.beside:
         text += f"\nearlier builds, none of this run: {', '.join(map(str, outcome.beside))}"
-    code = _worst(point.exit_code for point in outcome.points)
+    code = worst(point.exit_code for point in outcome.points)
     return Result({"builds": builds, "frontiers": frontiers}, text, code)
 
 

@@ -22,6 +22,8 @@ differs, max LSB: {what} unlike the compressed model's, and the largest differen
 ties: decisions between equal outputs, where the lower {one} wins"""
 
 
+_NO_LABELS = "the samples have no labels: a decision is right where it is the float model's"
+
 _TRIES = (
     "short tries find the way in a quarter of the epochs; thorough ones train as long as what ships, "
     "and count where a budget has both"
@@ -34,6 +36,7 @@ def certificate_text(certificate: Certificate, folder: Path) -> str:
         table(certificate.summary_rows()),
         _legend(certificate),
         certificate.must_keep_line(),
+        _NO_LABELS if certificate.predicate.labels == "float" else "",
         _test_line(certificate),
     ]
     blocks += ["\n".join(certificate.gate_lines()), "\n".join(certificate.warning_lines())]

@@ -1,4 +1,4 @@
-"""``sgsc-edge inspect MODEL [OTHER]``, and ``sgsc-edge inspect SOURCE --board NAME``."""
+"""``sgsc-edge inspect MODEL [OTHER]``, with ``--board NAME`` or ``--target NAME``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ _BOARD: dict[str, Any] = {
 }
 _TARGET: dict[str, Any] = {
     "type": target(),
-    "help": "With --board, of a project: the target.  [default: tflite-int8]",
+    "help": "Which nodes of an .onnx does the target run? With --board, of a project: the target.  "
+    "[default: tflite-int8]",
 }
 _TOOLCHAIN: dict[str, Any] = {
     "type": OneOf(["gcc", "zig"]),
@@ -49,17 +50,31 @@ def command(
 
     With OTHER, a second file, both side by side: tensors by name, bytes and differences.
 
+    With --target, of an .onnx, float or quantized: the nodes that lower, those that are refused, why, and
+    what to do about it. Exit code 2 where one is refused.
+
     With --board, MODEL is a project's folder, a build folder or a .tflite file: flash, RAM and estimated
     instructions on the board, layer by layer. Exit code 2 where it does not fit.
     """
     from sgsc_edge.api import compare, inspect
 
+    if board is None and target is not None:
+        if other is not None:
+            raise click.UsageError("--target takes one model")
+        return _lowers(model, target)
     if board is None:
         found = inspect(model) if other is None else compare(model, other)
         return Result(found.to_json(), found.to_text())
     if other is not None:
         raise click.UsageError("--board takes one model")
     return _fit(model, board, target, settings, toolchain)
+
+
+def _lowers(model: Path, target: str) -> Result:
+    from sgsc_edge.api import lowers
+
+    found = lowers(model, target)
+    return Result(found.to_json(), found.to_text(), 0 if found.is_lowered else InputError.exit_code)
 
 
 def _fit(

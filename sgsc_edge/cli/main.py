@@ -28,6 +28,7 @@ COMPLETE = "_SGSC_EDGE_COMPLETE"
 COMMANDS = {
     "init": "Make a folder a project: a starter, an example, or for a network of your own.",
     "build": "Compress, lower and certify a project for one or more targets.",
+    "lower": "Quantize an ONNX model by samples, lower and certify it, without training.",
     "preserve": "Choose the samples that guard a compression, and show them.",
     "verify": "Certify a build folder again, from its files alone.",
     "report": "Write one self-contained HTML page about a build.",

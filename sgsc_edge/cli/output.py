@@ -13,7 +13,7 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,8 @@ CONTEXT = {"help_option_names": ["-h", "--help"]}
 VARIABLE = "SGSC_EDGE"
 SHARED = ("--json", "--quiet", "--verbose")
 """Options of every command."""
+# From the worst: our bug, device, input, not measured, gate, done.
+_SEVERITY = (5, 4, 2, 3, 1, 0)
 _TRUE = frozenset({"1", "true", "t", "yes", "y", "on"})
 
 
@@ -117,6 +119,15 @@ def error_document(error: SgscError) -> dict[str, Any]:
         "problems": list(error.problems) if isinstance(error, ConfigError) else [],
         "exit_code": error.exit_code,
     }
+
+
+def worst(codes: Iterable[int]) -> int:
+    """Of several targets the worst outcome is the command's.
+
+    >>> worst([0, 1, 3])
+    3
+    """
+    return min(codes, key=_SEVERITY.index)
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgsc_edge.certification.samples import SampleSet
-from sgsc_edge.errors import FileFormatError
+from sgsc_edge.errors import FileFormatError, InputError
 from sgsc_edge.explanation.answer import Channel, Explanation, LayerRow, Layers, Restored
 from sgsc_edge.explanation.shipped_layer import (
     known_layers,
@@ -39,7 +39,7 @@ WATCH = "watch"
 
 def layers(folder: Path) -> Layers:
     """What :func:`explain` can be asked about; FileFormatError where the folder is no build's."""
-    build = read_build(folder)
+    build = _compressed(folder)
     shipped = {one.name: len(one.bits) for one in build.layers}
     before = {one.name: one.channels for one in build.whole_layers}
     return Layers(tuple(LayerRow(name, shipped.get(name, 0), before[name]) for name in known_layers(build)))
@@ -54,7 +54,7 @@ def explain(folder: Path, layer: str) -> Explanation:
     FileFormatError: no build folder, or files that are malformed or were edited.
     NotMeasuredError: ONNX Runtime did not run.
     """
-    build = read_build(folder)
+    build = _compressed(folder)
     stored = stored_layer(build, layer)
     model = read_onnx(folder / MODEL_ONNX)
     parts = layer_parts(model, layer)
@@ -89,6 +89,17 @@ def explain(folder: Path, layer: str) -> Explanation:
         right=int(right.sum()),
         unit=build.unit,
     )
+
+
+def _compressed(folder: Path) -> BuildFolder:
+    build = read_build(folder)
+    if build.is_converted:
+        raise InputError(
+            "holds a model that was lowered as it was: no compression took channels from it",
+            where=str(folder),
+            remedy="explain a folder of `sgsc-edge build`",
+        )
+    return build
 
 
 def _owners(samples: SampleSet, decisions: NDArray[np.bool_]) -> tuple[str, ...]:

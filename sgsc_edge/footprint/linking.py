@@ -17,6 +17,7 @@ from sgsc_edge.firmware.chip import Chip, Uart
 from sgsc_edge.firmware.package import Package
 from sgsc_edge.firmware.toolchain import INSTALL, Kind, Toolchain, find_toolchain
 from sgsc_edge.graph.ir import Graph
+from sgsc_edge.targets import Target
 
 if TYPE_CHECKING:  # needs a package of the extra `device`
     from sgsc_edge.firmware.image import Image
@@ -59,6 +60,13 @@ def write_code(graph: Graph, name: str, *, learned: bool = False) -> CCode:
 
     samples = blank(graph.inputs), blank(graph.outputs)
     return c_code(graph, name=name, model_hash=_NO_MODEL, samples=samples, learned=learned)
+
+
+def flash_bytes(graph: Graph, tflite: bytes, target: Target) -> int:
+    """Bytes of what a target keeps in flash: the ``.tflite``, or the constants of packed C code."""
+    if not target.packs:
+        return len(tflite)
+    return c_code(graph, name=graph.name, model_hash=_NO_MODEL, learned=True).constant_bytes
 
 
 def write_package(code: CCode, folder: Path) -> Package:

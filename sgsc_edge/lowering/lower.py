@@ -119,6 +119,12 @@ def check(model: onnx.ModelProto | Path, target: Target | None = None) -> list[R
         return [_refusal(error)]
 
 
+def require(model: onnx.ModelProto | Path, target: Target | None = None) -> None:
+    """Raise what :func:`check` finds as one UnsupportedError: the first refusal, the others in its remedy."""
+    if refusals := check(model, target):
+        raise _error(refusals)
+
+
 def supported_ops() -> tuple[Row, ...]:
     """The rows of the ONNX ops that can be lowered, in alphabetical order."""
     return tuple(row for row in table().values() if row.op != REQUANTIZE)

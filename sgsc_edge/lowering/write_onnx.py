@@ -61,7 +61,7 @@ class _Writer:
         self.initializers: dict[str, TensorProto] = {}
         self.read: dict[str, str] = {}
         if network[network.input].quantization is not None:
-            self.read[network.input] = f"{network.input}/dequantized"
+            self.read[network.input] = f"{network.input}_dequantized"
             self._quantize(network[network.input], network.input, self.read[network.input])
 
     def add(self, layer: Layer) -> None:
@@ -100,10 +100,14 @@ class _Writer:
     def _dequantized(self, value: Value) -> str:
         assert value.data is not None
         assert value.stored is not None
-        integers = f"{value.name}/integers"
-        self.initializers[integers] = helper.make_tensor(
-            integers, _STORED[value.stored], value.data.shape, value.data.reshape(-1)
-        )
+        integers = f"{value.name}_quantized"
+        if value.stored is DType.INT4:
+            flat = value.data.reshape(-1)
+            self.initializers[integers] = helper.make_tensor(
+                integers, TensorProto.INT4, value.data.shape, flat
+            )
+        else:  # as bytes: a list of negative integers takes ten bytes each
+            self.initializers[integers] = numpy_helper.from_array(value.data, integers)
         axis = None if value.quantization is None else value.quantization.axis
         inputs = [integers, *self._parameters(value, _STORED[value.stored])]
         node = helper.make_node("DequantizeLinear", inputs, [value.name])
@@ -114,7 +118,7 @@ class _Writer:
 
     def _quantize(self, value: Value, source: str, target: str) -> None:
         parameters = self._parameters(value, TensorProto.INT8)
-        integers = f"{value.name}/integers"
+        integers = f"{value.name}_quantized"
         self.nodes.append(helper.make_node("QuantizeLinear", [source, *parameters], [integers]))
         self.nodes.append(helper.make_node("DequantizeLinear", [integers, *parameters], [target]))
 
@@ -122,7 +126,7 @@ class _Writer:
         """The names of a value's scale and zero point."""
         quantization = value.quantization
         assert quantization is not None
-        names = [f"{value.name}/scale", f"{value.name}/zero_point"]
+        names = [f"{value.name}_scale", f"{value.name}_zero_point"]
         scale, zero = quantization.scale, quantization.zero_point
         shape = () if quantization.axis is None else scale.shape
         self.initializers[names[0]] = numpy_helper.from_array(scale.reshape(shape), names[0])

@@ -30,7 +30,6 @@ from sgsc_edge.artifacts import (
     write_npz,
 )
 from sgsc_edge.c_code.interface import VERSION
-from sgsc_edge.c_code.write import c_code
 from sgsc_edge.certification import (
     CertificationContext,
     GatePolicy,
@@ -47,7 +46,15 @@ from sgsc_edge.compression.shrink import shrink
 from sgsc_edge.compression.snapshot import SNAPSHOT, read_snapshot
 from sgsc_edge.errors import ConfigError
 from sgsc_edge.export import export_onnx
-from sgsc_edge.footprint import compiler_for, follows_from, footprint, require_fit, verdict, write_code
+from sgsc_edge.footprint import (
+    compiler_for,
+    flash_bytes,
+    follows_from,
+    footprint,
+    require_fit,
+    verdict,
+    write_code,
+)
 from sgsc_edge.graph.ir import Graph
 from sgsc_edge.graph.read_tflite import read_tflite
 from sgsc_edge.graph.write_tflite import Form, write_tflite
@@ -199,7 +206,7 @@ def _rehearse_limits(build: Build, compressed: CompressedModel) -> None:
         return
     graph = _living(build, compressed)
     check_arena(graph, build.target, unpacked=method not in LEARNED)
-    _check_flash(build, graph, _tflite(build, graph))
+    check_flash(flash_bytes(graph, _tflite(build, graph), build.target), build.target)
     _check_board(build, graph)
 
 
@@ -375,16 +382,8 @@ def _lower(build: Build, key: str) -> None:
     graph = lower(build.folder / ONNX, build.target)
     check_arena(graph, build.target)
     data = _tflite(build, graph)
-    _check_flash(build, graph, data)
+    check_flash(flash_bytes(graph, data, build.target), build.target)
     write_bytes(build.folder / TFLITE, data)
-
-
-def _check_flash(build: Build, graph: Graph, tflite: bytes) -> None:
-    """Refuse what the target's flash does not hold: the ``.tflite``, or the constants of packed C code."""
-    size = len(tflite)
-    if build.target.packs:
-        size = c_code(graph, name=graph.name, model_hash="0" * 64, learned=True).constant_bytes
-    check_flash(size, build.target)
 
 
 def _tflite(build: Build, graph: Graph) -> bytes:

@@ -207,6 +207,11 @@ class BuildFolder:
         return int(next(iter(self.sets.values())).float_logits.shape[-1])
 
     @property
+    def is_converted(self) -> bool:
+        """Whether no compression made the model: ``lower`` did, of one that was given."""
+        return COMPRESSED not in self.manifest.files
+
+    @property
     def is_text(self) -> bool:
         """Whether the samples are sequences of tokens."""
         return next(iter(self.sets.values())).is_text

@@ -42,6 +42,7 @@ def render(build: BuildFolder) -> bytes:
         project=clean(build.stated.project or (build.graph.name if build.graph else None) or "model"),
         version=build.stated.version,
         unit=build.unit,
+        converted=build.is_converted,
         target=clean(build.certificate.predicate.target),
         verdict=verdict_view(build, sizes),
         sizes=sizes,

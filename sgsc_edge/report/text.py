@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from sgsc_edge.inspection.text import printable
 
-_NAMES = {"float": "float", "control": "control", "torch": "compressed"}
+_NAMES = {"float": "float", "control": "control", "compressed": "compressed"}
 _NAME_WIDTH = 48
 
 
 def model_name(name: str) -> str:
     """What a model or runtime is called on the page.
 
-    >>> model_name("torch"), model_name("tflm")
+    >>> model_name("compressed"), model_name("tflm")
     ('compressed', 'tflm')
     """
     return _NAMES.get(name, name)

@@ -8,7 +8,8 @@ error.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from sgsc_edge.runtimes._spec import MODEL_ONNX, Inputs, RuntimeSpec
 
 if TYPE_CHECKING:
     import onnx
+    import onnxruntime
 
 _BATCH = 256
 _LOG_ERRORS_ONLY = 3
@@ -61,17 +63,47 @@ def run(artifact: bytes, inputs: Inputs) -> NDArray[np.int8]:
     """Outputs int8 [n, K] for ``inputs`` int8 [n, H, W, C] (fed as NCHW; as [n, C, W] where the model's
     input is a sequence) or [n, ...] of another rank (fed as they are); [n, T, K] for tokens int64 [n, T].
     """
+    return _run(artifact, inputs, fused=True)
+
+
+def run_as_written(artifact: bytes, inputs: Inputs) -> NDArray[np.int8]:
+    """:func:`run` without ONNX Runtime's own integer kernels: each op in float between its quantizers."""
+    return _run(artifact, inputs, fused=False)
+
+
+def float_outputs(model: bytes, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Outputs float32 [n, ...] of a model for inputs float32 [n, ...] in ONNX's layout, as it is written."""
+    session = _session(model, fused=False)
+    (entry,) = session.get_inputs()
+    shape = tuple(dim for dim in session.get_outputs()[0].shape[1:])
+    outputs = [session.run(None, {entry.name: batch})[0] for batch in _batches(entry, inputs)]
+    return np.concatenate(outputs) if outputs else np.empty((0, *shape), np.float32)
+
+
+def _session(model: bytes, *, fused: bool) -> onnxruntime.InferenceSession:
     import onnxruntime
 
-    edges = model_edges(artifact)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = _LOG_ERRORS_ONLY
-    session = onnxruntime.InferenceSession(artifact, options, providers=["CPUExecutionProvider"])
+    if not fused:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def _batches(entry: onnxruntime.NodeArg, inputs: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """As many samples at a time as the model takes."""
+    size = 1 if isinstance(entry.shape[0], int) else _BATCH
+    for start in range(0, len(inputs), size):
+        yield np.asarray(inputs[start : start + size])
+
+
+def _run(artifact: bytes, inputs: Inputs, *, fused: bool) -> NDArray[np.int8]:
+    edges = model_edges(artifact)
+    session = _session(artifact, fused=fused)
     (entry,) = session.get_inputs()
     outputs = []
-    for start in range(0, len(inputs), _BATCH):
-        batch = np.asarray(inputs[start : start + _BATCH])
+    for batch in _batches(entry, inputs):
         if batch.ndim == 4:
             batch = batch.transpose(0, 3, 1, 2)
             batch = batch[:, :, 0] if len(edges.input_shape) == 2 else batch
@@ -79,7 +111,7 @@ def run(artifact: bytes, inputs: Inputs) -> NDArray[np.int8]:
         values = session.run(None, {entry.name: np.ascontiguousarray(fed)})[0]
         integers = edges.sink.to_integers(np.asarray(values, np.float32))
         outputs.append(integers if edges.source is None else integers.reshape(len(batch), -1))
-    return np.concatenate(outputs)
+    return np.concatenate(outputs) if outputs else np.empty((0, *edges.output_shape), np.int8)
 
 
 def model_edges(artifact: bytes) -> Edges:

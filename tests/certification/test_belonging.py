@@ -141,7 +141,7 @@ def test_recorded_outputs_are_bound_to_the_last_step(folder: Path) -> None:
     arrays = read_npz(folder / "preservation.npz")
     arrays["guide_compressed_logits"][0, 0] -= 1
     write_npz(folder / "preservation.npz", arrays)
-    refused(folder, "records other results of torch on guide")
+    refused(folder, "records other results of compressed on guide")
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,10 @@ def test_a_certificate_that_contradicts_itself_is_refused(
         (lambda p: p["runtimes"][0].update(status="ok"), "one recorded model"),
         (lambda p: p["sets"].pop("certify"), "the set certify"),
         (lambda p: p["references"]["float"]["certify"]["metrics"].pop("loss"), "metrics are accuracy, loss"),
-        (lambda p: p["runtimes"][0]["sets"]["certify"].update(outputs_sha256="0" * 64), "results of torch"),
+        (
+            lambda p: p["runtimes"][0]["sets"]["certify"].update(outputs_sha256="0" * 64),
+            "results of compressed",
+        ),
     ],
 )
 def test_a_certificate_without_what_is_judged_is_refused(

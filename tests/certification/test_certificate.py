@@ -38,7 +38,7 @@ def issue(differing: int = 0, **gate: object) -> Certificate:
 def test_it_is_an_in_toto_statement_about_the_files() -> None:
     document = issue().to_json()
     assert document["_type"] == "https://in-toto.io/Statement/v1"
-    assert document["predicateType"] == "urn:sgsc-edge:certificate:v3"
+    assert document["predicateType"] == "urn:sgsc-edge:certificate:v4"
     assert document["subject"] == [
         {"name": "model.tflite", "digest": {"sha256": "1" * 64}},
         {"name": "preservation.npz", "digest": {"sha256": "2" * 64}},
@@ -59,7 +59,7 @@ def test_it_is_an_in_toto_statement_about_the_files() -> None:
     assert predicate["warnings"] == []
     assert predicate["sets"]["guide"]["gated"] is False
     assert predicate["reference_saw_certify"] is False
-    assert [row["name"] for row in predicate["runtimes"]] == ["torch", "numpy", "tensorflow", "tflm"]
+    assert [row["name"] for row in predicate["runtimes"]] == ["compressed", "numpy", "tensorflow", "tflm"]
     assert [row["status"] for row in predicate["runtimes"]] == ["recorded", "ok", "not_run", "not_run"]
     certify_row = predicate["runtimes"][1]["sets"]["certify"]
     assert certify_row["metrics"]["accuracy"] == 1 - len(WRONG) / 50
@@ -173,9 +173,9 @@ def test_the_summary_shows_every_model_and_gate() -> None:
     headings, *rows = certificate.summary_rows()
     assert {len(row) for row in rows} == {len(headings)}
     table = {row[0]: dict(zip(headings, row, strict=True)) for row in rows}
-    assert list(table) == ["float", "torch", "numpy", "tensorflow", "tflm"]
+    assert list(table) == ["float", "compressed", "numpy", "tensorflow", "tflm"]
     assert table["float"]["accuracy"] == "96.00 %"
-    assert table["torch"]["flips -/+"] == "2/1"
+    assert table["compressed"]["flips -/+"] == "2/1"
     assert (table["numpy"]["role"], table["numpy"]["differs"]) == ("required", "1")
     assert (table["tensorflow"]["status"], table["tensorflow"]["note"]) == ("not_run", "not installed")
     assert issue(0, metric="loss").summary_rows()[0][4:6] == ("accuracy", "loss")

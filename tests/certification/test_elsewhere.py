@@ -95,7 +95,7 @@ def test_a_policy_without_a_required_runtime_is_in_the_certificate(folder: Path,
     policy.write_text('[runtimes]\nrequired = ["numpy"]\noptional = []\n')
     found = verify_folder(folder, policy)
     assert found.exit_code == 0
-    assert [row.name for row in found.predicate.runtimes] == ["torch", "numpy"]
+    assert [row.name for row in found.predicate.runtimes] == ["compressed", "numpy"]
     recorded = read_certificate(folder / "certificate.json").predicate
     assert "tflm" in [row.name for row in recorded.runtimes]
     assert found.predicate.policy_sha256 != recorded.policy_sha256

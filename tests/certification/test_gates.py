@@ -30,7 +30,7 @@ def measured(samples: int, correct: int, *, differs: int = 0, negative: int = 0,
     )
 
 
-def row(name: str = "torch", *, status: str = "ok", reason: str = "", **sets: Measurement) -> RuntimeRow:
+def row(name: str = "compressed", *, status: str = "ok", reason: str = "", **sets: Measurement) -> RuntimeRow:
     fields = {"name": name, "status": status, "reason": reason, "sets": sets}
     return RuntimeRow.model_validate({"required": True, "version": None, "stand_in": None, **fields})
 
@@ -103,7 +103,7 @@ def test_lowering_counts_differing_decisions_of_each_required_runtime() -> None:
     ]
     found = gates(references, row(certify=measured(200, 190)), runtimes)
     assert [(gate.name, gate.subject, gate.status) for gate in found] == [
-        ("compression", "torch", "passed"),
+        ("compression", "compressed", "passed"),
         ("lowering", "tflm", "passed"),
         ("lowering", "litert", "failed"),
         ("lowering", "numpy", "not_measured"),

@@ -78,13 +78,13 @@ def test_a_missing_file_is_the_users_input(tmp_path: Path) -> None:
 
 
 def test_unknown_runtimes_are_named_with_the_nearest() -> None:
-    names = context(required=("tflmm",), optional=("torch", "lite-rt")).policy.runtimes
+    names = context(required=("tflmm",), optional=("compressed", "lite-rt")).policy.runtimes
     with pytest.raises(ConfigError) as caught:
         check_runtime_names(names, "model.tflite")
     assert caught.value.problems == ("'tflmm'; did you mean 'tflm'?", "'lite-rt'; did you mean 'litert'?")
 
 
-@pytest.mark.parametrize("required", [("torch",), ("onnxruntime",), ("torch", "onnxruntime")])
+@pytest.mark.parametrize("required", [("compressed",), ("onnxruntime",), ("compressed", "onnxruntime")])
 def test_a_policy_under_which_the_tflite_file_never_runs_is_refused(required: tuple[str, ...]) -> None:
     with pytest.raises(ConfigError, match=r"no runtime that runs model\.tflite") as caught:
         check_runtime_names(context(required=required, optional=("tflm",)).policy.runtimes, "model.tflite")
@@ -99,7 +99,7 @@ def test_the_hash_is_of_the_values_not_of_their_spelling(tmp_path: Path) -> None
 
 def test_a_policy_of_an_onnx_build_names_runtimes_of_the_onnx() -> None:
     check_runtime_names(
-        context(required=("onnxruntime",), optional=("torch",)).policy.runtimes, "model.qdq.onnx"
+        context(required=("onnxruntime",), optional=("compressed",)).policy.runtimes, "model.qdq.onnx"
     )
     with pytest.raises(ConfigError, match=r"no runtime that runs model\.qdq\.onnx"):
         check_runtime_names(context(required=("tflm",)).policy.runtimes, "model.qdq.onnx")

@@ -74,14 +74,15 @@ def test_text_measures_as_a_classifier_of_its_labelled_tokens(n: int, length: in
     labels[random.random((n, length)) < 0.4] = NONE
     labels[:, 0] = random.integers(0, k, n)  # each has one
     outputs = {
-        name: random.integers(-128, 128, (n, length, k)).astype(np.int8) for name in ("run", "torch", "float")
+        name: random.integers(-128, 128, (n, length, k)).astype(np.int8)
+        for name in ("run", "compressed", "float")
     }
     samples = SampleSet(
         inputs=random.integers(0, k, (n, length)),
         labels=labels,
         ids=np.array([f"{i}" for i in range(n)]),
         float_logits=outputs["float"].astype(np.float32),
-        compressed_logits=outputs["torch"],
+        compressed_logits=outputs["compressed"],
     )
     mask = samples.labelled
     flat = SampleSet(
@@ -89,7 +90,7 @@ def test_text_measures_as_a_classifier_of_its_labelled_tokens(n: int, length: in
         labels=labels[mask],
         ids=np.array([f"{i}" for i in range(samples.decisions)]),
         float_logits=samples.float_logits[mask],
-        compressed_logits=outputs["torch"][mask],
+        compressed_logits=outputs["compressed"][mask],
     )
     one, other = measure(outputs["run"], samples, GRID), measure(outputs["run"][mask], flat, GRID)
     assert (one.decided, one.correct, one.agreeing, one.differing, one.ties, one.metrics) == (
@@ -128,7 +129,7 @@ def gates(outputs: np.ndarray, samples: SampleSet, **gate: object) -> dict[str, 
         )
 
     rows = [
-        row("torch", "recorded", measure(samples.compressed_logits, samples, GRID)),
+        row("compressed", "recorded", measure(samples.compressed_logits, samples, GRID)),
         row("onnxruntime", "ok", measure(outputs, samples, GRID)),
     ]
     found, _ = judge(policy, {"float": {"certify": float_model}}, rows, {"certify": samples.decisions})

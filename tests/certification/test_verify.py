@@ -50,10 +50,10 @@ def rewrite(folder: Path, edit: Callable[[Arrays], object]) -> Path:
 
 def test_all_engines_agree_and_verification_repeats_the_bytes(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "tflite-int8")
-    first = certify_folder(folder, context(ENGINES, ("torch", "tensorflow")))
+    first = certify_folder(folder, context(ENGINES, ("compressed", "tensorflow")))
     assert first.verdict == "PASSED", first.gate_lines()
     rows = {row.name: row for row in first.predicate.runtimes}
-    assert list(rows) == ["torch", *ENGINES, "tensorflow"]
+    assert list(rows) == ["compressed", *ENGINES, "tensorflow"]
     assert all(rows[name].status == "ok" and rows[name].version for name in ENGINES)
     for name in ENGINES:
         assert rows[name].sets["certify"].differs_from_compressed == ()
@@ -152,7 +152,7 @@ def test_a_runtime_that_a_policy_leaves_out_is_listed_and_one_that_it_adds_is_no
     policy = tmp_path / "policy.toml"
     policy.write_text('[runtimes]\nrequired = ["numpy", "litert-reference"]\noptional = []\n')
     certificate = verify_folder(folder, policy)
-    assert certificate.runtime_names == {"torch", "numpy", "litert-reference"}
+    assert certificate.runtime_names == {"compressed", "numpy", "litert-reference"}
     assert certificate.differences == ("runtimes.onnxruntime: recorded, and left out by this policy",)
 
 
@@ -218,7 +218,10 @@ def test_a_flipped_must_keep_sample_fails(folder: Path) -> None:
     found = certify_folder(rewrite(folder, expect_otherwise), context())
     assert found.exit_code == 1
     failed = [gate for gate in found.gates if gate.status == "failed"]
-    assert [(gate.name, gate.subject) for gate in failed] == [("must_keep", "torch"), ("must_keep", "numpy")]
+    assert [(gate.name, gate.subject) for gate in failed] == [
+        ("must_keep", "compressed"),
+        ("must_keep", "numpy"),
+    ]
     assert found.predicate.runtimes[0].sets["must_keep"].negative_flips == ("must_keep0002",)
 
 
@@ -237,7 +240,7 @@ def test_must_keep_goes_by_the_float_model_whatever_the_reference(folder: Path) 
     found = certify_folder(rewrite(folder, disagree), context(reference="control"))
     assert found.exit_code == 1
     failed = [(gate.name, gate.subject, gate.measured) for gate in found.gates if gate.status == "failed"]
-    assert failed == [("must_keep", "torch", 1.0), ("must_keep", "numpy", 1.0)]
+    assert failed == [("must_keep", "compressed", 1.0), ("must_keep", "numpy", 1.0)]
     assert found.predicate.runtimes[1].sets["must_keep"].negative_flips == ("must_keep0002",)
     assert found.must_keep_line() == "must_keep: 6 samples (4 trained on), 5 decided rightly by float"
 

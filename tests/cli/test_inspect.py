@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from lowering.qdq_builder import Float
 
 from sgsc_edge.graph import ir
 from sgsc_edge.graph.ir import DType, Graph, Node, Quantization, Tensor
@@ -83,3 +85,41 @@ def test_three_files_are_one_too_many(files: tuple[Path, Path]) -> None:
     done = inspect(*files, files[0])
     assert done.returncode == 2
     assert "unexpected extra argument" in done.stderr
+
+
+def test_which_nodes_a_target_runs(tmp_path: Path) -> None:
+    q = Float()
+    dense = q.node("Gemm", q.node("Flatten", q.image(3, 4, 4)), q.real(5, 48), q.real(5), transB=1)
+    onnx.save(q.model(dense), tmp_path / "runs.onnx")
+    onnx.save(q.model(q.node("Erf", q.node("Elu", dense))), tmp_path / "refused.onnx")
+    done = inspect(tmp_path / "runs.onnx", "--target", "tflite-int8")
+    assert done.returncode == 0, done.stderr
+    assert "all 2 nodes can be lowered for tflite-int8" in done.stdout
+    done = inspect(tmp_path / "refused.onnx", "--target", "tflite-int8", "--json")
+    assert done.returncode == 2
+    document = json.loads(done.stdout)
+    assert document["lowers"] is False
+    assert document["ops"] == {"Elu": 1, "Erf": 1, "Flatten": 1, "Gemm": 1}
+    assert [refusal["op"] for refusal in document["refusals"]] == ["Elu", "Erf"]
+    assert all(refusal["remedy"] for refusal in document["refusals"])
+    text = inspect(tmp_path / "refused.onnx", "--target", "tflite-int8").stdout
+    assert "cannot be lowered for tflite-int8, 2 nodes are refused" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "says"),
+    [
+        ("a.tflite", "tflite-int8", "this is not an ONNX file"),
+        ("runs.onnx", "onnx-int8", "ships an .onnx"),
+        ("runs.onnx", "tflite-int9", "did you mean 'tflite-int8'"),
+    ],
+)
+def test_what_no_target_can_be_asked_about(
+    files: tuple[Path, Path], tmp_path: Path, name: str, target: str, says: str
+) -> None:
+    q = Float()
+    onnx.save(q.model(q.node("Flatten", q.image(3, 4, 4))), tmp_path / "runs.onnx")
+    done = inspect(tmp_path / name, "--target", target)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert inspect(tmp_path / name, tmp_path / name, "--target", target).returncode == 2

@@ -66,11 +66,11 @@ def test_the_overview_says_what_the_points_files_say(ran: tuple[Path, Ran]) -> N
     assert (floats.bytes, in_8_bits.bytes) == (636, 4 * (9 + 28) + 3 * (4 * 9 + 28))
     for point in overview.points:
         certificate = json.loads((folder / point.label / "certificate.json").read_text())["predicate"]
-        (row,) = (row for row in certificate["runtimes"] if row["name"] == "torch")
+        (row,) = (row for row in certificate["runtimes"] if row["name"] == "compressed")
         assert point.figures is not None
         assert point.figures.certify == row["sets"]["certify"]["metrics"]["accuracy"]
         assert point.figures.watch == row["sets"]["watch"]["metrics"]["accuracy"]
-        assert point.figures.test == certificate["test"]["torch"]["metrics"]["accuracy"]
+        assert point.figures.test == certificate["test"]["compressed"]["metrics"]["accuracy"]
         assert point.bytes is not None
         assert point.bytes <= point.budget
         assert point.verdict == certificate["verdict"]

@@ -68,7 +68,7 @@ def test_a_number_of_guide_samples_gates_and_a_flip_of_one_fails(project: Projec
     found = failed.document["certificate"]["predicate"]
     gates = [gate for gate in found["gates"] if gate["status"] == "failed"]
     assert {gate["name"] for gate in gates} == {"must_keep"}
-    assert {"torch", "tflm"} <= {gate["subject"] for gate in gates}
+    assert {"compressed", "tflm"} <= {gate["subject"] for gate in gates}
     rows = {
         row["name"]: row["sets"]["must_keep"]["negative_flips"] for row in found["runtimes"] if row["sets"]
     }

@@ -42,7 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_onnx_ships_and_nothing_is_lowered(folder: Path) -> None:
     assert {path.name for path in folder.iterdir() if not path.name.startswith(".")} == FILES
     predicate = json.loads((folder / "certificate.json").read_text())["predicate"]
-    assert [row["name"] for row in predicate["runtimes"]] == ["torch", "onnxruntime"]
+    assert [row["name"] for row in predicate["runtimes"]] == ["compressed", "onnxruntime"]
     assert predicate["policy"]["runtimes"]["max_steps"] == {"onnxruntime": 8}
     assert [gate["name"] for gate in predicate["gates"]] == [
         "compression",

@@ -159,7 +159,7 @@ def test_decisions_of_runtimes_are_their_own(folder: Path) -> None:
     found = decided(build, "certify")
     labels = found.labels
     assert found.by_model["float"].tolist() == labels.tolist()
-    assert np.flatnonzero(found.by_model["torch"] != labels).tolist() == [0, 1, 2]
+    assert np.flatnonzero(found.by_model["compressed"] != labels).tolist() == [0, 1, 2]
     assert np.flatnonzero(found.by_model["numpy"] != labels).tolist() == [1, 2, 9]
     assert found.by_model["numpy"][9] == (labels[9] + 2) % 3
     text = Page(render(build)).text
@@ -266,11 +266,21 @@ def test_what_was_not_measured_is_said(tmp_path: Path) -> None:
     certify_folder(empty, context(max_drop=1.0))
     text = Page(render(read_build(empty))).text
     assert "Not measured Compressed model against float: the certify set has no samples" in text
-    # Made by hand: no history, no plan, no selection.
-    assert "does not hold history.jsonl" in text
+    # Made by hand: no history, no plan, no selection; nor anything that a compression leaves.
+    assert "Nothing was trained: the model was given" in text
+    assert "None was chosen: the samples were given." in text
     assert "None. On every sample of must_keep, float, the compressed model and every runtime" in text
     assert "Right decisions lost – of 0 certify samples" in text
     assert "does not hold the size of: float32, plain int8" in text
+
+
+def test_what_a_compression_did_not_leave_is_said(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "build")
+    certify_folder(folder, context())
+    build = read_build(folder)
+    files = {**build.manifest.files, "compressed.safetensors": "0" * 64}
+    text = Page(render(replace(build, manifest=replace(build.manifest, files=files)))).text
+    assert "does not hold history.jsonl" in text
     assert "does not hold preservation.json" in text
 
 

@@ -62,7 +62,8 @@ def verdict_view(build: BuildFolder, sizes: SizesView) -> VerdictView:
     warnings = [warning.message for warning in predicate.warnings]
     if predicate.reference_saw_certify:
         warnings.append(
-            "the float model was trained on samples of the certify set: its own figures there are flattered"
+            "the float model may have been trained on samples of the certify set: its own figures there "
+            "may be flattered"
             + (
                 ", so the gate compares with a control"
                 if predicate.policy.gate.reference == "control"
