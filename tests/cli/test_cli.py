@@ -392,8 +392,9 @@ def build_target(project, target, out, board):
     if code in (2, 5):
         raise {{2: e.DataError, 5: e.InternalError}}[code]("wrong")
     predicate = S(target=target.name, test={{}}, labels="given")
-    return S(exit_code=code, verdict="V", predicate=predicate, subjects={{}}, differences=(), not_repeated=(), to_json=dict, summary_rows=lambda: [("model",)],
-             gate_lines=lambda: ["gate"], must_keep_line=str, warning_lines=list, is_text=False)
+    return S(exit_code=code, verdict="V", predicate=predicate, subjects={{}}, differences=(), not_repeated=(),
+             to_json=dict, summary_rows=lambda: [("model",)], gate_lines=lambda: ["gate"],
+             must_keep_line=str, warning_lines=list, is_text=False)
 sgsc_edge.api.prepare, sgsc_edge.api.build_target = prepare, build_target
 sgsc_edge.api.has_frontier, sgsc_edge.api.search = lambda project: False, lambda folder: None
 """
