@@ -221,6 +221,7 @@ bench-report: $(STAMPS)/demo  ## write docs/results.md from the results
 docs: $(STAMPS)/demo  ## write docs/config.md and docs/commands.md from the code that they describe
 	$(BIN)/python -m sgsc_edge.config_reference > docs/config.md
 	$(BIN)/python -m sgsc_edge.command_reference > docs/commands.md
+	$(BIN)/python -m sgsc_edge.operator_reference > docs/operators.md
 
 # --- housekeeping -----------------------------------------------------------------------------------------
 

@@ -45,6 +45,7 @@ FLOORS = {
     "footprint": 5,
     "packaging": 6,
     "config_reference": 6,  # names the keys of every kind of file
+    "operator_reference": 6,  # asks lowering, targets and the C code
     "report": 6,
     "pipeline": 7,
     "flash": 7,
