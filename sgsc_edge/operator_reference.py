@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from sgsc_edge.c_code.calls.dispatch import CALLS
+from sgsc_edge.graph import ir
 from sgsc_edge.graph.ir import DType, Op
 from sgsc_edge.graph.op_rules import OP_RULES
 from sgsc_edge.lowering import supported_ops
@@ -21,8 +22,8 @@ from sgsc_edge.targets import Target, available_targets
 _YES, _NO = "yes", "–"
 _BY_NAME: dict[str, type[Op]] = {kind.__name__: kind for kind in OP_RULES}
 _ONLY_INTEGERS = "Quantize"
-_NO_CODE = "Reshape"
-"""Moves nothing: the C code has no call for it."""
+_NO_CODE = frozenset({"Reshape", "Cast"})
+"""No calls of the C code: nothing moves, and a table's three ops are one."""
 
 _HEAD = """\
 # Operators
@@ -82,12 +83,13 @@ def _ops(targets: Sequence[Target]) -> Iterator[tuple[str, ...]]:
     for row in supported_ops():
         kinds = [_BY_NAME[name] for name in row.device if name in _BY_NAME]
         computed = [kind for kind in kinds if kind.__name__ != _ONLY_INTEGERS]
-        called = [kind for kind in kinds if kind.__name__ != _NO_CODE]
+        in_integers = [kind for kind in kinds if kind is not ir.Cast]
+        called = [kind for kind in kinds if kind.__name__ not in _NO_CODE]
         yield (
             f"`{row.op}`",
             ", ".join(f"`{name}`" for name in row.device) or "none",
             _all(computed, lambda kind: _takes(kind, DType.FLOAT32)),
-            _all(kinds, lambda kind: _takes(kind, DType.INT8)),
+            _all(in_integers, lambda kind: _takes(kind, DType.INT8)),
             _NO,
             _narrow(row, targets),
             _all(called, lambda kind: kind in CALLS),

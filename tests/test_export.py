@@ -13,6 +13,9 @@ from sgsc_edge.compression.calibration import calibrate
 from sgsc_edge.compression.folding.fold import CompressedModel, fold
 from sgsc_edge.compression.layers import quantize_model
 from sgsc_edge.export import OPSET, export_onnx, output_integers
+from sgsc_edge.graph.reference import run
+from sgsc_edge.lowering import lower
+from sgsc_edge.numerics import dequantize
 
 
 def compressed_model(network: type[nn.Module], *, keep_softmax: bool = False) -> CompressedModel:
@@ -162,3 +165,30 @@ def test_a_graph_that_is_taken_as_traced_is_the_one_that_the_exporter_decomposes
         for model in (as_traced, decomposed)
     ]
     np.testing.assert_array_equal(*outputs)
+
+
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+def test_gelu_of_a_trained_network_is_the_table_that_training_rounded_by(approximate: str) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Flatten(), nn.Linear(16, 24), nn.GELU(approximate=approximate), nn.Linear(24, 3)
+    )
+    model = quantize_model(network.eval(), torch.zeros(1, 4, 4))
+    calibrate(model, [torch.randn(64, 1, 4, 4)])
+    compressed = fold(model)
+    graph = lower(export_onnx(compressed, torch.zeros(1, 4, 4), name="gelu", metadata={}))
+    assert [node.kind for node in graph.nodes] == [
+        "Reshape",
+        "FullyConnected",
+        "Cast",
+        "Add",
+        "Gather",
+        "FullyConnected",
+    ]
+    assert compressed.input is not None
+    grid = float(compressed.input.scale), int(compressed.input.zero_point)
+    integers = np.random.default_rng(0).integers(-128, 128, (300, 4, 4, 1)).astype(np.int8)
+    fed = np.ascontiguousarray(dequantize(integers, *grid).transpose(0, 3, 1, 2))
+    difference = np.abs(output_integers(compressed, fed).astype(int) - run(graph, integers))
+    assert difference.max() <= 1
+    assert (difference > 0).mean() < 0.1

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from sgsc_edge.c_code.lookups import Lookup, with_lookups
 from sgsc_edge.c_code.memory_plan import Buffer, Layout, lay_out
 from sgsc_edge.graph import ir
 from sgsc_edge.graph.ir import Graph, Node, Tensor
@@ -30,6 +31,7 @@ _ELEMENTWISE = (
     ir.Quantize,
     ir.Softmax,
     ir.L2Normalization,
+    Lookup,
 )
 """Ops that have no more use for an element of the operand once they write the output's."""
 
@@ -58,7 +60,8 @@ class Schedule:
 
     @staticmethod
     def of(graph: Graph) -> Schedule:
-        """Follow a graph."""
+        """Follow a graph, the ops of a table taken as one."""
+        graph = with_lookups(graph)
         readers = Counter(name for node in graph.nodes for name in node.inputs)
         readers.update(graph.outputs)
         reading = {name: node for node in graph.nodes for name in node.inputs}

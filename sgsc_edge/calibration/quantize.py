@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from sgsc_edge.calibration.ranges import Method, Range
 from sgsc_edge.errors import ConfigError
 from sgsc_edge.graph.ir import DType, Quantization
-from sgsc_edge.lowering.network import Layer, Network, Value
+from sgsc_edge.lowering.functions import TABLES, fuse_functions
+from sgsc_edge.lowering.network import FUNCTION, Layer, Network, Value
 from sgsc_edge.lowering.passes import run_passes
 from sgsc_edge.lowering.passes.batch_norm import fold_batch_norm
 from sgsc_edge.lowering.passes.fusion import fuse_bias, is_product
@@ -51,7 +52,7 @@ class Plan:
 
 def plan_of(network: Network) -> Plan:
     """Fold biases and BatchNorms, and place quantizers; raises UnsupportedError for an op without a rule."""
-    network = run_passes(network, (fuse_bias, fold_batch_norm))
+    network = run_passes(network, (fuse_bias, fold_batch_norm, fuse_functions))
     return Plan(network, place(list(_steps(network)), requantize_joins=True))
 
 
@@ -160,9 +161,10 @@ def _steps(network: Network) -> Iterable[Step]:
 
 
 def _kind(network: Network, layer: Layer) -> str:
-    """The rule's name: taking values at constant positions is what Slice does."""
-    is_choice = layer.op == "Gather" and not network[layer.inputs[0]].is_constant
-    return "Slice" if is_choice else layer.op
+    """The rule's name: taking values at constant positions is what Slice does; tables have one rule."""
+    if layer.op == "Gather" and not network[layer.inputs[0]].is_constant:
+        return "Slice"
+    return "Gelu" if layer.op == FUNCTION or layer.op in TABLES else layer.op
 
 
 def _operands(network: Network, layer: Layer) -> list[str]:

@@ -270,6 +270,11 @@ class Gather(Op):
 
 
 @dataclass(frozen=True)
+class Cast(Op):
+    """Input: x (int8). The integers themselves in int32, without their grid."""
+
+
+@dataclass(frozen=True)
 class StridedSlice(Op):
     """Inputs: x, begin, end, strides (int32 constants [rank]). Same quantization in and out.
 

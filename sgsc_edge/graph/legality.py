@@ -219,7 +219,10 @@ def _operands(rule: OpRule, use: Use) -> Iterator[str]:
             least = most = rule.weight_rank if role == "weights" else 1
         if not least <= len(tensor.shape) <= most:
             yield f"{role} '{tensor.name}' has {len(tensor.shape)} dimensions, must have {least} to {most}"
-        if tensor.dtype is not DType.FLOAT32 and tensor.quantization is None:
+        plain = tensor.dtype is DType.INT32 and not weight
+        if plain and tensor.quantization is not None:
+            yield f"{role} '{tensor.name}' is int32, plain integers, and has quantization parameters"
+        elif tensor.dtype is not DType.FLOAT32 and tensor.quantization is None and not plain:
             yield f"{role} '{tensor.name}' is {tensor.dtype} and has no quantization parameters"
         elif not weight and tensor.quantization is not None and tensor.quantization.axis is not None:
             yield f"{role} '{tensor.name}' is quantized per channel, must be per tensor"

@@ -109,6 +109,12 @@ def no_activation(use: Use) -> Iterator[str]:
         yield f"activation {activation} cannot be fused into this op"
 
 
+def plain_sum(use: Use) -> Iterator[str]:
+    """Plain integers have no fused activation: kernels bound them otherwise."""
+    if use.x.dtype is I32:
+        yield from no_activation(use)
+
+
 def few_inputs(use: Use) -> Iterator[str]:
     """At most 10 inputs."""
     if len(use.inputs) > MAX_CONCATENATED:
@@ -408,7 +414,11 @@ OP_RULES: Mapping[type[Op], OpRule] = MappingProxyType(
             OpRule(ir.FullyConnected, _WEIGHTED_OPERANDS, _WEIGHTED, (1, 4), _WEIGHT_RULES, weight_rank=2),
             OpRule(ir.BatchMatMul, ("a", "b"), _BINARY, (2, MAX_RANK), (products_range, weighted_rescale)),
             OpRule(
-                ir.Add, ("a", "b"), _BINARY, (0, MAX_RANK), (broadcast_rank, add_rescale, activation_range)
+                ir.Add,
+                ("a", "b"),
+                (*_BINARY, ((I32, I32), I32)),
+                (0, MAX_RANK),
+                (broadcast_rank, add_rescale, activation_range, plain_sum),
             ),
             OpRule(
                 ir.Sub, ("a", "b"), _BINARY, (0, MAX_RANK), (broadcast_rank, add_rescale, activation_range)
@@ -459,6 +469,7 @@ OP_RULES: Mapping[type[Op], OpRule] = MappingProxyType(
                 (indices_inside, same_parameters),
                 indices=frozenset({"indices"}),
             ),
+            OpRule(ir.Cast, ("x",), (((I8,), I32),), (0, MAX_RANK)),
             OpRule(
                 ir.StridedSlice,
                 ("x", "begin", "end", "strides"),

@@ -278,6 +278,7 @@ _INFER: Mapping[type[Op], Callable[[Any, list[Tensor]], Shape]] = MappingProxyTy
         ir.Mean: _mean,
         ir.Concatenation: _concatenation,
         ir.Gather: _gather,
+        ir.Cast: _same,
         ir.StridedSlice: _strided_slice,
         ir.Pack: _pack,
         ir.Pad: _pad,

@@ -212,6 +212,7 @@ OP_ROWS: tuple[OpRow, ...] = (
         (("axis", "axis"),),
         {"batch_dims": 0},
     ),
+    OpRow(ir.Cast, 53, "CAST", _int8(1, 1), {1: "1.5.0"}),
     OpRow(
         ir.StridedSlice,
         45,

@@ -62,6 +62,12 @@ class Builder:
         self.tensors[name] = ir.Tensor(name, tuple(int(size) for size in shape), self.dtype, quantization)
         return name
 
+    def counts(self, hint: str, shape: Sequence[int]) -> str:
+        """A new tensor of int32, plain integers without a grid."""
+        name = self._unique(hint)
+        self.tensors[name] = ir.Tensor(name, tuple(int(size) for size in shape), ir.DType.INT32)
+        return name
+
     def node(self, op: ir.Op, inputs: Sequence[str], output: str) -> str:
         """Emit a node; returns its output."""
         self.nodes.append(ir.Node(op, tuple(inputs), (output,), self.source))

@@ -21,7 +21,8 @@ from sgsc_edge.lowering.builder import INPUT_NAME, OUTPUT_NAME
 from sgsc_edge.lowering.device import version_refusals
 from sgsc_edge.lowering.emitter import Emitter
 from sgsc_edge.lowering.fold import import_model
-from sgsc_edge.lowering.network import REQUANTIZE, Layer, Network
+from sgsc_edge.lowering.functions import fuse_functions
+from sgsc_edge.lowering.network import FUNCTION, REQUANTIZE, Layer, Network
 from sgsc_edge.lowering.passes import run_passes
 from sgsc_edge.lowering.passes.batch_norm import fold_batch_norm
 from sgsc_edge.lowering.passes.cleanup import merge_reshapes, remove_dead
@@ -39,17 +40,12 @@ from sgsc_edge.lowering.registry import Row, table
 if TYPE_CHECKING:  # pydantic is not needed to lower for plain int8
     from sgsc_edge.targets import Target
 
-_FUSIONS = (fuse_bias, fold_batch_norm, merge_pads, fuse_activations)
+_FUSIONS = (fuse_bias, fold_batch_norm, merge_pads, fuse_functions, fuse_activations)
 _CLEANUPS = (merge_reshapes, remove_dead)
 _LISTED = 20  # refusals shown in one message
 
 # What to use instead of ops that users often bring.
 _REMEDIES = {
-    "HardSigmoid": "use ReLU6 instead and train again",
-    "Gelu": "use ReLU or ReLU6 instead and train again",
-    "Erf": "GELU is built of it: use ReLU or ReLU6 instead and train again",
-    "Elu": "use ReLU instead and train again",
-    "Div": "multiply by the reciprocal constant instead",
     "LogSoftmax": "leave it out: the decision on the logits is the same",
     "ArgMax": "leave it out: the decision is taken on the logits",
 }
@@ -127,7 +123,7 @@ def require(model: onnx.ModelProto | Path, target: Target | None = None) -> None
 
 def supported_ops() -> tuple[Row, ...]:
     """The rows of the ONNX ops that can be lowered, in alphabetical order."""
-    return tuple(row for row in table().values() if row.op != REQUANTIZE)
+    return tuple(row for row in table().values() if row.op not in (REQUANTIZE, FUNCTION))
 
 
 def _check_target(target: Target | None) -> None:

@@ -25,6 +25,9 @@ UNBOUNDED = (-math.inf, math.inf)
 # The node kind that absorption makes where a file quantizes an already quantized value again.
 REQUANTIZE = "Requantize"
 
+# The node kind of several ops that make one function of one value.
+FUNCTION = "Function"
+
 
 @dataclass(frozen=True, eq=False)
 class Value:

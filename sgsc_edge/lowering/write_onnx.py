@@ -12,7 +12,8 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from sgsc_edge.errors import InternalError
 from sgsc_edge.graph.ir import DType
-from sgsc_edge.lowering.network import UNBOUNDED, Layer, Network, Value
+from sgsc_edge.lowering.functions import members_of
+from sgsc_edge.lowering.network import FUNCTION, UNBOUNDED, Layer, Network, Value
 
 _IR_VERSION = 10
 _STORED = {DType.INT8: TensorProto.INT8, DType.INT4: TensorProto.INT4, DType.INT32: TensorProto.INT32}
@@ -60,12 +61,19 @@ class _Writer:
         self.nodes: list[NodeProto] = []
         self.initializers: dict[str, TensorProto] = {}
         self.read: dict[str, str] = {}
+        self.made: set[str] = set()
         if network[network.input].quantization is not None:
             self.read[network.input] = f"{network.input}_dequantized"
             self._quantize(network[network.input], network.input, self.read[network.input])
 
     def add(self, layer: Layer) -> None:
         """The node of a layer, and what quantizes its outputs."""
+        if layer.op == FUNCTION:
+            for member in members_of(layer):
+                if member.outputs[0] not in self.made:
+                    self.add(member)
+            return
+        self.made.update(layer.outputs)
         if layer.clamp != UNBOUNDED:
             raise InternalError("a fused activation has no form in ONNX", where=layer.name)
         made = {name: f"{name}/float" for name in layer.outputs if name and self._is_quantized(name)}

@@ -112,6 +112,19 @@ class Builder:
         shape = tuple(self.tensors[x].shape[axis] for axis in order)
         return self._add(ir.Transpose(), [x, self._int32(list(order))], shape, self.tensors[x].quantization)
 
+    def lookup(self, x: str) -> str:
+        """A random table of 256, by the ops that TFLM has for it."""
+        shape, number = self.tensors[x].shape, len(self.tensors)
+        integers, places = (f"{name}{number}" for name in ("integers", "places"))
+        for op, inputs, name in (
+            (ir.Cast(), (x,), integers),
+            (ir.Add(), (self._int32([128]), integers), places),
+        ):
+            self.tensors[name] = Tensor(name, shape, DType.INT32)
+            self.nodes.append(Node(op, inputs, (name,)))
+        table = self.constant(256)
+        return self._add(ir.Gather(0), [table, places], shape, self.tensors[table].quantization)
+
     def softmax(self, x: str) -> str:
         return self._add(ir.Softmax(), [x], self.tensors[x].shape, Quantization.per_tensor(1 / 256, -128))
 
@@ -238,7 +251,7 @@ def _gated() -> Graph:
     b = Builder(1, 6, 8, 2)
     x = b.conv("x", 8)
     x = b.mul(x, b.elementwise(ir.Logistic(), b.conv(x, 8), fixed=(1 / 256, -128)))
-    x = b.elementwise(ir.HardSwish(), b.elementwise(ir.LeakyRelu(0.25), x))
+    x = b.lookup(b.elementwise(ir.HardSwish(), b.elementwise(ir.LeakyRelu(0.25), x)))
     x = b.elementwise(ir.PRelu(), b.conv(x, 8), b.elementwise(ir.Tanh(), x, fixed=(1 / 128, 0)))
     x = b.resize(ir.ResizeBilinear, b.resize(ir.ResizeNearestNeighbor, b.pool(x), 5, 3), 4, 4)
     first, second = b.halves(x)

@@ -164,6 +164,9 @@ def _plain_graphs() -> dict[str, Graph]:
             f"relu_{dtype}": graph_of(ir.Relu(), [x], free(x.shape)),
             f"relu6_{dtype}": graph_of(ir.Relu6(), [x], make("y", x.shape)),
         }
+    counts = [Tensor(name, (1, 8), DType.INT32) for name in "xy"]
+    graphs["cast"] = graph_of(ir.Cast(), [activation("x", (1, 8))], counts[1])
+    graphs["add_int32"] = graph_of(ir.Add(), [counts[0], int32("first", [128])], counts[1])
     graphs["quantize"] = graph_of(ir.Quantize(), [real("x", (1, 8))], activation("y", (1, 8)))
     graphs["requantize"] = graph_of(ir.Quantize(), [activation("x", (1, 8))], activation("y", (1, 8), 0.1, 2))
     graphs["dequantize"] = graph_of(ir.Dequantize(), [activation("x", (1, 8))], real("y", (1, 8)))

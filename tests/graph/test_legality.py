@@ -24,7 +24,7 @@ def test_legal_graphs_have_no_findings(name: str) -> None:
 
 
 def test_every_op_has_one_row_in_each_table() -> None:
-    ops = set(Op.__subclasses__())
+    ops = {kind for kind in Op.__subclasses__() if kind.__module__ == Op.__module__}
     assert set(OP_RULES) == set(ROW_OF_OP) == ops
     assert len({row.builtin for row in OP_ROWS}) == len(OP_ROWS)
     assert {type(graph.nodes[0].op) for graph in EXAMPLES.values()} == ops

@@ -141,7 +141,7 @@ def test_the_text_is_a_table_and_nothing_is_made_again(ran: tuple[Path, Ran]) ->
     assert lines[0][-2:] == ["flips", "verdict"]
     assert [line[0] for line in lines[1:6]] == ["float", "8", "0.5x", "290B", "150B"]
     assert [line[-1] for line in lines[1:5]] == ["reference", "reference", "passed", "passed"]
-    assert "failed: compression (torch): accuracy drop against " in again.out
+    assert "failed: compression (compressed): accuracy drop against " in again.out
     paths = [str(folder / label) for label in ("0.5x", "290B", "150B")]
     assert "\n".join([f"{TARGET} in", *paths, "report: "]) in again.out
     assert f"earlier builds, none of this run: {folder / '7kB'}\n" in again.out

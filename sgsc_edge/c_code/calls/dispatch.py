@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from sgsc_edge.c_code.calls import elementwise, layers, layout, matrix, reduction, resize
 from sgsc_edge.c_code.calls.common import Call, Operands, refused
+from sgsc_edge.c_code.lookups import Lookup
 from sgsc_edge.c_code.schedule import Step
 from sgsc_edge.graph import ir
 from sgsc_edge.graph.ir import DType, Tensor
@@ -54,6 +55,7 @@ CALLS: Mapping[type[ir.Op], Callable[[Step, Operands, Tensor, bool], list[Call]]
         ir.Tanh: elementwise.table,
         ir.HardSwish: elementwise.table,
         ir.LeakyRelu: elementwise.table,
+        Lookup: elementwise.lookup,
         ir.PRelu: elementwise.binary,
         ir.Relu: elementwise.requantize,
         ir.Relu6: elementwise.limit,

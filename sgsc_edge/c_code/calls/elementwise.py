@@ -93,6 +93,13 @@ def table(step: Step, operands: Operands, output: Tensor, learned: bool) -> list
     return [Call("table", ("table",), (x,), "table_of", {"size": output.elements}, constants)]
 
 
+def lookup(step: Step, operands: Operands, output: Tensor, learned: bool) -> list[Call]:
+    """A table that the graph holds itself."""
+    x, values = operands
+    assert values.data is not None
+    return [Call("table", ("table",), (x,), "table_of", {"size": output.elements}, {"values": values.data})]
+
+
 def convert(step: Step, operands: Operands, output: Tensor, learned: bool) -> list[Call]:
     """Quantize and Dequantize: float32 to integers and back, or integers to another grid."""
     (x,) = operands

@@ -69,6 +69,8 @@ def add(op: Add, inputs: Sequence[Value], output: Tensor, profile: Profile) -> A
     a, b = _align(*inputs)
     if a.is_float:
         return clamp_float(a.data + b.data, op.activation)
+    if output.quantization is None:  # plain integers, such as indices
+        return a.data + b.data
     return _sum(a, b, 1, op.activation, output)
 
 

@@ -41,6 +41,7 @@ KERNELS: Mapping[type[Op], Kernel] = MappingProxyType(
         ir.L2Normalization: reduction.l2_normalization,
         ir.Concatenation: layout.concatenation,
         ir.Gather: layout.gather,
+        ir.Cast: layout.cast,
         ir.StridedSlice: layout.strided_slice,
         ir.Pack: layout.pack,
         ir.Pad: layout.pad,

@@ -10,7 +10,17 @@ from collections.abc import Sequence
 import numpy as np
 
 from sgsc_edge.errors import DataError
-from sgsc_edge.graph.ir import Concatenation, Gather, Pack, Pad, Reshape, StridedSlice, Tensor, Transpose
+from sgsc_edge.graph.ir import (
+    Cast,
+    Concatenation,
+    Gather,
+    Pack,
+    Pad,
+    Reshape,
+    StridedSlice,
+    Tensor,
+    Transpose,
+)
 from sgsc_edge.graph.reference.common import (
     Array,
     Value,
@@ -55,6 +65,11 @@ def gather(op: Gather, inputs: Sequence[Value], output: Tensor, profile: Profile
     taken = np.moveaxis(tables, axis + 1, 1)[np.arange(samples)[:, np.newaxis], rows]
     gathered: Array = np.moveaxis(taken, 1, axis + 1).reshape(samples, *output.shape)
     return gathered
+
+
+def cast(op: Cast, inputs: Sequence[Value], output: Tensor, profile: Profile) -> Array:
+    """The integers in another type."""
+    return inputs[0].data.astype(output.dtype.numpy)
 
 
 def strided_slice(op: StridedSlice, inputs: Sequence[Value], output: Tensor, profile: Profile) -> Array:
