@@ -15,14 +15,17 @@ from numpy.typing import NDArray
 from sgsc_edge.calibration.ranges import Method, Range
 from sgsc_edge.errors import ConfigError
 from sgsc_edge.graph.ir import DType, Quantization
-from sgsc_edge.lowering.functions import TABLES, fuse_functions
-from sgsc_edge.lowering.network import FUNCTION, Layer, Network, Value
+from sgsc_edge.lowering.functions import fuse_functions
+from sgsc_edge.lowering.network import Layer, Network, Value
 from sgsc_edge.lowering.passes import run_passes
 from sgsc_edge.lowering.passes.batch_norm import fold_batch_norm
 from sgsc_edge.lowering.passes.fusion import fuse_bias, is_product
+from sgsc_edge.lowering.passes.norms import decompose_norms
+from sgsc_edge.lowering.quantizers import rule_name
 from sgsc_edge.lowering.write_onnx import write_onnx
 from sgsc_edge.numerics import round_half_even
 from sgsc_edge.placement import Placement, Step, place
+from sgsc_edge.runtimes.onnxruntime import engine_errors
 
 _WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
 _MOST = 127
@@ -52,7 +55,7 @@ class Plan:
 
 def plan_of(network: Network) -> Plan:
     """Fold biases and BatchNorms, and place quantizers; raises UnsupportedError for an op without a rule."""
-    network = run_passes(network, (fuse_bias, fold_batch_norm, fuse_functions))
+    network = run_passes(network, (decompose_norms, fuse_bias, fold_batch_norm, fuse_functions))
     return Plan(network, place(list(_steps(network)), requantize_joins=True))
 
 
@@ -84,9 +87,10 @@ def observed(plan: Plan, samples: Iterable[NDArray[np.float32]]) -> dict[str, Ra
     names = [name for name in plan.watched if name != network.input]
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(
-        write_onnx(network, names).SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    with engine_errors():
+        session = ort.InferenceSession(
+            write_onnx(network, names).SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
     ranges = {name: Range() for name in plan.watched}
     count, wanted = 0, (network[network.input].shape or ())[1:]
     for sample in samples:
@@ -97,7 +101,8 @@ def observed(plan: Plan, samples: Iterable[NDArray[np.float32]]) -> dict[str, Ra
                 where="calibration",
                 remedy="give samples as the model takes them, without a batch",
             )
-        outputs = session.run(names, {network.input: sample[np.newaxis]}) if names else []
+        with engine_errors():
+            outputs = session.run(names, {network.input: sample[np.newaxis]}) if names else []
         for name, values in zip(names, outputs, strict=True):
             ranges[name].add(values, name)
         if network.input in ranges:
@@ -157,14 +162,7 @@ def _steps(network: Network) -> Iterable[Step]:
                 seen.add(name)
                 yield Step(name, _CONSTANT, ())
         for name in filter(None, layer.outputs):
-            yield Step(name, _kind(network, layer), tuple(operands))
-
-
-def _kind(network: Network, layer: Layer) -> str:
-    """The rule's name: taking values at constant positions is what Slice does; tables have one rule."""
-    if layer.op == "Gather" and not network[layer.inputs[0]].is_constant:
-        return "Slice"
-    return "Gelu" if layer.op == FUNCTION or layer.op in TABLES else layer.op
+            yield Step(name, rule_name(network, layer), tuple(operands))
 
 
 def _operands(network: Network, layer: Layer) -> list[str]:

@@ -24,6 +24,8 @@ MAX_ELEMENTS = 1 << 28  # of one tensor, and of all that is computed of constant
 _MAX_GROWN = 1 << 20  # elements of a folded constant that is larger than those it is made of
 _METADATA_PREFIX = "sgsc."
 _PASSED_ON = frozenset({"Identity", "Dropout"})
+_LIKE_ITS_INPUT = frozenset({"GroupNormalization", "RMSNormalization"})
+"""Ops whose output has their input's shape, which ONNX's inference does not say."""
 _STANDARD = frozenset({"", "ai.onnx"})
 
 _INFERENCE_ERRORS = (
@@ -220,6 +222,8 @@ def _infer(walk: _Walk, layer: Layer, node: onnx.NodeProto) -> dict[str, TypePro
             where=f"node '{layer.name}' ({layer.op})",
             remedy="export the model to ONNX again",
         ) from error
+    if layer.op in _LIKE_ITS_INPUT and _shape(found.get(layer.outputs[0])) is None:
+        found = {layer.outputs[0]: walk.types[layer.inputs[0]]}
     for kind in found.values():
         shape = _shape(kind)
         if shape is not None and np.prod([float(size) for size in shape]) > MAX_ELEMENTS:

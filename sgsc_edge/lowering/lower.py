@@ -27,6 +27,7 @@ from sgsc_edge.lowering.passes import run_passes
 from sgsc_edge.lowering.passes.batch_norm import fold_batch_norm
 from sgsc_edge.lowering.passes.cleanup import merge_reshapes, remove_dead
 from sgsc_edge.lowering.passes.fusion import fuse_activations, fuse_bias, merge_pads
+from sgsc_edge.lowering.passes.norms import decompose_norms
 from sgsc_edge.lowering.quantizers import (
     absorb,
     has_quantizers,
@@ -110,7 +111,7 @@ def check(model: onnx.ModelProto | Path, target: Target | None = None) -> list[R
             return _lower(network, target, _as_it_is)[1]
         if has_quantizers(network):
             return _lower(absorb(network), target, spread)[1]
-        return _lower(placeholder_constants(network), target, placeholder_activations)[1]
+        return _lower(placeholder_constants(decompose_norms(network)), target, placeholder_activations)[1]
     except UnsupportedError as error:
         return [_refusal(error)]
 

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgsc_edge.graph.ir import DType, Quantization
-from sgsc_edge.lowering.network import REQUANTIZE, Layer, Network, Value, permutation_of
+from sgsc_edge.lowering.functions import TABLES
+from sgsc_edge.lowering.network import FUNCTION, REQUANTIZE, Layer, Network, Value, permutation_of
 from sgsc_edge.lowering.passes.fusion import bounds
 from sgsc_edge.numerics import round_half_even
 from sgsc_edge.placement import RULES, Output
@@ -294,10 +295,18 @@ def spread(network: Network) -> Network:
     return network.with_layers(network.layers, changed)
 
 
+def rule_name(network: Network, layer: Layer) -> str:
+    """Under which name placement has a layer's rule: some ops are quantized like another one."""
+    if layer.op == "Gather" and not network[layer.inputs[0]].is_constant:
+        return "Slice"  # it takes values; rows of a table have scales of their own
+    if layer.op == "LpNormalization":
+        return "Tanh"  # both are prescribed the same grid
+    return "Gelu" if layer.op == FUNCTION or layer.op in TABLES else layer.op
+
+
 def _moves(network: Network, layer: Layer) -> bool:
-    if layer.op == "Gather":
-        return not network[layer.inputs[0]].is_constant  # rows of a table have scales of their own
-    return layer.op in RULES and RULES[layer.op].output is Output.MOVED
+    rule = RULES.get(rule_name(network, layer))
+    return rule is not None and rule.output is Output.MOVED
 
 
 def _keeps(network: Network, layer: Layer) -> bool:
@@ -347,7 +356,7 @@ def placeholder_activations(network: Network) -> Network:
 def _placeholder(network: Network, producer: Layer | None) -> Quantization | None:
     if producer is None:
         return Quantization.per_tensor(1.0, -128)
-    rule = RULES.get(producer.op)
+    rule = RULES.get(rule_name(network, producer))
     if rule is not None and rule.fixed is not None:
         return Quantization.per_tensor(*rule.fixed)
     if rule is not None and rule.output in (Output.MOVED, Output.SHARED):

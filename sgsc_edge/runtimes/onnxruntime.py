@@ -8,12 +8,14 @@ error.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sgsc_edge.errors import ModelError
 from sgsc_edge.runtimes._spec import MODEL_ONNX, Inputs, RuntimeSpec
 
 if TYPE_CHECKING:
@@ -73,11 +75,30 @@ def run_as_written(artifact: bytes, inputs: Inputs) -> NDArray[np.int8]:
 
 def float_outputs(model: bytes, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
     """Outputs float32 [n, ...] of a model for inputs float32 [n, ...] in ONNX's layout, as it is written."""
-    session = _session(model, fused=False)
-    (entry,) = session.get_inputs()
-    shape = tuple(dim for dim in session.get_outputs()[0].shape[1:])
-    outputs = [session.run(None, {entry.name: batch})[0] for batch in _batches(entry, inputs)]
+    with engine_errors():
+        session = _session(model, fused=False)
+        (entry,) = session.get_inputs()
+        shape = tuple(session.get_outputs()[0].shape[1:])
+        outputs = [session.run(None, {entry.name: batch})[0] for batch in _batches(entry, inputs)]
     return np.concatenate(outputs) if outputs else np.empty((0, *shape), np.float32)
+
+
+@contextlib.contextmanager
+def engine_errors() -> Iterator[None]:
+    """What ONNX Runtime raises in the block is a ModelError: the model is the user's."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as engine
+
+    kinds = tuple(
+        kind for kind in vars(engine).values() if isinstance(kind, type) and issubclass(kind, Exception)
+    )
+    try:
+        yield
+    except kinds as error:
+        raise ModelError(
+            f"ONNX Runtime cannot run it: {' '.join(str(error).split())}",
+            where="the model",
+            remedy="look at the op that it names; the file may be of a newer opset than ONNX Runtime knows",
+        ) from error
 
 
 def _session(model: bytes, *, fused: bool) -> onnxruntime.InferenceSession:

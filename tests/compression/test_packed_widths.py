@@ -236,7 +236,7 @@ def test_a_budget_is_met_by_channels_and_widths_together(tmp_path: Path, budget:
     folded = replace(learning(budget), device=DEVICE).run(tmp_path, "key")
     assert_ships_as_planned(tmp_path, folded)
     rows = history(tmp_path)
-    assert 0.96 * budget <= rows[-1]["bytes"] <= budget  # a channel's bit takes 5 bytes in one of its layers
+    assert budget - 5 < rows[-1]["bytes"] <= budget  # a channel's bit takes 5 bytes in one of its layers
     assert 0 <= rows[-1]["bytes"] - rows[-1]["learned_bytes"] < 3  # the last byte of each layer, and of all
     assert sum(int(layer["bytes"]) for layer in plan_of(tmp_path)) <= budget  # type: ignore[call-overload]
     assert rows[-1]["watch_accuracy"] > 0.9

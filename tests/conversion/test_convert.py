@@ -16,7 +16,7 @@ from onnx import numpy_helper
 
 from sgsc_edge import api
 from sgsc_edge.artifacts import read_npz
-from sgsc_edge.errors import ConfigError, DataError, InputError, OutputError, UnsupportedError
+from sgsc_edge.errors import ConfigError, DataError, InputError, ModelError, OutputError, UnsupportedError
 from sgsc_edge.numerics import quantize
 from sgsc_edge.runtimes.onnxruntime import float_outputs, model_edges
 
@@ -271,3 +271,13 @@ def test_a_folder_that_is_no_folder_is_refused(place: Path) -> None:
         convert(place)
     with pytest.raises(ConfigError, match="no target"):
         convert(place, targets=[])
+
+
+def test_a_model_that_onnx_runtime_cannot_run_is_the_users(place: Path) -> None:
+    """Legal ONNX whose Reshape does not fit the values: only a run finds it."""
+    q = Float()
+    x = q.node("Gemm", q.node("Flatten", q.image(3, 8, 8)), q.real(5, 192), q.real(5), transB=1)
+    model = q.model(x)
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.zeros((5, 190), np.float32), "real_2"))
+    with pytest.raises(ModelError, match="ONNX Runtime cannot run it"):
+        float_outputs(model.SerializeToString(), samples(2))

@@ -293,3 +293,35 @@ def test_the_same_model_gives_the_same_graph():
     x = device_inputs(first)
     assert np.array_equal(run(first, x), run(second, x))
     assert ort_integers(model, x, first).shape == (4, 4, 4, 4)
+
+
+@pytest.mark.parametrize(("scale", "zero"), [(0.05, 3), (0.0213, -50), (0.317, 100)])
+def test_a_constant_beside_what_is_joined_lies_on_the_outputs_grid(scale, zero):
+    """Its own integers there are those that the quantizer behind the Concat makes of its values."""
+    q = Qdq()
+    x = q.input((6, 16))
+    constant = q.dq(q.rng.integers(-128, 128, (1, 1, 16)).astype(np.int8), 0.03)
+    graph = compare(
+        q.model(q.qdq(q.node("Concat", constant, x, axis=1), scale, zero)),
+        share=0.2,  # QUANTIZE rounds twice
+        expected=(["Concatenation"] if (scale, zero) == (0.05, 3) else ["Quantize", "Concatenation"]),
+    )
+    assert sum(tensor.elements == 16 for tensor in graph.constants()) == 1
+
+
+@pytest.mark.parametrize("other", ["number", "row", "value"])
+def test_operands_of_five_axes(other):
+    """Kernels broadcast over four: axes of size 1 are left out, or all are one."""
+    q = Qdq()
+    x = q.node(
+        "Transpose",
+        q.node("Reshape", q.input((6, 4, 10)), q.const(np.array([0, 6, 4, 2, 5]))),
+        perm=[0, 3, 1, 2, 4],
+    )
+    shape = {"number": (), "row": (1, 1, 5), "value": (2, 6, 4, 5)}[other]
+    y = q.dq(q.rng.integers(-128, 128, shape).astype(np.int8), 0.02)
+    made = q.qdq(q.node("Mul", x, y), 0.05, -3)
+    graph = lower(q.model(made))
+    inputs = device_inputs(graph, 4)
+    difference = np.abs(run(graph, inputs).astype(int) - ort_integers(q.model(made), inputs, graph))
+    assert difference.max() <= 1

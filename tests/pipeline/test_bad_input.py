@@ -67,7 +67,7 @@ def test_a_wrong_setting_is_named(project: Callable[..., Path], config: str, mes
             MODEL.replace("return nn", f"{TWO_OUTPUTS}    return Two() or nn"),
             ("tuple",),
         ),
-        (MODEL.replace(LAST, f"{LAST}, nn.GELU()"), ("Gelu", "cannot be lowered", "'6'")),
+        (MODEL.replace(LAST, f"{LAST}, nn.LayerNorm(3)"), ("LayerNormalization", "cannot be lowered", "'6'")),
         (
             MODEL.replace("def build", f"{LOWER_BOUND}def build").replace("nn.ReLU()", "LowerBound()"),
             ("node '0'", "cannot be lowered"),
@@ -95,7 +95,7 @@ def test_a_wrong_setting_is_named(project: Callable[..., Path], config: str, mes
         "factory raises",
         "no module",
         "tuple",
-        "gelu",
+        "norm",
         "lower bound",
         "reflect",
         "channels",

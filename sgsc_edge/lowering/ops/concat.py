@@ -17,6 +17,7 @@ from sgsc_edge.lowering.emitter import Emitter
 from sgsc_edge.lowering.layout import Layout, Piece, device_axes, laid, places_of, resized
 from sgsc_edge.lowering.network import Layer
 from sgsc_edge.lowering.registry import Row
+from sgsc_edge.numerics import dequantize, quantize
 
 
 def _concat(emitter: Emitter, layer: Layer) -> None:
@@ -29,7 +30,6 @@ def _concat(emitter: Emitter, layer: Layer) -> None:
             "its inputs have different quantization and none follows it",
             "insert QuantizeLinear and DequantizeLinear after it, or let its inputs share one quantizer",
         )
-    _check_constants(emitter, layer)
     axis = layer.attribute("axis", 0) % len(shape)
     if axis == 0:
         raise layer.refusal("it joins along the batch", "concatenate along another axis")
@@ -108,10 +108,14 @@ def _join_as_they_lie(emitter: Emitter, layer: Layer) -> None:
 
 
 def _requantized(emitter: Emitter, layer: Layer, name: str, tensor: str) -> str:
-    if emitter.network[name].is_constant:
-        return tensor
-    out = layer.outputs[0]
-    return emitter.requantized(tensor, emitter.parameters(layer, out), f"{out}/input")
+    """A part on the output's grid; a constant as the quantizer behind rounds it."""
+    wanted, given = emitter.parameters(layer, layer.outputs[0]), emitter.tensors[tensor]
+    own = given.quantization
+    if given.data is None or wanted is None or own is None or wanted.same_as(own):
+        return emitter.requantized(tensor, wanted, f"{layer.outputs[0]}/input")
+    real = dequantize(given.data, float(own.scale[0]), int(own.zero_point[0]))
+    integers = quantize(real, float(wanted.scale[0]), int(wanted.zero_point[0]))
+    return emitter.constant(f"{name}/requantized", integers, ir.DType.INT8, wanted)
 
 
 def _joined(emitter: Emitter, layer: Layer, tensors: list[str], axis: int) -> str:
@@ -124,18 +128,6 @@ def _joined(emitter: Emitter, layer: Layer, tensors: list[str], axis: int) -> st
         out = emitter.activation(name, shape, emitter.parameters(layer, name))
         tensors = [emitter.node(ir.Concatenation(axis), group, out), *rest]
     return tensors[0]
-
-
-def _check_constants(emitter: Emitter, layer: Layer) -> None:
-    output = emitter.parameters(layer, layer.outputs[0])
-    for name in layer.inputs:
-        if not emitter.network[name].is_constant or output is None:
-            continue
-        if not output.same_as(emitter.parameters(layer, name)):
-            raise layer.refusal(
-                f"its constant '{name}' has other parameters than its output",
-                "quantize the constant with the output's scale and zero point",
-            )
 
 
 def _feeds_dense_layers(emitter: Emitter, name: str) -> bool:
@@ -151,7 +143,7 @@ ROWS = (
         op="Concat",
         device=("Concatenation", "Quantize"),
         quantization="one for all; inputs with others are requantized where a quantizer follows",
-        limits="not along the batch; constants in the output's parameters",
+        limits="not along the batch",
         lower=_concat,
     ),
 )

@@ -15,6 +15,9 @@ from sgsc_edge.lowering.layout import Layout, Piece, device_axes, laid
 from sgsc_edge.lowering.network import Layer
 from sgsc_edge.lowering.registry import Row
 
+_MOST_AXES = 4
+"""Of operands of unlike shapes, for the kernels."""
+
 
 def _binary(make: Callable[[ir.Activation], ir.Op], emitter: Emitter, layer: Layer) -> None:
     out_name = layer.outputs[0]
@@ -37,11 +40,15 @@ def operands(emitter: Emitter, layer: Layer, layout: Layout) -> tuple[list[str],
     whole = [name for name in layer.inputs if _is_whole(emitter, name, shape)]
     if whole and all(name in whole or _is_alike(emitter, name, shape) for name in layer.inputs):
         device = emitter.tensors[emitter.in_place(layer, whole[0], layout)].shape
+        if len(device) > _MOST_AXES:  # where each value meets its own, the shape is nobody's
+            device = (1, math.prod(device))
         return [_alike(emitter, layer, name, layout, device) for name in layer.inputs], device, layout
     axes = device_axes(layout, shape)
     if axes is None:
         layout = Layout.plain(math.prod(shape))
         axes = tuple(Piece(axis, size) for axis, size in enumerate(shape))
+    if len(axes) > _MOST_AXES:
+        axes = tuple(piece for piece in axes if piece.size > 1) or axes[:1]
     tensors = [_broadcast(emitter, layer, name, axes) for name in layer.inputs]
     return tensors, tuple(axis.size for axis in axes), layout
 

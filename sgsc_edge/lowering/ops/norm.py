@@ -1,0 +1,47 @@
+"""LpNormalization of order 2 -> L2Normalization over the last device axis; its output is 1/128, 0."""
+
+from __future__ import annotations
+
+import math
+
+from sgsc_edge.graph import ir
+from sgsc_edge.lowering.emitter import Emitter
+from sgsc_edge.lowering.layout import laid
+from sgsc_edge.lowering.network import Layer
+from sgsc_edge.lowering.registry import Row
+
+_OUTPUT = ir.Quantization.per_tensor(1 / 128, 0)
+
+
+def _l2(emitter: Emitter, layer: Layer) -> None:
+    if layer.attribute("p", 2) != 2:
+        raise layer.refusal("it divides by the sum of magnitudes", "use order 2")
+    name = layer.inputs[0]
+    shape = emitter.shape(layer, name)
+    emitter.parameters(layer, name)
+    quantization = emitter.parameters(layer, layer.outputs[0])
+    if quantization is not None and not quantization.same_as(_OUTPUT):
+        raise layer.refusal(
+            f"its output has scale {quantization.scale[0]:g} and zero point {quantization.zero_point[0]}; "
+            "TFLite prescribes 1/128 and 0",
+            "quantize its output with scale 0.0078125 and zero point 0",
+        )
+    axis = layer.attribute("axis", -1) % len(shape)
+    tensor, outside, inside = emitter.innermost(layer, name, axis)
+    source = emitter.tensors[tensor].shape
+    if len(source) > 4:  # the kernels take no more
+        tensor = emitter.reshaped(tensor, (math.prod(source[:-1]), source[-1]))
+    out = emitter.activation(layer.outputs[0], emitter.tensors[tensor].shape, quantization)
+    made = emitter.node(ir.L2Normalization(), (tensor,), out)
+    emitter.place_output(layer, made, laid(outside + inside, shape))
+
+
+ROWS = (
+    Row(
+        op="LpNormalization",
+        device=("L2Normalization",),
+        quantization="output scale 1/128, zero point 0",
+        limits="order 2; a Transpose brings another axis than the device's last there",
+        lower=_l2,
+    ),
+)
