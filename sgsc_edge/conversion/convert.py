@@ -142,7 +142,7 @@ def convert(
     network = import_model(source, model.stem)
     is_float = not has_quantizers(network)
     _check_edges(network, model)
-    calibrated, judged = _data(network, model, calibration, check, needed=is_float)
+    calibrated, judged = _data(network, calibration, check, needed=is_float)
     _check_classes(judged, network, calibration if check is None else check)
     reference = source.SerializeToString()
     with output_errors(folder):
@@ -196,11 +196,12 @@ def _check_edges(network: Network, model: Path) -> None:
 
 
 def _data(
-    network: Network, model: Path, calibration: Path | None, check: Path | None, *, needed: bool
+    network: Network, calibration: Path | None, check: Path | None, *, needed: bool
 ) -> tuple[Data, Data]:
     """The samples to calibrate on (none of a quantized model), and those to judge by."""
     shape = (network[network.input].shape or ())[1:]
-    if calibration is None and (needed or check is None):
+    judging = calibration if check is None else check
+    if judging is None or (needed and calibration is None):
         raise ConfigError(
             "a float model is quantized by the ranges of its values, and no samples are given"
             if needed
@@ -209,30 +210,28 @@ def _data(
             remedy="give an .npz file: numpy.savez('samples.npz', inputs=..., labels=...), inputs float32 "
             f"[n, {', '.join(map(str, shape))}]",
         )
-    given = None if calibration is None else read_data(calibration, network.input, shape)
-    others = None if check is None else read_data(check, network.input, shape)
-    if given is None or (others is None and not needed):
-        judged = others if given is None else given
-        assert judged is not None
-        return judged.take(np.zeros(len(judged), np.bool_)), judged
-    if others is None:
-        if len(given) < 2:
+    judged = read_data(judging, network.input, shape)
+    if not needed:
+        if None not in (calibration, check):
+            log.warning("%s is not used: the model has parameters of its own", calibration)
+        return judged.none(), judged
+    if calibration is None or check is None:
+        if len(judged) < 2:
             raise DataError(
                 "holds one sample: none can be kept apart to judge by",
-                where=str(calibration),
+                where=str(judging),
                 remedy="give more, or others with --check",
             )
-        return given.split()
-    if not needed:
-        return given.take(np.zeros(len(given), np.bool_)), others
-    shared = np.isin(given.ids, others.ids)
-    if shared.any():
+        return judged.split()
+    given = read_data(calibration, network.input, shape)
+    shared = int(np.isin(given.ids, judged.ids).sum())
+    if shared:
         raise DataError(
-            f"{int(shared.sum())} samples are in {calibration} too",
+            f"{shared} samples are in {calibration} too",
             where=str(check),
             remedy="leave them out of one of the files: a model does better on what it is calibrated on",
         )
-    return given, others
+    return given, judged
 
 
 def _check_classes(judged: Data, network: Network, path: Path | None) -> None:
@@ -306,7 +305,7 @@ def _record(
     assert edges.source is not None
     rank = len(edges.input_shape) + 1 if graph is None else len(graph[graph.inputs[0]].shape)
     arrays: dict[str, NDArray[Any]] = {"measured_ids": np.empty(0, "U16")}
-    empty = parts[CERTIFY].take(np.zeros(len(parts[CERTIFY]), np.bool_))
+    empty = parts[CERTIFY].none()
     for part in REQUIRED_PARTS:
         samples = parts.get(part, empty)
         inputs = to_device(quantize(samples.inputs, float(edges.source.scale), edges.source.zero_point), rank)

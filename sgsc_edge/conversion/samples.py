@@ -50,9 +50,12 @@ class Data:
         labels = None if self.labels is None else self.labels[chosen]
         return Data(self.inputs[chosen], labels, self.ids[chosen])
 
+    def none(self) -> Data:
+        """No samples, of the same shape."""
+        return self.take(np.zeros(len(self), np.bool_))
+
     def split(self) -> tuple[Data, Data]:
-        """To calibrate on, and to judge by: chosen by content, so that the order of the samples is the same
-        to both, and the same samples fall to the same part each time."""
+        """To calibrate on, and to judge by: chosen by content, whatever the order of the samples."""
         order = np.argsort(self.ids)
         judged = np.zeros(len(self), np.bool_)
         judged[order[::HELD_OUT]] = True
