@@ -31,7 +31,9 @@ _HEAD = """\
 Written by `make docs` from the tables that lowering, its checks and the C code use.
 
 A network may be made of these ONNX ops, opset 13 or later; what is made of constants alone is computed
-beforehand, and may be of others. `sgsc-edge inspect MODEL.onnx --target NAME` asks about a model of yours.
+beforehand, and may be of others. Of float models `lower` takes `LayerNormalization`, `GroupNormalization`,
+`InstanceNormalization` and `RMSNormalization` apart into these first. `sgsc-edge inspect MODEL.onnx --target
+NAME` asks about a model of yours.
 
 ## ONNX ops
 

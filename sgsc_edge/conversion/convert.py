@@ -64,6 +64,7 @@ GUIDE = "guide"
 _FILES = (MODEL_ONNX, MODEL_TFLITE, PRESERVATION_NAME, "manifest.json", CERTIFICATE_NAME, REPORT)
 _TOOLS = ("sgsc-edge", "onnx", "numpy", "ai-edge-litert", "onnxruntime")
 _LOWERING_FLIPS = 0.005
+_FIELDS = ("inputs", "labels", "ids", "float_logits", "compressed_logits")
 _COMPARED = 256
 """Calibration samples on which ways to choose ranges are compared."""
 
@@ -135,11 +136,13 @@ def convert(
 
     A gate that fails, or is not measured, raises nothing: see ``Certificate.exit_code``.
     """
+    if ranges is not None and ranges not in METHODS:
+        raise ConfigError(f"'{ranges}' is no way to choose ranges", where="ranges", remedy=", ".join(METHODS))
     check_runtime_names(policy.runtimes, MODEL_TFLITE if target.is_lowered else MODEL_ONNX)
     source = read_onnx(model)
     if target.is_lowered:
         require(source, target)
-    network = import_model(source, model.stem)
+    network = import_model(source, model.stem.encode("utf-8", "replace").decode())
     is_float = not has_quantizers(network)
     _check_edges(network, model)
     calibrated, judged = _data(network, calibration, check, needed=is_float)
@@ -153,6 +156,8 @@ def convert(
             if (folder / CERTIFICATE_NAME).exists():
                 earlier.keep()
             chosen = None
+            if not is_float and ranges is not None:
+                log.warning("ranges '%s' are not used: the model has parameters of its own", ranges)
             if is_float:
                 source, chosen = _calibrated(source, network, calibrated, ranges)
             write_bytes(folder / MODEL_ONNX, source.SerializeToString(deterministic=True))
@@ -305,9 +310,11 @@ def _record(
     assert edges.source is not None
     rank = len(edges.input_shape) + 1 if graph is None else len(graph[graph.inputs[0]].shape)
     arrays: dict[str, NDArray[Any]] = {"measured_ids": np.empty(0, "U16")}
-    empty = parts[CERTIFY].none()
-    for part in REQUIRED_PARTS:
-        samples = parts.get(part, empty)
+    for part in (CERTIFY, *(part for part in REQUIRED_PARTS if part != CERTIFY)):
+        samples = parts.get(part, parts[CERTIFY].none())
+        if not len(samples):
+            arrays |= {f"{part}_{field}": arrays[f"{CERTIFY}_{field}"][:0] for field in _FIELDS}
+            continue
         inputs = to_device(quantize(samples.inputs, float(edges.source.scale), edges.source.zero_point), rank)
         logits = float_outputs(reference, samples.inputs)
         arrays |= {

@@ -7,10 +7,14 @@ the only array beside ``labels``; and, where there are any, ``labels`` int [n].
 from __future__ import annotations
 
 import hashlib
+import math
+import struct
+import tokenize
 import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +27,20 @@ LABELS, INPUTS = "labels", "inputs"
 HELD_OUT = 5
 """One sample of so many is kept apart from calibration, where no others are given to judge by."""
 
-_UNREADABLE = (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError, RuntimeError)
+_MAGIC = b"\x93NUMPY"
+_UNREADABLE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    ValueError,
+    EOFError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    MemoryError,
+    OverflowError,
+    tokenize.TokenError,
+    struct.error,
+)
 _ID_LENGTH = 16
 
 
@@ -86,19 +103,40 @@ def _read(path: Path) -> dict[str, NDArray[np.generic]]:
         raise FileFormatError("is no file", where=str(path), remedy="give an .npz file of samples")
     try:
         with path.open("rb") as file:
-            loaded = np.load(file, allow_pickle=False)
-            if isinstance(loaded, np.ndarray):
-                return {INPUTS: loaded}
-            with loaded:
-                if sum(entry.file_size for entry in loaded.zip.infolist()) > MAX_NPZ_BYTES:
+            if file.read(len(_MAGIC)) == _MAGIC:
+                file.seek(0)
+                return {INPUTS: _array(file, path.stat().st_size)}
+            with zipfile.ZipFile(file) as archive:
+                entries = archive.infolist()
+                if sum(entry.file_size for entry in entries) > MAX_NPZ_BYTES:
                     raise FileFormatError(f"holds more than {MAX_NPZ_BYTES:,} bytes", where=str(path))
-                return dict(loaded)
+                arrays = {}
+                for entry in entries:
+                    with archive.open(entry) as member:
+                        arrays[entry.filename.removesuffix(".npy")] = _array(member, entry.file_size)
+                return arrays
     except _UNREADABLE as error:
         raise FileFormatError(
             f"is no .npz file that can be read: {error}",
             where=str(path),
             remedy="write one with numpy.savez(path, inputs=..., labels=...)",
         ) from error
+
+
+def _array(file: IO[bytes], size: int) -> NDArray[np.generic]:
+    """One array of ``size`` bytes with its header, which is believed where it fits them; ValueError else."""
+    version = np.lib.format.read_magic(file)
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in readers:
+        raise ValueError(f".npy version {version} is not read")
+    shape, fortran, dtype = readers[version](file)
+    wanted = math.prod(shape) * dtype.itemsize
+    if dtype.hasobject or min(shape, default=0) < 0 or file.tell() + wanted != size:
+        raise ValueError(f"shape {shape} of {dtype} does not fit its {size} bytes")
+    data = file.read(wanted)
+    if len(data) != wanted:
+        raise ValueError("truncated")
+    return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
 
 
 def _inputs(
@@ -118,7 +156,7 @@ def _inputs(
         raise ConfigError(
             f"'{chosen}' is {values.dtype}, the model takes numbers", where=str(path), remedy="write float32"
         )
-    if values.shape[1:] != shape:
+    if not values.ndim or values.shape[1:] != shape:
         raise ConfigError(
             f"'{chosen}' is {list(values.shape)}, the model takes {_shown(shape)}",
             where=str(path),

@@ -8,11 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sgsc_edge.errors import ConfigError
+from sgsc_edge.errors import ConfigError, UnsupportedError
 from sgsc_edge.inspection.text import printable, table
 from sgsc_edge.lowering import Refusal, check, read_onnx
 from sgsc_edge.lowering.fold import import_model
 from sgsc_edge.targets import Target
+
+_WIDTH = 2000
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,10 @@ class Lowers:
         rows = [(op, str(count)) for op, count in sorted(self.ops.items())]
         lines = [table(("op", "nodes"), rows), ""] if rows else []
         for refusal in self.refusals:
-            lines.append(f"refused: '{printable(refusal.node)}' ({refusal.op}): {refusal.reason}")
-            lines.append(f"  -> {refusal.remedy}")
+            lines.append(
+                f"refused: '{printable(refusal.node)}' ({printable(refusal.op)}): {_line(refusal.reason)}"
+            )
+            lines.append(f"  -> {_line(refusal.remedy)}")
         nodes = sum(self.ops.values())
         if self.is_lowered:
             lines.append(f"{self.path}: all {nodes} nodes can be lowered for {self.target}")
@@ -61,6 +65,10 @@ class Lowers:
                 f"{self.path}: cannot be lowered for {self.target}, {len(refused)} nodes are refused",
             ]
         return "\n".join(lines)
+
+
+def _line(text: str) -> str:
+    return printable(text, _WIDTH)
 
 
 def lowers(path: Path, target: Target) -> Lowers:
@@ -76,6 +84,8 @@ def lowers(path: Path, target: Target) -> Lowers:
         )
     model = read_onnx(path)
     refusals = tuple(check(model, target))
-    whole = len(refusals) == 1 and refusals[0].op in ("graph", "target")
-    ops = {} if whole else Counter(layer.op for layer in import_model(model).layers)
+    try:
+        ops = Counter(layer.op for layer in import_model(model).layers)
+    except UnsupportedError:  # the whole model is refused
+        ops = Counter()
     return Lowers(path, target.name, ops, refusals)

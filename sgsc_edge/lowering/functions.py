@@ -27,7 +27,7 @@ Function = Callable[..., Any]
 _MEMBERS = "members"
 _MOST_MEMBERS = 64
 """Of one function; a longer chain is cut."""
-_ROUNDS = 8
+_ROUNDS = 64
 """Of looking for values that others read: each may end functions, which makes others. Two are usual."""
 _erf = np.vectorize(math.erf, otypes=[np.float64])
 
@@ -212,7 +212,7 @@ def table_of(network: Network, layer: Layer, x: Quantization, y: Quantization) -
     """
     integers = np.arange(-128, 128)
     real = (x.scale[0] * (integers - x.zero_point[0]).astype(np.float32)).astype(np.float64)
-    values: dict[str, Any] = {layer.inputs[0]: real}
+    values: dict[str, Any] = {network.activations(layer)[0]: real}
     with np.errstate(all="ignore"):
         for member in members_of(layer):
             given = [values[n] if n in values else _number(network, n) for n in member.inputs if n]

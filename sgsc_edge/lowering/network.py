@@ -136,6 +136,13 @@ class Network:
         """Value name -> the layer that makes it."""
         return {name: layer for layer in self.layers for name in layer.outputs if name}
 
+    def unused(self, hint: str) -> str:
+        """A name like ``hint`` that no value has."""
+        name, number = hint, 1
+        while name in self.values:
+            name, number = f"{hint}:{number}", number + 1
+        return name
+
     def with_layers(self, layers: Iterable[Layer], values: Iterable[Value] = ()) -> Network:
         """The same network with other layers, and ``values`` added or replaced."""
         merged = {**self.values, **{value.name: value for value in values}}

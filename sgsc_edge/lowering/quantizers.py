@@ -281,7 +281,9 @@ def spread(network: Network) -> Network:
             if name not in found and len(readers[name]) == 1 and name != network.output:
                 found[name] = found[layer.outputs[0]]
     for layer in network.layers:
-        sources = [found.get(name) for name in network.activations(layer)]
+        # A constant that is joined has its own parameters, like the values that it is joined with.
+        read = [name for name in layer.inputs if name] if layer.op == "Concat" else network.activations(layer)
+        sources = [found.get(name) for name in read]
         if not sources or not _keeps(network, layer):
             continue
         first = sources[0]
@@ -323,6 +325,10 @@ _QUANTIZED_INPUTS: Mapping[str, tuple[int, ...] | None] = {
 }  # fmt: skip
 
 
+_SMALL = 2.0**-10
+"""Scale of stand-in weights: narrow bounds behind a layer then ask for no multiplier that is too large."""
+
+
 def placeholder_constants(network: Network) -> Network:
     """Stand-in integers for float weights, so that a network can be checked before it is trained."""
     changed = {}
@@ -335,7 +341,7 @@ def placeholder_constants(network: Network) -> Network:
             if value.data is not None and value.quantization is None and value.data.dtype == np.float32:
                 changed[name] = replace(
                     value,
-                    quantization=Quantization.per_tensor(1.0, 0),
+                    quantization=Quantization.per_tensor(_SMALL, 0),
                     data=np.zeros(value.data.shape, np.int8),
                     stored=DType.INT8,
                 )
@@ -359,8 +365,8 @@ def _placeholder(network: Network, producer: Layer | None) -> Quantization | Non
     rule = RULES.get(rule_name(network, producer))
     if rule is not None and rule.fixed is not None:
         return Quantization.per_tensor(*rule.fixed)
-    if rule is not None and rule.output in (Output.MOVED, Output.SHARED):
-        return None  # spread() hands the input's on
+    if producer.op != "Concat" and rule is not None and rule.output in (Output.MOVED, Output.SHARED):
+        return None  # spread() hands the input's on; what is joined may have several
     low, high = bounds(network, producer) if producer.op in ("Relu", "Clip") else producer.clamp
     scale = (high - low) / 256
     if np.isfinite(scale) and scale > 0:  # a quantizer whose integers saturate at the bounds

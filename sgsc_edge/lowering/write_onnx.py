@@ -62,8 +62,9 @@ class _Writer:
         self.initializers: dict[str, TensorProto] = {}
         self.read: dict[str, str] = {}
         self.made: set[str] = set()
+        self.given: set[str] = set()
         if network[network.input].quantization is not None:
-            self.read[network.input] = f"{network.input}_dequantized"
+            self.read[network.input] = self._named(f"{network.input}_dequantized")
             self._quantize(network[network.input], network.input, self.read[network.input])
 
     def add(self, layer: Layer) -> None:
@@ -76,7 +77,9 @@ class _Writer:
         self.made.update(layer.outputs)
         if layer.clamp != UNBOUNDED:
             raise InternalError("a fused activation has no form in ONNX", where=layer.name)
-        made = {name: f"{name}/float" for name in layer.outputs if name and self._is_quantized(name)}
+        made = {
+            name: self._named(f"{name}/float") for name in layer.outputs if name and self._is_quantized(name)
+        }
         inputs = [self._read(name) if name else "" for name in layer.inputs]
         outputs = [made.get(name, name) for name in layer.outputs]
         attributes = {
@@ -84,13 +87,21 @@ class _Writer:
             for key, value in layer.attributes.items()
         }
         if layer.op == "MatMul" and len(inputs) == 3:  # a bias, which only an Add is in ONNX
-            product = f"{layer.outputs[0]}/product"
+            product = self._named(f"{layer.outputs[0]}/product")
             self.nodes.append(helper.make_node("MatMul", inputs[:2], [product], name=layer.name))
             self.nodes.append(helper.make_node("Add", [product, inputs[2]], outputs))
         else:
             self.nodes.append(helper.make_node(layer.op, inputs, outputs, name=layer.name, **attributes))
         for name, source in made.items():
             self._quantize(self.network[name], source, name)
+
+    def _named(self, hint: str) -> str:
+        """A name that neither the network nor this writer has given."""
+        name, number = hint, 1
+        while name in self.network.values or name in self.given:
+            name, number = f"{hint}:{number}", number + 1
+        self.given.add(name)
+        return name
 
     def _is_quantized(self, name: str) -> bool:
         return self.network[name].quantization is not None
@@ -108,7 +119,7 @@ class _Writer:
     def _dequantized(self, value: Value) -> str:
         assert value.data is not None
         assert value.stored is not None
-        integers = f"{value.name}_quantized"
+        integers = self._named(f"{value.name}_quantized")
         if value.stored is DType.INT4:
             flat = value.data.reshape(-1)
             self.initializers[integers] = helper.make_tensor(
@@ -126,7 +137,7 @@ class _Writer:
 
     def _quantize(self, value: Value, source: str, target: str) -> None:
         parameters = self._parameters(value, TensorProto.INT8)
-        integers = f"{value.name}_quantized"
+        integers = self._named(f"{value.name}_quantized")
         self.nodes.append(helper.make_node("QuantizeLinear", [source, *parameters], [integers]))
         self.nodes.append(helper.make_node("DequantizeLinear", [integers, *parameters], [target]))
 
@@ -134,7 +145,7 @@ class _Writer:
         """The names of a value's scale and zero point."""
         quantization = value.quantization
         assert quantization is not None
-        names = [f"{value.name}_scale", f"{value.name}_zero_point"]
+        names = [self._named(f"{value.name}_{part}") for part in ("scale", "zero_point")]
         scale, zero = quantization.scale, quantization.zero_point
         shape = () if quantization.axis is None else scale.shape
         self.initializers[names[0]] = numpy_helper.from_array(scale.reshape(shape), names[0])

@@ -74,13 +74,14 @@ def run_as_written(artifact: bytes, inputs: Inputs) -> NDArray[np.int8]:
 
 
 def float_outputs(model: bytes, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Outputs float32 [n, ...] of a model for inputs float32 [n, ...] in ONNX's layout, as it is written."""
+    """Outputs float32 [n, ...] of a model for inputs float32 [n, ...] in ONNX's layout, as it is written.
+
+    One sample at a time, as devices run it: nothing can pass from one to another. Of one sample at least.
+    """
     with engine_errors():
         session = _session(model, fused=False)
         (entry,) = session.get_inputs()
-        shape = tuple(session.get_outputs()[0].shape[1:])
-        outputs = [session.run(None, {entry.name: batch})[0] for batch in _batches(entry, inputs)]
-    return np.concatenate(outputs) if outputs else np.empty((0, *shape), np.float32)
+        return np.concatenate([session.run(None, {entry.name: sample[np.newaxis]})[0] for sample in inputs])
 
 
 @contextlib.contextmanager
@@ -112,9 +113,9 @@ def _session(model: bytes, *, fused: bool) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def _batches(entry: onnxruntime.NodeArg, inputs: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    """As many samples at a time as the model takes."""
-    size = 1 if isinstance(entry.shape[0], int) else _BATCH
+def _batches(entry: onnxruntime.NodeArg, inputs: NDArray[Any], *, fused: bool) -> Iterator[NDArray[Any]]:
+    """As many samples at a time as the model takes; unfused one, as devices run it."""
+    size = _BATCH if fused and not isinstance(entry.shape[0], int) else 1
     for start in range(0, len(inputs), size):
         yield np.asarray(inputs[start : start + size])
 
@@ -124,7 +125,7 @@ def _run(artifact: bytes, inputs: Inputs, *, fused: bool) -> NDArray[np.int8]:
     session = _session(artifact, fused=fused)
     (entry,) = session.get_inputs()
     outputs = []
-    for batch in _batches(entry, inputs):
+    for batch in _batches(entry, inputs, fused=fused):
         if batch.ndim == 4:
             batch = batch.transpose(0, 3, 1, 2)
             batch = batch[:, :, 0] if len(edges.input_shape) == 2 else batch
@@ -132,7 +133,7 @@ def _run(artifact: bytes, inputs: Inputs, *, fused: bool) -> NDArray[np.int8]:
         values = session.run(None, {entry.name: np.ascontiguousarray(fed)})[0]
         integers = edges.sink.to_integers(np.asarray(values, np.float32))
         outputs.append(integers if edges.source is None else integers.reshape(len(batch), -1))
-    return np.concatenate(outputs) if outputs else np.empty((0, *edges.output_shape), np.int8)
+    return np.concatenate(outputs)
 
 
 def model_edges(artifact: bytes) -> Edges:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -123,3 +125,22 @@ def test_what_is_kept_apart_follows_from_the_samples_and_not_from_their_order(
     shuffled = np.random.default_rng(len(numbers)).permutation(len(numbers))
     other = Data(inputs[shuffled], None, ids[shuffled]).split()
     assert [set(part.ids) for part in other] == [set(kept.ids), set(judged.ids)]
+
+
+def test_headers_are_believed_where_they_fit_their_bytes(tmp_path: Path) -> None:
+    """130 bytes may not ask for terabytes."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"shape": (10**13, 4), "fortran_order": False, "descr": "<f4"}
+    )
+    (tmp_path / "large.npy").write_bytes(header.getvalue())
+    with zipfile.ZipFile(tmp_path / "large.npz", "w") as archive:
+        archive.writestr("inputs.npy", header.getvalue())
+    with zipfile.ZipFile(tmp_path / "text.npz", "w") as archive:
+        archive.writestr("inputs.npy", "no array at all")
+    for name in ("large.npy", "large.npz", "text.npz"):
+        with pytest.raises(FileFormatError, match=r"no \.npz file"):
+            read_data(tmp_path / name, "image", SHAPE)
+    np.savez(tmp_path / "single.npz", inputs=np.float32(1))
+    with pytest.raises(ConfigError, match="the model takes"):
+        read_data(tmp_path / "single.npz", "image", ())

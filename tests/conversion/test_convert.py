@@ -274,10 +274,36 @@ def test_a_folder_that_is_no_folder_is_refused(place: Path) -> None:
 
 
 def test_a_model_that_onnx_runtime_cannot_run_is_the_users(place: Path) -> None:
-    """Legal ONNX whose Reshape does not fit the values: only a run finds it."""
+    """Weights that do not fit what they are multiplied with."""
     q = Float()
     x = q.node("Gemm", q.node("Flatten", q.image(3, 8, 8)), q.real(5, 192), q.real(5), transB=1)
     model = q.model(x)
     model.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.zeros((5, 190), np.float32), "real_2"))
     with pytest.raises(ModelError, match="ONNX Runtime cannot run it"):
         float_outputs(model.SerializeToString(), samples(2))
+
+
+def test_names_of_the_users_are_not_taken(place: Path) -> None:
+    """A divisor that is called what the input's scale would be."""
+    q = Float()
+    q.image(3, 8, 8)
+    q.initializers.append(numpy_helper.from_array(np.float32(20), "image_scale"))
+    x = q.node("Flatten", q.node("Elu", q.node("Div", "image", "image_scale")))
+    onnx.save(q.model(q.node("Gemm", x, q.real(5, 192), transB=1)), place / "named.onnx")
+    made = convert(place, "named.onnx", max_drop=0.2)
+    inputs = samples(20, seed=3)
+    wanted = float_outputs((place / "named.onnx").read_bytes(), inputs)
+    found = float_outputs((made.folder / "model.qdq.onnx").read_bytes(), inputs)
+    assert np.square(found - wanted).mean() < 0.01 * np.square(wanted).mean()
+
+
+def test_a_graph_that_mixes_a_batch_is_run_sample_by_sample(place: Path) -> None:
+    q = Float()
+    x = q.node("Elu", q.node("Reshape", q.image(3, 8, 8), q.const(np.array([1, 192]))))
+    onnx.save(q.model(q.node("Gemm", x, q.real(5, 192), transB=1)), place / "one.onnx")
+    assert convert(place, "one.onnx", max_drop=0.5).judged == 40
+
+
+def test_ways_to_choose_ranges_that_do_not_exist_are_refused(place: Path) -> None:
+    with pytest.raises(ConfigError, match="'bogus' is no way"):
+        convert(place, ranges="bogus")

@@ -13,6 +13,7 @@ import pytest
 from onnx import numpy_helper
 from qdq_builder import Qdq, compare, device_inputs, kinds, ort_integers
 
+from sgsc_edge.errors import UnsupportedError
 from sgsc_edge.graph import ir
 from sgsc_edge.graph.reference import run
 from sgsc_edge.lowering import lower
@@ -325,3 +326,11 @@ def test_operands_of_five_axes(other):
     inputs = device_inputs(graph, 4)
     difference = np.abs(run(graph, inputs).astype(int) - ort_integers(q.model(made), inputs, graph))
     assert difference.max() <= 1
+
+
+def test_a_constant_on_another_grid_needs_a_quantizer_behind_what_joins_it():
+    q = Qdq()
+    x, k = q.input((4,), 0.01, 0), q.dq(np.full((1, 2), 100, np.int8), 0.05)
+    model = q.model(q.qdq(q.gemm_rows(q.node("Concat", x, k, axis=1), 6, 5), 0.05, 0))
+    with pytest.raises(UnsupportedError, match="different quantization and none follows it"):
+        lower(model)

@@ -137,3 +137,21 @@ def test_a_quantized_norm_is_refused() -> None:
     model = q.model(q.qdq(q.node("LayerNormalization", q.input((5, 8)), gain, axis=-1), 0.03, 0))
     with pytest.raises(UnsupportedError, match="LayerNormalization"):
         lower(model)
+
+
+@pytest.mark.parametrize("groups", [0, -1, 4])
+def test_groups_that_are_not_equal_are_refused(groups: int) -> None:
+    q = Float()
+    make = lambda q: q.node("GroupNormalization", q.image(6, 4, 5), q.real(6), q.real(6), num_groups=groups)  # noqa: E731
+    (refusal, *_) = check(float_model(q, make, (6, 4, 5)))
+    assert "groups of 6 channels" in refusal.reason
+
+
+def test_a_gain_of_another_size_and_lengths_along_the_batch_are_refused() -> None:
+    q = Float()
+    model = float_model(q, lambda q: q.node("LayerNormalization", q.image(6, 8), q.real(5), axis=-1), (6, 8))
+    (refusal, *_) = check(model)
+    assert "[5] for 8 values" in refusal.reason
+    q = Qdq()
+    with pytest.raises(UnsupportedError, match="along the batch"):
+        lower(q.model(q.qdq(q.node("LpNormalization", q.input((8,)), axis=0, p=2), 1 / 128, 0)))

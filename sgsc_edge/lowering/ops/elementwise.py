@@ -103,9 +103,10 @@ def _mul(emitter: Emitter, layer: Layer) -> None:
 
 
 _QUANTIZATION = "inputs and output each their own; constants int8 per tensor"
+_LIMITS = "operands of unlike shapes: four axes of more than one value"
 
 ROWS = (
-    Row("Add", ("Add",), _QUANTIZATION, "none", _add),
-    Row("Sub", ("Sub",), _QUANTIZATION, "none", _sub),
-    Row("Mul", ("Mul",), _QUANTIZATION, "none", _mul),
+    Row("Add", ("Add",), _QUANTIZATION, _LIMITS, _add),
+    Row("Sub", ("Sub",), _QUANTIZATION, _LIMITS, _sub),
+    Row("Mul", ("Mul",), _QUANTIZATION, _LIMITS, _mul),
 )

@@ -27,6 +27,8 @@ def _l2(emitter: Emitter, layer: Layer) -> None:
             "quantize its output with scale 0.0078125 and zero point 0",
         )
     axis = layer.attribute("axis", -1) % len(shape)
+    if axis == 0:
+        raise layer.refusal("it divides by the length along the batch", "normalize another axis")
     tensor, outside, inside = emitter.innermost(layer, name, axis)
     source = emitter.tensors[tensor].shape
     if len(source) > 4:  # the kernels take no more
@@ -41,7 +43,7 @@ ROWS = (
         op="LpNormalization",
         device=("L2Normalization",),
         quantization="output scale 1/128, zero point 0",
-        limits="order 2; a Transpose brings another axis than the device's last there",
+        limits="order 2, not the batch; a Transpose brings another axis than the device's last there",
         lower=_l2,
     ),
 )

@@ -68,12 +68,23 @@ class _Parts:
             )
         return np.asarray(data, np.float32)
 
+    def check_sizes(self, wanted: int, *given: NDArray[np.float32] | None) -> None:
+        """Refuse gains and biases that are not one number for all, or one for each."""
+        for one in given:
+            if one is not None and (
+                one.size not in (1, wanted) or one.shape[-1:] not in ((), (1,), (wanted,))
+            ):
+                raise self.layer.refusal(
+                    f"its gain or bias has shape {list(one.shape)} for {wanted} values",
+                    "export the model again",
+                )
+
     def add(
         self, op: str, inputs: Sequence[str], shape: Shape, *, last: bool = False, **attributes: Any
     ) -> str:
         """A layer; the last one makes the norm's own output."""
         own = self.layer.outputs[0]
-        name = own if last else f"{own}/{op.lower()}_{len(self.layers)}"
+        name = own if last else self.network.unused(f"{own}/{op.lower()}_{len(self.layers)}")
         self.layers.append(
             Layer(f"{self.layer.name}/{op}_{len(self.layers)}", op, tuple(inputs), (name,), attributes)
         )
@@ -83,7 +94,7 @@ class _Parts:
 
     def given(self, data: NDArray[Any]) -> str:
         """A new constant."""
-        name = f"{self.layer.outputs[0]}/constant_{len(self.values)}"
+        name = self.network.unused(f"{self.layer.outputs[0]}/constant_{len(self.values)}")
         self.values.append(Value(name, data.shape, data=data))
         return name
 
@@ -121,9 +132,10 @@ class _Parts:
 
 def _layer_norm(parts: _Parts) -> None:
     shape, axis = parts.shape, parts.layer.attribute("axis", -1)
-    if axis % len(shape) != len(shape) - 1:
+    if axis not in (-1, len(shape) - 1):
         raise parts.layer.refusal(f"it is over several axes, from {axis} on", "normalize over the last axis")
     gain, bias = parts.constant(1), parts.constant(2)
+    parts.check_sizes(shape[-1], gain, bias)
     assert gain is not None
     root = np.float32(math.sqrt(shape[-1]))
     x = parts.normed(parts.layer.inputs[0], shape, centred=parts.layer.op == "LayerNormalization")
@@ -136,16 +148,24 @@ def _group_norm(parts: _Parts) -> None:
     channels = shape[1]
     groups = parts.layer.attribute("num_groups", channels)
     gain, bias = parts.constant(1), parts.constant(2)
+    if len(shape) < 3 or not 0 < groups <= channels or channels % groups:
+        raise parts.layer.refusal(
+            f"it has {groups} groups of {channels} channels in shape {list(shape)}", "use equal groups"
+        )
+    parts.check_sizes(channels, gain, bias)
     assert gain is not None
     assert bias is not None
     size = math.prod(shape[1:]) // groups
     rows, flat = (shape[0], groups, size), (shape[0], channels, math.prod(shape[2:]))
     x = parts.normed(parts.reshaped(parts.layer.inputs[0], rows), rows)
     root = np.float32(math.sqrt(size))
-    x = parts.affine(
-        parts.reshaped(x, flat), flat, (gain * root)[:, np.newaxis], bias[:, np.newaxis], last=False
-    )
+    x = parts.affine(parts.reshaped(x, flat), flat, _rows(gain * root), _rows(bias), last=False)
     parts.reshaped(x, shape, last=True)
+
+
+def _rows(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """One value a row."""
+    return values.reshape(-1, 1)
 
 
 _MAKERS = {
