@@ -101,6 +101,7 @@ def test_the_wheel_holds_the_package_its_targets_and_examples(distributions: tup
 def test_the_sdist_holds_what_building_and_testing_take(distributions: tuple[Path, Path]) -> None:
     with tarfile.open(distributions[1]) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
+    assert not [name for name in names if name.startswith(("benchmarks/rows", "benchmarks/floats"))]
     wanted = {
         *(
             "LICENSE",
