@@ -33,7 +33,9 @@ def main() -> int:
     parser.add_argument("--rows", nargs="+", default=[], help="names such as ours or ours@3000; unset: all")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
     parser.add_argument("--list", action="store_true", help="name the rows, and whether they are kept")
-    parser.add_argument("--partial", action="store_true", help="write the results although rows are missing")
+    parser.add_argument(
+        "--partial", action="store_true", help="run nothing; write the results of the rows that are kept"
+    )
     options = parser.parse_args()
     if options.model == scale.NAME:
         return scale.main()
@@ -45,7 +47,7 @@ def main() -> int:
     wanted = subject_runs(subject, tuple(options.rows), tuple(options.seeds))
     if options.list:
         return _list(wanted)
-    for run in wanted:
+    for run in () if options.partial else wanted:
         if run.needs() is None:
             result = run.result()
             print(f"seed {run.seed}, {run.case.name}: {_short(subject, result)}", flush=True)

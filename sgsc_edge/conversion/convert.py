@@ -78,7 +78,6 @@ class Conversion:
     folder: with all files.
     ranges: how the ranges of values were chosen; None of a model that had its own.
     calibrated, judged: numbers of samples.
-    labelled: whether the samples had labels; else a decision is right where it is the float model's.
     """
 
     folder: Path
@@ -86,7 +85,6 @@ class Conversion:
     ranges: Method | None
     calibrated: int
     judged: int
-    labelled: bool
 
 
 def policy_of(target: Target, max_drop: float) -> Policy:
@@ -177,9 +175,7 @@ def convert(
             certificate = certify_folder(folder, context)
         with costs_only_the_report(folder):
             write_report(folder)
-    return Conversion(
-        folder, certificate, chosen, len(calibrated), len(judged), labelled=judged.labels is not None
-    )
+    return Conversion(folder, certificate, chosen, len(calibrated), len(judged))
 
 
 # --- samples --------------------------------------------------------------------------------------

@@ -131,6 +131,21 @@ class Emitter(Builder):
             )
         return value
 
+    def prescribed(self, layer: Layer, fixed: ir.Quantization, otherwise: str = "") -> ir.Quantization | None:
+        """The quantization of the output, which must be the one that TFLite prescribes; None in float32.
+
+        ``otherwise``: what the user may do instead of giving it that one.
+        """
+        own = self.parameters(layer, layer.outputs[0])
+        if own is not None and not own.same_as(fixed):
+            steps, zero = round(1 / float(fixed.scale[0])), int(fixed.zero_point[0])
+            raise layer.refusal(
+                f"its output has scale {own.scale[0]:g} and zero point {own.zero_point[0]}; "
+                f"TFLite prescribes 1/{steps} and {zero}",
+                f"quantize its output with scale {fixed.scale[0]:.9g} and zero point {zero}{otherwise}",
+            )
+        return own
+
     def optional(self, layer: Layer, index: int) -> Value | None:
         """An optional input's value; None where it is absent."""
         name = layer.input(index)

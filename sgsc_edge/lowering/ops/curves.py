@@ -22,14 +22,11 @@ _FIXED = {
 def _emit(emitter: Emitter, layer: Layer, op: ir.Op) -> None:
     emitter.parameters(layer, layer.inputs[0])
     x = emitter.read(layer, layer.inputs[0])
-    quantization = emitter.parameters(layer, layer.outputs[0])
     fixed = _FIXED.get(layer.op)
-    if fixed is not None and quantization is not None and not fixed.same_as(quantization):
-        raise layer.refusal(
-            f"its output has scale {quantization.scale[0]:g} and zero point {quantization.zero_point[0]}; "
-            f"TFLite prescribes {fixed.scale[0]:g} and {fixed.zero_point[0]}",
-            "quantize its output so",
-        )
+    if fixed is None:
+        quantization = emitter.parameters(layer, layer.outputs[0])
+    else:
+        quantization = emitter.prescribed(layer, fixed)
     out = emitter.activation(layer.outputs[0], emitter.tensors[x.tensor].shape, quantization)
     emitter.place_output(layer, emitter.node(op, (x.tensor,), out), x.layout)
 

@@ -19,13 +19,7 @@ def _l2(emitter: Emitter, layer: Layer) -> None:
     name = layer.inputs[0]
     shape = emitter.shape(layer, name)
     emitter.parameters(layer, name)
-    quantization = emitter.parameters(layer, layer.outputs[0])
-    if quantization is not None and not quantization.same_as(_OUTPUT):
-        raise layer.refusal(
-            f"its output has scale {quantization.scale[0]:g} and zero point {quantization.zero_point[0]}; "
-            "TFLite prescribes 1/128 and 0",
-            "quantize its output with scale 0.0078125 and zero point 0",
-        )
+    quantization = emitter.prescribed(layer, _OUTPUT)
     axis = layer.attribute("axis", -1) % len(shape)
     if axis == 0:
         raise layer.refusal("it divides by the length along the batch", "normalize another axis")

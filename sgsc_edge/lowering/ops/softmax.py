@@ -15,14 +15,9 @@ def _softmax(emitter: Emitter, layer: Layer) -> None:
     name = layer.inputs[0]
     shape = emitter.shape(layer, name)
     emitter.parameters(layer, name)
-    quantization = emitter.parameters(layer, layer.outputs[0])
-    if quantization is not None and not quantization.same_as(_OUTPUT):
-        raise layer.refusal(
-            f"its output has scale {quantization.scale[0]:g} and zero point {quantization.zero_point[0]}; "
-            "TFLite prescribes 1/256 and -128",
-            "quantize its output with scale 0.00390625 and zero point -128, or leave the final Softmax out: "
-            "the decision is the same",
-        )
+    quantization = emitter.prescribed(
+        layer, _OUTPUT, ", or leave the final Softmax out: the decision is the same"
+    )
     axis = layer.attribute("axis", -1) % len(shape)
     tensor, outside, inside = emitter.innermost(layer, name, axis)
     out = emitter.activation(layer.outputs[0], emitter.tensors[tensor].shape, quantization)
